@@ -1,0 +1,32 @@
+"""What every test shares: poisoned uninitialised memory and the shared oracles."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def nan_filled_empty():
+    """`torch.empty` returns NaN, so that a kernel that forgets an element is caught."""
+    before = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = before[0]
+    torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The oracles beside the project; without them the test skips, and fails under CI."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        message = f"the oracles are not at {folder}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
