@@ -1,0 +1,205 @@
+"""Every tensor operation of the model, one function each; the device of the tensors chooses the implementation.
+
+Dtypes: activations are float32 or bfloat16, the dtype of the run; dense weights come as bfloat16, which both hold
+exactly. Sums are taken in float32 and rounded once to the dtype of the run; a float32 run never rounds to bfloat16.
+`kernels/reference.py` is the definition of each result, `describe()` says what computes it here.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from kernels.choice import implementations, kernels_for
+from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
+
+__all__ = [
+    "ExpertTensors",
+    "ExpertWeights",
+    "HeadWeight",
+    "LinearWeight",
+    "describe",
+    "expert_mlp",
+    "head_linear",
+    "implementations",
+    "linear",
+    "mla_decode",
+    "mla_prefill",
+    "pack_experts",
+    "pack_heads",
+    "pack_linear",
+    "rms_norm",
+    "rope",
+    "route",
+    "silu_mul",
+    "write_latent",
+]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps), rounded to the dtype of the run, times the weight.
+
+    x        [..., width]
+    weight   [width] bf16
+    returns  like x
+    """
+    return kernels_for(x.device).rms_norm(x, weight, eps)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """SwiGLU: silu of the gate half times the up half.
+
+    gate_up  [tokens, 2 * width]; columns [0, width) are the gate
+    returns  [tokens, width]
+    """
+    return kernels_for(gate_up.device).silu_mul(gate_up)
+
+
+def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotary embedding of interleaved pairs (0, 1), (2, 3), ...
+
+    x          [tokens, heads, width], the last dimension contiguous
+    positions  [tokens] i64
+    inv_freq   [width / 2] f32
+    returns    [tokens, heads, width]
+    """
+    return kernels_for(x.device).rope(x, positions, inv_freq)
+
+
+def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
+    """Writes tokens into the latent KV cache of one layer.
+
+    cache     [blocks, block_tokens, kv_lora + rope], a view with any stride between blocks
+    slots     [tokens] i64, block * block_tokens + offset
+    latent    [tokens, kv_lora]
+    rope_key  [tokens, rope], already rotated
+    """
+    kernels_for(cache.device).write_latent(cache, slots, latent, rope_key)
+
+
+def pack_linear(weight: Tensor) -> LinearWeight:
+    """Prepares a dense weight [out, in] bf16 for `linear`; the caller may drop its own copy."""
+    return kernels_for(weight.device).pack_linear(weight)
+
+
+def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None) -> Tensor:
+    """x W^T.
+
+    x          [tokens, in]
+    out_dtype  dtype of the result, default as x; float32 for logits
+    returns    [tokens, out]
+    """
+    return kernels_for(x.device).linear(x, weight, out_dtype)
+
+
+def pack_heads(weight: Tensor) -> HeadWeight:
+    """Prepares one weight per head, [heads, out, in] bf16, for `head_linear`."""
+    return kernels_for(weight.device).pack_heads(weight)
+
+
+def head_linear(x: Tensor, weight: HeadWeight) -> Tensor:
+    """x[:, h] W[h]^T for every head: the absorbed key and value projections of MLA.
+
+    x        [tokens, heads, in], the last dimension contiguous
+    returns  [tokens, heads, out]
+    """
+    return kernels_for(x.device).head_linear(x, weight)
+
+
+def route(
+    hidden: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    *,
+    top_k: int,
+    num_groups: int,
+    topk_groups: int,
+    normalize: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Chooses each token's experts, all in float32 (text-model.md 2.4).
+
+    hidden   [tokens, hidden]
+    gate     [experts, hidden] f32
+    bias     [experts] f32, used for the choice only
+    returns  ids [tokens, top_k] i32, best first; weights [tokens, top_k] f32
+    """
+    return kernels_for(hidden.device).route(
+        hidden,
+        gate,
+        bias,
+        top_k=top_k,
+        num_groups=num_groups,
+        topk_groups=topk_groups,
+        normalize=normalize,
+        scale=scale,
+    )
+
+
+def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
+    """Prepares routed experts for `expert_mlp`, one at a time, so that a lazy iterable bounds the memory in use.
+
+    experts  (gate_packed, gate_scale, up_packed, up_scale, down_packed, down_scale) each, as in the checkpoint
+    """
+    return kernels_for(torch.device("cpu")).pack_experts(experts)
+
+
+def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
+    """Weighted sum of each token's local experts, down(silu(gate(x)) * up(x)).
+
+    x             [tokens, hidden]
+    topk_ids      [tokens, top_k] i32, index into `experts`, -1 where another shard holds the expert
+    topk_weights  [tokens, top_k] f32
+    returns       [tokens, hidden] f32; zeros for a token without a local expert
+    """
+    return kernels_for(x.device).expert_mlp(x, topk_ids, topk_weights, experts)
+
+
+def mla_decode(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    softmax_scale: float,
+) -> Tensor:
+    """Absorbed attention over the paged latent KV, one query token per row.
+
+    q_latent      [rows, heads, kv_lora], q_nope times W_UK
+    q_rope        [rows, heads, rope], rotated
+    cache         [blocks, block_tokens, kv_lora + rope] view of one layer
+    block_tables  [rows, max_blocks] i32; entries past the context are not read
+    context_lens  [rows] i32, the row's own token included; 0 gives zeros
+    returns       [rows, heads, kv_lora]
+    """
+    return kernels_for(cache.device).mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
+
+
+def mla_prefill(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    context_len: int,
+    kv_b: LinearWeight,
+    v_dim: int,
+    softmax_scale: float,
+) -> Tensor:
+    """Causal attention of one chunk, the last tokens of its context, which the cache already holds.
+
+    q_nope       [tokens, heads, nope]
+    q_rope       [tokens, heads, rope], rotated
+    cache        [blocks, block_tokens, kv_lora + rope] view of one layer
+    block_table  [blocks of the generation] i32
+    context_len  tokens in the context, the chunk included
+    kv_b         [heads * (nope + v_dim), kv_lora], per head the key rows, then the value rows
+    returns      [tokens, heads, v_dim]
+    """
+    return kernels_for(cache.device).mla_prefill(
+        q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale
+    )
+
+
+def describe() -> dict[str, str]:
+    """Which implementation each operation uses on the CPU, for the log line at start."""
+    return kernels_for(torch.device("cpu")).describe()

@@ -1,0 +1,111 @@
+"""What an implementation of the tensor operations looks like, and the opaque weights it packs for itself.
+
+Words used below: `dtype of the run` is float32 or bfloat16; all activations of a process have it. Weights come as
+bfloat16, which both hold exactly. Arithmetic accumulates in float32 and rounds once, to the dtype of the run;
+a float32 run never rounds to bfloat16. `reference.py` defines every result.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ExpertTensors(NamedTuple):
+    """One routed expert as the checkpoint stores it: INT4, groups of 32 columns, symmetric (text-model.md 3.3)."""
+
+    gate_packed: Tensor  # [width, hidden / 8] i32
+    gate_scale: Tensor  # [width, hidden / 32] bf16
+    up_packed: Tensor  # [width, hidden / 8] i32
+    up_scale: Tensor  # [width, hidden / 32] bf16
+    down_packed: Tensor  # [hidden, width / 8] i32
+    down_scale: Tensor  # [hidden, width / 32] bf16
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """A dense weight in the layout of the implementation that packed it. Only that implementation can read it."""
+
+    shape: tuple[int, int]  # out, in
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class HeadWeight:
+    """One dense weight per attention head, packed like a `LinearWeight`."""
+
+    shape: tuple[int, int, int]  # heads, out, in
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ExpertWeights:
+    """The routed experts of one layer and shard, packed. Local index = order in which they were given."""
+
+    num_experts: int
+    hidden: int
+    width: int
+    nbytes: int
+
+
+class Kernels(Protocol):
+    """Every operation, on one device, with one set of layouts. The functions of `kernels` say what they mean."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor: ...
+
+    def rope(self, x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor: ...
+
+    def write_latent(self, cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None: ...
+
+    def pack_linear(self, weight: Tensor) -> LinearWeight: ...
+
+    def linear(self, x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None) -> Tensor: ...
+
+    def pack_heads(self, weight: Tensor) -> HeadWeight: ...
+
+    def head_linear(self, x: Tensor, weight: HeadWeight) -> Tensor: ...
+
+    def route(
+        self,
+        hidden: Tensor,
+        gate: Tensor,
+        bias: Tensor,
+        *,
+        top_k: int,
+        num_groups: int,
+        topk_groups: int,
+        normalize: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def pack_experts(self, experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights: ...
+
+    def expert_mlp(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor: ...
+
+    def mla_decode(
+        self,
+        q_latent: Tensor,
+        q_rope: Tensor,
+        cache: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        softmax_scale: float,
+    ) -> Tensor: ...
+
+    def mla_prefill(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache: Tensor,
+        block_table: Tensor,
+        context_len: int,
+        kv_b: LinearWeight,
+        v_dim: int,
+        softmax_scale: float,
+    ) -> Tensor: ...
+
+    def describe(self) -> dict[str, str]: ...

@@ -1,0 +1,220 @@
+"""Every operation in plain PyTorch: the truth that all other implementations are tested against.
+
+Written to be read and to be exact, not to be fast: float32 throughout, one rounding at the end, no batching tricks.
+Mathematics: `text-model.md` sections 2 and 3 (DeepSeek-V3's MLA and router, compressed-tensors INT4).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
+
+GROUP = 32  # columns that share one INT4 scale
+
+
+@dataclass(frozen=True)
+class PlainLinear(LinearWeight):
+    """The weight as it came, [out, in] bf16."""
+
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class PlainHeads(HeadWeight):
+    """The weights as they came, [heads, out, in] bf16."""
+
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class PlainExperts(ExpertWeights):
+    """The tensors of the checkpoint, one entry per expert."""
+
+    experts: tuple[ExpertTensors, ...]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension; the normalised value is rounded before the weight is applied."""
+    wide = x.float()
+    normalised = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return normalised.to(x.dtype) * weight.to(x.dtype)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """SwiGLU: silu of the left half times the right half, rounded once."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (silu(gate) * up).to(gate_up.dtype)
+
+
+def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotates the pairs (0, 1), (2, 3), ... of the last dimension by position * inv_freq, in place of the pair."""
+    angle = positions.float()[:, None, None] * inv_freq.float()  # [t, 1, d / 2]
+    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
+    """Puts latent and rotated key of each token into its slot (block * block_tokens + offset) of one layer's cache."""
+    block_tokens = cache.shape[1]
+    cache[slots // block_tokens, slots % block_tokens] = torch.cat((latent, rope_key), dim=-1)
+
+
+def pack_linear(weight: Tensor) -> LinearWeight:
+    """Keeps the weight as it is."""
+    return PlainLinear((weight.shape[0], weight.shape[1]), weight.nbytes, weight.contiguous())
+
+
+def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None) -> Tensor:
+    """x W^T in float32, rounded once to `out_dtype` (default: as x)."""
+    assert isinstance(weight, PlainLinear)
+    return (x.float() @ weight.weight.float().T).to(out_dtype or x.dtype)
+
+
+def pack_heads(weight: Tensor) -> HeadWeight:
+    """Keeps the weights as they are."""
+    return PlainHeads((weight.shape[0], weight.shape[1], weight.shape[2]), weight.nbytes, weight.contiguous())
+
+
+def head_linear(x: Tensor, weight: HeadWeight) -> Tensor:
+    """x[:, h] W[h]^T for every head h."""
+    assert isinstance(weight, PlainHeads)
+    return torch.einsum("thi,hoi->tho", x.float(), weight.weight.float()).to(x.dtype)
+
+
+def route(
+    hidden: Tensor,
+    gate: Tensor,
+    bias: Tensor,
+    *,
+    top_k: int,
+    num_groups: int,
+    topk_groups: int,
+    normalize: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Chooses by sigmoid score + bias, weighs by the score alone. Best first; of equals the lower id comes first."""
+    scores = (hidden.float() @ gate.T).sigmoid()
+    choice = scores + bias
+    if num_groups > 1:
+        grouped = choice.unflatten(-1, (num_groups, -1))
+        group_scores = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+        kept = group_scores.sort(dim=-1, descending=True, stable=True).indices[:, :topk_groups]
+        mask = torch.zeros_like(group_scores).scatter(-1, kept, 1.0).bool()
+        choice = grouped.masked_fill(~mask[..., None], 0.0).flatten(-2)
+    ids = choice.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    weights = scores.gather(-1, ids)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return ids.int(), weights * scale
+
+
+def dequantize(packed: Tensor, scale: Tensor) -> Tensor:
+    """(nibble - 8) * scale, exact in float32.
+
+    packed  [out, in / 8] i32, column 8 w + j in bits 4 j .. 4 j + 3 of word w
+    scale   [out, in / 32] bf16
+    returns [out, in] f32
+    """
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
+    nibbles = (packed[..., None] >> shifts) & 15
+    groups = (nibbles.flatten(-2) - 8).float().unflatten(-1, (-1, GROUP))
+    return (groups * scale.float()[..., None]).flatten(-2)
+
+
+def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
+    """Keeps the tensors of the checkpoint."""
+    kept = tuple(ExpertTensors(*expert) for expert in experts)
+    nbytes = sum(tensor.nbytes for expert in kept for tensor in expert)
+    hidden, width = (kept[0].down_packed.shape[0], kept[0].gate_packed.shape[0]) if kept else (0, 0)
+    return PlainExperts(len(kept), hidden, width, nbytes, kept)
+
+
+def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
+    """Sum over each token's local experts of weight * down(silu(gate(x)) * up(x)), in float32.
+
+    Only x and the input of `down` are rounded, to the dtype of x.
+    """
+    assert isinstance(experts, PlainExperts)
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for index, expert in enumerate(experts.experts):
+        tokens, slots = (topk_ids == index).nonzero(as_tuple=True)
+        if len(tokens) == 0:
+            continue
+        inputs = x[tokens].float()
+        gate = inputs @ dequantize(expert.gate_packed, expert.gate_scale).T
+        up = inputs @ dequantize(expert.up_packed, expert.up_scale).T
+        inner = (silu(gate) * up).to(x.dtype).float()
+        down = inner @ dequantize(expert.down_packed, expert.down_scale).T
+        total.index_add_(0, tokens, down * topk_weights[tokens, slots, None])
+    return total
+
+
+def gather_context(cache: Tensor, block_table: Tensor, context_len: int) -> Tensor:
+    """The first `context_len` tokens of a generation, [context_len, latent_dim], from its blocks in order."""
+    num_blocks = -(-context_len // cache.shape[1])
+    return cache[block_table[:num_blocks].long()].flatten(0, 1)[:context_len]
+
+
+def mla_decode(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    softmax_scale: float,
+) -> Tensor:
+    """Absorbed attention, one row at a time: every head attends to the same latents."""
+    out = torch.zeros_like(q_latent)
+    for row, context_len in enumerate(context_lens.tolist()):
+        context = gather_context(cache, block_tables[row], context_len).float()
+        latents = context[:, : q_latent.shape[-1]]
+        scores = torch.cat((q_latent[row], q_rope[row]), dim=-1).float() @ context.T * softmax_scale
+        out[row] = (scores.softmax(-1) @ latents).to(out.dtype)
+    return out
+
+
+def mla_prefill(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    context_len: int,
+    kv_b: LinearWeight,
+    v_dim: int,
+    softmax_scale: float,
+) -> Tensor:
+    """Causal attention of the last t tokens of a context, with keys and values projected from the latents."""
+    tokens, heads, nope = q_nope.shape
+    context = gather_context(cache, block_table, context_len)
+    latent, rope_key = context.split((kv_b.shape[1], q_rope.shape[-1]), dim=-1)
+    key_nope, value = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().split((nope, v_dim), -1)
+    scores = torch.einsum("thd,chd->htc", q_nope.float(), key_nope)
+    scores = (scores + torch.einsum("thd,cd->htc", q_rope.float(), rope_key.float())) * softmax_scale
+    own = torch.arange(context_len - tokens, context_len, device=cache.device)
+    future = torch.arange(context_len, device=cache.device) > own[:, None]
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return torch.einsum("htc,chd->thd", weights, value).to(q_nope.dtype)
+
+
+def describe() -> dict[str, str]:
+    """Plain PyTorch for everything."""
+    return dict.fromkeys(OPERATIONS, "reference (plain PyTorch)")
+
+
+OPERATIONS = (
+    "rms_norm",
+    "silu_mul",
+    "rope",
+    "write_latent",
+    "linear",
+    "head_linear",
+    "route",
+    "expert_mlp",
+    "mla_decode",
+    "mla_prefill",
+)
