@@ -1,0 +1,35 @@
+"""The frequencies of the rotary position embedding, stretched by YaRN."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from services.model.config import TextConfig
+
+
+def yarn_inv_freq(config: TextConfig) -> Tensor:
+    """How fast each pair of rope dimensions turns, in radians per position.
+
+    Fast pairs (many turns within the original length) keep their frequency theta_i, slow ones are divided by
+    `factor`, those between are blended (YaRN, arXiv 2309.00071, section 3.2). Static: the same at every length.
+
+    returns  [qk_rope_head_dim / 2] f32, computed in float64
+    """
+    dim = config.qk_rope_head_dim
+    index = torch.arange(dim // 2, dtype=torch.float64)
+    theta = config.rope_theta ** (-2 * index / dim)
+    yarn = config.rope_scaling
+    if yarn is None:
+        return theta.to(torch.float32)
+
+    def pair_that_turns(times: float) -> float:
+        original = yarn.original_max_position_embeddings
+        return dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+
+    low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_that_turns(yarn.beta_slow)), dim - 1)
+    # Equal ends would divide by zero; the step then lies just above `low`.
+    width = max(high - low, 0.001)
+    ramp = ((index - low) / width).clamp(0, 1)
+    return (theta * (1 - ramp) + theta / yarn.factor * ramp).to(torch.float32)
