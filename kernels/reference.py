@@ -101,7 +101,7 @@ def route(
     scores = (hidden.float() @ gate.T).sigmoid()
     choice = scores + bias
     if num_groups > 1:
-        grouped = choice.unflatten(-1, (num_groups, -1))
+        grouped = choice.reshape(len(choice), num_groups, -1)
         group_scores = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
         kept = group_scores.sort(dim=-1, descending=True, stable=True).indices[:, :topk_groups]
         mask = torch.zeros_like(group_scores).scatter(-1, kept, 1.0).bool()
@@ -122,7 +122,7 @@ def dequantize(packed: Tensor, scale: Tensor) -> Tensor:
     """
     shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
     nibbles = (packed[..., None] >> shifts) & 15
-    groups = (nibbles.flatten(-2) - 8).float().unflatten(-1, (-1, GROUP))
+    groups = (nibbles - 8).float().reshape(*scale.shape, GROUP)
     return (groups * scale.float()[..., None]).flatten(-2)
 
 
@@ -191,8 +191,9 @@ def mla_prefill(
     """Causal attention of the last t tokens of a context, with keys and values projected from the latents."""
     tokens, heads, nope = q_nope.shape
     context = gather_context(cache, block_table, context_len)
-    latent, rope_key = context.split((kv_b.shape[1], q_rope.shape[-1]), dim=-1)
-    key_nope, value = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().split((nope, v_dim), -1)
+    latent, rope_key = context[:, : kv_b.shape[1]], context[:, kv_b.shape[1] :]
+    projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float()
+    key_nope, value = projected[..., :nope], projected[..., nope:]
     scores = torch.einsum("thd,chd->htc", q_nope.float(), key_nope)
     scores = (scores + torch.einsum("thd,cd->htc", q_rope.float(), rope_key.float())) * softmax_scale
     own = torch.arange(context_len - tokens, context_len, device=cache.device)
