@@ -1,0 +1,286 @@
+"""The engine: one thread that plans steps, runs them, and says what came out."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from services.attention.forward import Forward
+from services.attention.generation import Failed, FinishReason, Generation, HandedOver, Tokens
+from services.attention.layer_shard import LayerShard, all_of
+from services.attention.metrics import (
+    BLOCKS,
+    CACHED_TOKENS,
+    FINISHED,
+    GENERATIONS,
+    PREEMPTIONS,
+    STEP_SECONDS,
+    STEP_TOKENS,
+    TOKENS,
+)
+from services.attention.publisher import Publisher
+from services.attention.roster import Chunk, NamedBlock, Roster
+from services.attention.sampler import sample
+from services.runtime.errors import MoonshardError, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a replica has to do, as of its last step."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_queued_tokens: int = 0
+    num_free_blocks: int = 0
+
+
+class Engine:
+    """Owns the roster, the block pool and every generation. Other threads reach it by `submit`, `cancel` and `drain`.
+
+    The thread has an event loop of its own. A step gives way only while it waits for experts or for another shard; what
+    arrives meanwhile is queued and done between steps, so nothing changes under a step.
+    """
+
+    def __init__(self, role: str, forward: Forward, shards: Sequence[LayerShard], roster: Roster, step_tokens: int) -> None:
+        self._role = role
+        self._forward = forward
+        self._shards = shards
+        self._roster = roster
+        self._publisher = Publisher(shards)
+        self._step_tokens = step_tokens
+        self._commands: deque[Callable[[], None]] = deque()
+        # Generations whose blocks the store reads or writes just now, and those of them that nobody waits for any more.
+        self._tasks: dict[Generation, asyncio.Task[Callable[[], None]]] = {}
+        self._abandoned: set[Generation] = set()
+        self._step = 0
+        self._stopping = False
+        self._loop = uvloop.new_event_loop()
+        self._wake = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.load = Load(num_free_blocks=roster.pool.num_free)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+        """Runs a coroutine on the engine's loop; for opening connections that belong to it."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def submit(self, generation: Generation) -> None:
+        """Queues a generation; everything about it, refusal included, reaches its sink."""
+        self._post(lambda: self._submit(generation))
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends a generation without a further event; its blocks are free before the next step."""
+        self._post(lambda: self._cancel(generation))
+
+    def drain(self) -> None:
+        """Gives every stream back to its caller, who continues it on another replica; prompts are finished."""
+        self._post(self._drain)
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread after the step in hand."""
+        self._post(self._set_stopping)
+        self._thread.join(timeout_s)
+
+    def check(self) -> None:
+        """Asserts that the block pool and the generations agree; for tests, on an idle engine."""
+        asyncio.run_coroutine_threadsafe(self._check(), self._loop).result(timeout=30)
+
+    async def _check(self) -> None:
+        self._roster.check()
+
+    def _post(self, command: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(self._enqueue, command)
+
+    def _enqueue(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wake.set()
+
+    def _drain(self) -> None:
+        streams = [generation for generation in self._roster.everyone() if not generation.hand_over]
+        self._fail(streams, Unavailable("this replica is shutting down"))
+
+    def _set_stopping(self) -> None:
+        self._stopping = True
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._main())
+
+    async def _main(self) -> None:
+        while not self._stopping:
+            plan: list[Chunk] = []
+            try:
+                self._between_steps()
+                plan = self._roster.plan(self._step_tokens)
+                self._report()
+                if plan:
+                    await self._run_step(plan)
+                    await asyncio.sleep(0)  # lets what arrived during a step without a wait come in
+                elif not self._commands:
+                    self._wake.clear()
+                    await self._wake.wait()
+            except MoonshardError as error:
+                log.warning("a step failed: %s", error)
+                self._fail([chunk.generation for chunk in plan], error)
+            except Exception:
+                log.exception("a step failed")
+                self._fail([chunk.generation for chunk in plan], MoonshardError("internal error in a step"))
+
+    def _between_steps(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        # Every shard is asked: a loss is told once.
+        if any([shard.take_loss() for shard in self._shards]):
+            self._roster.pool.forget_all()
+            computed = [*self._roster.running, *self._roster.fetching, *self._roster.leaving]
+            self._fail(computed, Unavailable("a shard of this replica was lost"))
+        for generation in self._roster.admit():
+            self._spawn(generation, self._fetch(generation))
+
+    async def _run_step(self, plan: Sequence[Chunk]) -> None:
+        started = time.perf_counter()
+        self._step += 1
+        sampling = [chunk for chunk in plan if chunk.is_last]
+        logits = await self._forward.run(self._step, plan)
+        generations = [chunk.generation for chunk in sampling]
+        sampled = sample(logits, [g.sampling for g in generations], generations)
+        for chunk in plan:
+            self._publisher.publish(chunk.generation, self._roster.advance(chunk))
+        for generation, token in zip(generations, sampled, strict=True):
+            if isinstance(token, MoonshardError):
+                self._fail([generation], token)
+            else:
+                self._emit(generation, token)
+        num_prompt = sum(chunk.num_tokens for chunk in plan) - len(sampling)
+        STEP_TOKENS.labels("prompt").observe(num_prompt)
+        STEP_TOKENS.labels("decode").observe(len(sampling))
+        TOKENS.labels("prompt").inc(num_prompt)
+        TOKENS.labels("generated").inc(len(sampling))
+        STEP_SECONDS.labels(self._role).observe(time.perf_counter() - started)
+
+    def _emit(self, generation: Generation, token: int) -> None:
+        finish_reason = generation.append(token)
+        if generation.hand_over:
+            self._roster.leave(generation)
+            self._spawn(generation, self._hand_over(generation, token, finish_reason))
+            return
+        if finish_reason is not None:
+            self._remove(generation, finish_reason.name.lower())
+        generation.sink(Tokens((token,), finish_reason, generation.num_cached or 0))
+
+    async def _fetch(self, generation: Generation) -> Callable[[], None]:
+        """Looks in the store for what this replica's memory does not have, then lets the generation run."""
+        bt = self._roster.block_tokens
+        first, last = generation.num_computed // bt, (len(generation.token_ids) - 1) // bt
+        names = generation.names.upto(last, generation.token_ids)
+        wanted = [NamedBlock(generation.block_ids[i], names[i]) for i in range(first, last)]
+        num_fetched, tail = 0, False
+        if wanted:
+            num_fetched = min(await all_of(shard.fetch(wanted) for shard in self._shards))
+        if generation.tail_name and num_fetched == len(wanted) and generation.tail_tokens // bt == last:
+            block_id, num_tokens = generation.block_ids[last], generation.tail_tokens % bt
+            tail = all(
+                await all_of(shard.fetch_tail(generation.tail_name, block_id, num_tokens) for shard in self._shards)
+            )
+        return lambda: self._start(generation, num_fetched, tail)
+
+    def _start(self, generation: Generation, num_fetched: int, tail: bool) -> None:
+        comes_back = generation.num_cached is not None
+        num_cached = self._roster.start(generation, num_fetched, tail)
+        if not comes_back:
+            CACHED_TOKENS.inc(num_cached)
+
+    async def _hand_over(
+        self, generation: Generation, token: int, finish_reason: FinishReason | None
+    ) -> Callable[[], None]:
+        """Publishes what is left, then tells the caller where to go on."""
+        published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
+        event = HandedOver(
+            token_id=token,
+            finish_reason=finish_reason,
+            num_cached=generation.num_cached or 0,
+            block_names=published.block_names,
+            tail_name=published.tail_name,
+            num_tokens=generation.num_computed,
+        )
+        return lambda: self._handed_over(generation, event)
+
+    def _handed_over(self, generation: Generation, event: HandedOver) -> None:
+        self._remove(generation, "handed_over")
+        generation.sink(event)
+
+    def _submit(self, generation: Generation) -> None:
+        try:
+            self._roster.submit(generation)
+        except MoonshardError as error:
+            FINISHED.labels("refused").inc()
+            generation.sink(Failed(error))
+
+    def _cancel(self, generation: Generation) -> None:
+        if generation in self._tasks:
+            self._abandoned.add(generation)
+        else:
+            self._remove(generation, "cancelled")
+
+    def _fail(self, generations: Sequence[Generation], error: MoonshardError) -> None:
+        for generation in generations:
+            if generation not in self._abandoned:
+                self._cancel(generation)
+                generation.sink(Failed(error))
+
+    def _remove(self, generation: Generation, reason: str) -> None:
+        self._publisher.forget(generation)
+        if self._roster.remove(generation):
+            FINISHED.labels(reason).inc()
+
+    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, Callable[[], None]]) -> None:
+        """Lets the store read or write a generation's blocks beside the steps; they stay held until that is over."""
+        task = self._loop.create_task(work)
+        self._tasks[generation] = task
+        # The result is a command, since a step may be waiting for its experts just now.
+        task.add_done_callback(lambda _: self._enqueue(lambda: self._settle(generation)))
+
+    def _settle(self, generation: Generation) -> None:
+        task = self._tasks.pop(generation)
+        error = task.exception()
+        if generation in self._abandoned:
+            self._abandoned.remove(generation)
+            self._remove(generation, "cancelled")
+        elif isinstance(error, MoonshardError):
+            self._fail([generation], error)
+        elif error is not None:
+            log.error("the store's part of a request failed", exc_info=error)
+            self._fail([generation], MoonshardError("internal error between steps"))
+        else:
+            task.result()()
+
+    def _report(self) -> None:
+        roster = self._roster
+        PREEMPTIONS.inc(roster.take_num_preempted())
+        phases = {
+            "waiting": roster.waiting,
+            "fetching": roster.fetching,
+            "running": roster.running,
+            "leaving": roster.leaving,
+        }
+        for phase, generations in phases.items():
+            GENERATIONS.labels(phase).set(len(generations))
+        BLOCKS.labels("free").set(roster.pool.num_free)
+        BLOCKS.labels("used").set(roster.pool.num_blocks - roster.pool.num_free)
+        BLOCKS.labels("remembered").set(roster.pool.num_remembered)
+        self.load = Load(
+            num_running=len(roster.running) + len(roster.fetching) + len(roster.leaving),
+            num_waiting=len(roster.waiting),
+            num_queued_tokens=sum(g.num_remaining for g in [*roster.waiting, *roster.fetching, *roster.running]),
+            num_free_blocks=roster.pool.num_free,
+        )

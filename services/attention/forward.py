@@ -1,0 +1,62 @@
+"""One step's arithmetic: from a plan to the logits of the generations that get a token."""
+
+import asyncio
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from services.attention.batch import Batch, Row, make_batch, split
+from services.attention.layer_shard import LayerShard
+from services.attention.layers import embed, logits
+from services.attention.roster import Chunk
+from services.attention.weights import EndWeights
+from services.model.config import TextConfig
+
+
+class Forward:
+    """Embedding, every shard's layers, final norm and head. Used on the engine's loop."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        ends: EndWeights,
+        shards: Sequence[LayerShard],
+        *,
+        dtype: torch.dtype,
+        block_tokens: int,
+        num_micro_batches: int,
+        micro_batch_tokens: int,
+    ) -> None:
+        self._config = config
+        self._ends = ends
+        self._shards = shards
+        self._dtype = dtype
+        self._block_tokens = block_tokens
+        self._num_micro_batches = num_micro_batches
+        self._micro_batch_tokens = micro_batch_tokens
+
+    async def run(self, step: int, plan: Sequence[Chunk]) -> Tensor:
+        """Logits f32 [generations whose last chunk this is, vocabulary], in the order of the plan."""
+        batch = make_batch([_row(chunk) for chunk in plan], self._block_tokens)
+        # Below this size two halves cost more than the wait that they hide.
+        halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
+        parts = split(batch, self._num_micro_batches) if halves else [batch]
+        if len(parts) == 1:
+            hidden = await self._run_layers(step, 0, batch)
+        else:
+            # While one micro-batch waits for its experts the other computes its attention.
+            hidden = torch.cat(await asyncio.gather(*(self._run_layers(step, i, part) for i, part in enumerate(parts))))
+        return logits(hidden[batch.logit_rows], self._ends, self._config)
+
+    async def _run_layers(self, step: int, micro_batch: int, batch: Batch) -> Tensor:
+        hidden = embed(batch.token_ids, self._ends, self._dtype)
+        for shard in self._shards:
+            hidden = await shard.forward(step, micro_batch, batch, hidden)
+        return hidden
+
+
+def _row(chunk: Chunk) -> Row:
+    generation = chunk.generation
+    first, last = generation.num_computed, generation.num_computed + chunk.num_tokens
+    return Row(generation.token_ids[first:last], first, generation.block_ids, chunk.is_last)

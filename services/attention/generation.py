@@ -1,0 +1,91 @@
+"""One request as an attention replica sees it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from services.attention.sampler import SamplingParams
+from services.model.fingerprint import BlockNames
+from services.runtime.errors import MoonshardError
+
+
+class FinishReason(Enum):
+    """Why a generation ended by itself."""
+
+    STOP = 1
+    LENGTH = 2
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens, and the finish if they are the last."""
+
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None
+    num_cached: int
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """A prompt is computed and its latent KV published; another replica goes on."""
+
+    token_id: int
+    finish_reason: FinishReason | None
+    num_cached: int
+    block_names: Sequence[bytes]
+    tail_name: str
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The generation is over; the caller may repeat it elsewhere if the error says so."""
+
+    error: MoonshardError
+
+
+Event = Tokens | HandedOver | Failed
+
+
+@dataclass(eq=False)
+class Generation:
+    """Token ids, what is computed of them, and the blocks that hold it. Owned by the engine thread.
+
+    `token_ids` is the prompt, then everything generated; tokens [0, num_computed) have their latent KV in `block_ids`.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt: int
+    sampling: SamplingParams
+    stop_ids: frozenset[int]
+    min_new_tokens: int
+    max_tokens: int  # length of token_ids at which it ends
+    names: BlockNames
+    sink: Callable[[Event], None]
+    hand_over: bool = False  # role prefill: one token, then publish everything
+    tail_name: str = ""  # in the store: the latent KV of the last, partly filled block
+    tail_tokens: int = 0  # num_computed once the tail is fetched
+    arrival: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
+    num_shared: int = 0  # leading blocks found in this replica's own memory
+
+    @property
+    def num_remaining(self) -> int:
+        """Known tokens whose latent KV is still to be computed; the logits after the last give the next token."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_new(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Adds a sampled token and says whether it is the last."""
+        self.token_ids.append(token_id)
+        if token_id in self.stop_ids and self.num_new > self.min_new_tokens:
+            return FinishReason.STOP
+        if len(self.token_ids) >= self.max_tokens:
+            return FinishReason.LENGTH
+        return None

@@ -1,0 +1,107 @@
+"""From the wire to a generation: every field checked, none ignored."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protos import attention_pb2 as pb
+from services.attention.generation import Event, Generation
+from services.attention.sampler import SamplingParams
+from services.model.fingerprint import BlockNames, MediaMark
+from services.runtime.errors import InvalidRequest
+
+MAX_STOP_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a replica can take."""
+
+    names_root: bytes  # root of the names of its blocks
+    vocab_size: int
+    block_tokens: int
+    num_blocks: int
+    max_positions: int
+    max_waiting: int
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt and answer together: by the model, and by the block pool."""
+        return min(self.max_positions, self.num_blocks * self.block_tokens)
+
+
+def generation_from_proto(
+    request: pb.PrefillRequest | pb.DecodeRequest,
+    limits: Limits,
+    *,
+    request_id: str,
+    hand_over: bool,
+    sink: Callable[[Event], None],
+) -> Generation:
+    """The generation that a request asks for, or InvalidRequest naming the field."""
+    prompt, sampling = request.prompt, request.sampling
+    token_ids = list(prompt.token_ids)
+    _check_prompt(prompt, token_ids, limits)
+    _check_sampling(sampling, limits)
+    num_new = len(token_ids) - prompt.num_prompt_tokens
+    if num_new >= sampling.max_new_tokens:
+        raise InvalidRequest(
+            f"{num_new} tokens were generated already, sampling.max_new_tokens is {sampling.max_new_tokens}",
+            field="sampling.max_new_tokens",
+        )
+    manifest = request.manifest if isinstance(request, pb.DecodeRequest) else pb.KvManifest()
+    # A manifest of another layout is of no use: the blocks are computed here.
+    usable = manifest.fingerprint == limits.names_root and manifest.num_tokens < len(token_ids)
+    media = [MediaMark(span.offset, span.media.num_tokens, span.media.digest) for span in prompt.media]
+    return Generation(
+        request_id=request_id,
+        token_ids=token_ids,
+        num_prompt=prompt.num_prompt_tokens,
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        ),
+        stop_ids=frozenset(sampling.stop_token_ids),
+        min_new_tokens=sampling.min_new_tokens,
+        max_tokens=min(prompt.num_prompt_tokens + sampling.max_new_tokens, limits.context_tokens),
+        names=BlockNames(limits.names_root, limits.block_tokens, prompt.cache_salt, media),
+        sink=sink,
+        hand_over=hand_over,
+        tail_name=manifest.tail_name if usable else "",
+        tail_tokens=manifest.num_tokens if usable else 0,
+    )
+
+
+def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> None:
+    if not token_ids:
+        raise InvalidRequest("prompt.token_ids is empty", field="prompt.token_ids")
+    if not 0 < prompt.num_prompt_tokens <= len(token_ids):
+        raise InvalidRequest(
+            f"prompt.num_prompt_tokens is {prompt.num_prompt_tokens} of {len(token_ids)} tokens",
+            field="prompt.num_prompt_tokens",
+        )
+    if len(token_ids) >= limits.context_tokens:
+        raise InvalidRequest(
+            f"the prompt has {len(token_ids)} tokens, this replica's limit is {limits.context_tokens} with the answer",
+            field="prompt.token_ids",
+        )
+    if max(token_ids) >= limits.vocab_size:
+        raise InvalidRequest(
+            f"token {max(token_ids)} is outside the vocabulary of {limits.vocab_size}", field="prompt.token_ids"
+        )
+    if prompt.media:
+        raise InvalidRequest("media in the prompt are not served yet", field="prompt.media")
+
+
+def _check_sampling(sampling: pb.Sampling, limits: Limits) -> None:
+    checks = {
+        "temperature": math.isfinite(sampling.temperature) and sampling.temperature >= 0,
+        "top_p": 0 < sampling.top_p <= 1,
+        "max_new_tokens": sampling.max_new_tokens > 0,
+        "stop_token_ids": len(sampling.stop_token_ids) <= MAX_STOP_TOKENS
+        and all(token < limits.vocab_size for token in sampling.stop_token_ids),
+    }
+    for name, good in checks.items():
+        if not good:
+            raise InvalidRequest(f"sampling.{name} is {getattr(sampling, name)}", field=f"sampling.{name}")

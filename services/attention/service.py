@@ -1,0 +1,114 @@
+"""AttentionService: requests become generations, the engine's events become answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from protos import attention_pb2 as pb
+from protos import attention_pb2_grpc
+from services.attention.engine import Engine
+from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Tokens
+from services.attention.requests import Limits, generation_from_proto
+from services.runtime.errors import Unavailable
+
+Context = grpc.aio.ServicerContext
+
+FINISH = {None: pb.FINISH_REASON_UNSPECIFIED, FinishReason.STOP: pb.STOP, FinishReason.LENGTH: pb.LENGTH}
+IDLE_CHECK_S = 0.05
+
+
+class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
+    """One replica. Holds no state but the flag that says it is shutting down."""
+
+    def __init__(self, engine: Engine, limits: Limits, role: str) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._role = role
+        self._draining = False
+
+    async def Prefill(self, request: pb.PrefillRequest, context: Context) -> pb.PrefillResponse:
+        with self._generation(request, context, hand_over=True) as events:
+            event = await events.get()
+        assert isinstance(event, HandedOver)
+        return pb.PrefillResponse(
+            token_id=event.token_id,
+            finish_reason=FINISH[event.finish_reason],
+            num_cached_tokens=event.num_cached,
+            manifest=pb.KvManifest(
+                fingerprint=self._limits.names_root,
+                block_hashes=event.block_names,
+                tail_name=event.tail_name,
+                num_tokens=event.num_tokens,
+            ),
+        )
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> AsyncIterator[pb.DecodeResponse]:
+        with self._generation(request, context, hand_over=False) as events:
+            while True:
+                event = await events.get()
+                assert isinstance(event, Tokens)
+                yield pb.DecodeResponse(
+                    token_ids=event.token_ids,
+                    finish_reason=FINISH[event.finish_reason],
+                    num_cached_tokens=event.num_cached,
+                )
+                if event.finish_reason is not None:
+                    return
+
+    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.GetLoadResponse:
+        load = self._engine.load
+        return pb.GetLoadResponse(
+            role=self._role,
+            num_running=load.num_running,
+            num_waiting=load.num_waiting,
+            max_waiting=self._limits.max_waiting,
+            num_queued_tokens=load.num_queued_tokens,
+            num_free_blocks=load.num_free_blocks,
+            num_blocks=self._limits.num_blocks,
+            block_tokens=self._limits.block_tokens,
+            context_tokens=self._limits.context_tokens,
+        )
+
+    async def drain(self) -> None:
+        """Refuses new requests, gives streams back for another replica, waits until the prompts in hand are done."""
+        self._draining = True
+        self._engine.drain()
+        while self._engine.load.num_running or self._engine.load.num_waiting:
+            await asyncio.sleep(IDLE_CHECK_S)
+
+    def _generation(self, request: pb.PrefillRequest | pb.DecodeRequest, context: Context, *, hand_over: bool) -> "_Events":
+        if self._draining:
+            raise Unavailable("this replica is shutting down")
+        events = _Events(self._engine)
+        events.generation = generation_from_proto(
+            request, self._limits, request_id=request_id_of(context), hand_over=hand_over, sink=events.sink
+        )
+        return events
+
+
+class _Events:
+    """What the engine says of one generation, which is cancelled when the request ends in any way."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self.generation: Generation
+
+    def sink(self, event: Event) -> None:
+        """Called by the engine thread."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    async def get(self) -> Event:
+        event = await self._queue.get()
+        if isinstance(event, Failed):
+            raise event.error
+        return event
+
+    def __enter__(self) -> "_Events":
+        self._engine.submit(self.generation)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.cancel(self.generation)

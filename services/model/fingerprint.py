@@ -1,0 +1,73 @@
+"""Names of latent KV: who may read whose blocks, and what each block is called."""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+NAME_BYTES = 32
+
+
+def layout_fingerprint(
+    *, checkpoint_digest: bytes, layers: range, dtype: str, block_tokens: int, latent_dim: int, latent_norm_eps: float
+) -> bytes:
+    """Digest of everything that decides the bytes of a block; equal exactly where blocks may be exchanged."""
+    layout = (
+        "moonshard latent KV 1",  # raised whenever the meaning of the bytes changes
+        "rope interleaved pairs, latent first",
+        checkpoint_digest.hex(),
+        f"layers {layers.start}..{layers.stop}",
+        f"{dtype} {block_tokens} x {latent_dim}",
+        f"eps {latent_norm_eps!r}",
+    )
+    return hashlib.blake2b("\n".join(layout).encode(), digest_size=NAME_BYTES).digest()
+
+
+def block_hash(parent: bytes, token_ids: Sequence[int], media: bytes = b"") -> bytes:
+    """Name of the block that holds `token_ids` after everything that `parent` names.
+
+    media  digests and places of the media in this block: equal placeholder tokens stand for different pictures
+    """
+    digest = hashlib.blake2b(parent, digest_size=NAME_BYTES)
+    digest.update(struct.pack(f"<{len(token_ids)}I", *token_ids))
+    digest.update(media)
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class MediaMark:
+    """Where the features of one medium stand among the tokens."""
+
+    offset: int
+    num_tokens: int
+    digest: bytes
+
+
+@dataclass
+class BlockNames:
+    """The chain of names of one token sequence, made as far as it is asked for."""
+
+    root: bytes
+    block_tokens: int
+    salt: str = ""
+    media: Sequence[MediaMark] = ()
+    _names: list[bytes] = field(default_factory=list)
+
+    def upto(self, num_blocks: int, token_ids: Sequence[int]) -> list[bytes]:
+        """Names of the first `num_blocks` blocks of `token_ids`, which must fill them."""
+        assert num_blocks * self.block_tokens <= len(token_ids)
+        while len(self._names) < num_blocks:
+            start = len(self._names) * self.block_tokens
+            parent = self._names[-1] if self._names else block_hash(self.root, (), self.salt.encode())
+            self._names.append(
+                block_hash(parent, token_ids[start : start + self.block_tokens], self._media_between(start))
+            )
+        return self._names[:num_blocks]
+
+    def _media_between(self, start: int) -> bytes:
+        end = start + self.block_tokens
+        return b"".join(
+            struct.pack("<q", mark.offset - start) + mark.digest
+            for mark in self.media
+            if mark.offset < end and start < mark.offset + mark.num_tokens
+        )
