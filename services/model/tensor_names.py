@@ -94,17 +94,22 @@ def expert_projection(layer: int, expert: int, projection: str) -> str:
 
 
 def text_specs(text: TextConfig) -> Iterator[TensorSpec]:
-    """Every tensor that serving the language model needs. `weight_shape` says nothing new and is left out."""
+    """Every tensor that serving the language model needs."""
     yield from edge_specs(text).values()
     for layer in range(text.num_hidden_layers):
-        yield from attention_specs(text, layer).values()
-        if not text.is_moe(layer):
-            yield from dense_mlp_specs(text, layer).values()
-            continue
-        yield from router_specs(text, layer).values()
-        yield from shared_expert_specs(text, layer).values()
-        for expert in range(text.n_routed_experts):
-            yield from expert_specs(text, layer, expert).values()
+        yield from layer_specs(text, layer)
+
+
+def layer_specs(text: TextConfig, layer: int) -> Iterator[TensorSpec]:
+    """Every tensor of one layer. `weight_shape` of the experts says nothing new and is left out."""
+    yield from attention_specs(text, layer).values()
+    if not text.is_moe(layer):
+        yield from dense_mlp_specs(text, layer).values()
+        return
+    yield from router_specs(text, layer).values()
+    yield from shared_expert_specs(text, layer).values()
+    for expert in range(text.n_routed_experts):
+        yield from expert_specs(text, layer, expert).values()
 
 
 def vision_specs(vision: VisionConfig) -> Iterator[TensorSpec]:

@@ -1,0 +1,156 @@
+"""Writes a checkpoint in the released format with random weights.
+
+    python -m services.local.random_checkpoint FOLDER --preset tiny
+
+Import this module only where a checkpoint is written: it loads torch.
+"""
+
+import argparse
+import dataclasses
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from services.local import random_vocabulary
+from services.local.random_dims import SPECIAL_SLOTS, RandomDims, config_json, preset
+from services.local.random_safetensors import write_json, write_safetensors
+from services.local.random_weights import RandomWeights
+from services.model import tensor_names
+from services.model.config import CONFIG_FILE, TextConfig
+from services.model.tensor_names import TensorSpec
+
+PRESETS = ("tiny", "bench-1b")
+
+
+def write_random_checkpoint(
+    path: Path,
+    *,
+    dims: RandomDims | Literal["tiny", "bench-1b"] = "tiny",
+    seed: int = 0,
+    vocabulary: Literal["tiny", "real"] = "tiny",
+    vocabulary_from: Path | None = None,
+) -> None:
+    """Writes a whole checkpoint folder, or nothing: it is made beside `path` and renamed when complete.
+
+    vocabulary       "tiny" makes one of dims.text.vocab_size tokens (256 bytes, pieces, 256 special slots);
+                     "real" copies tiktoken.model and tokenizer_config.json and takes their number of tokens
+    vocabulary_from  the folder with the real one
+    Raises FileExistsError if `path` exists, ValueError for an impossible vocabulary size.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
+    partial.mkdir()
+    try:
+        _write_folder(partial, preset(dims) if isinstance(dims, str) else dims, seed, vocabulary, vocabulary_from)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_folder(folder: Path, dims: RandomDims, seed: int, vocabulary: str, vocabulary_from: Path | None) -> None:
+    if vocabulary == "real":
+        if vocabulary_from is None:
+            raise ValueError("the real vocabulary is copied: vocabulary_from must name its folder")
+        base = random_vocabulary.copy_vocabulary(vocabulary_from, folder)
+        dims = dataclasses.replace(dims, text=dataclasses.replace(dims.text, vocab_size=base + SPECIAL_SLOTS))
+    else:
+        base = dims.text.vocab_size - SPECIAL_SLOTS
+        random_vocabulary.write_small_vocabulary(folder, base)
+    ids = random_vocabulary.special_ids(base)
+    token_ids = {
+        "bos_token_id": ids["[BOS]"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["[PAD]"],
+        "media_placeholder_token_id": ids["<|media_pad|>"],
+    }
+    write_json(folder / CONFIG_FILE, config_json(dims, token_ids))
+    generation = {"eos_token_id": ids["<|im_end|>"], "max_length": dims.text.max_position_embeddings}
+    write_json(folder / "generation_config.json", generation)
+    if dims.vision is not None:
+        write_json(folder / "preprocessor_config.json", _preprocessor_config(dims.vision.patch_size))
+    weights = RandomWeights(dims, seed, random_vocabulary.token_biases(folder))
+    shapes = {name: shape for layer in dims.text.moe_layers for name, shape in _weight_shapes(dims.text, layer)}
+
+    def pieces(spec: TensorSpec) -> Iterable[Tensor]:
+        if spec.name in shapes:
+            return [torch.tensor(shapes[spec.name], dtype=torch.int32)]
+        return weights.pieces(spec)
+
+    write_safetensors(folder, _files(dims), pieces)
+
+
+def _files(dims: RandomDims) -> list[list[TensorSpec]]:
+    """As the release: a file per layer, then one with embedding and head, then the vision tower."""
+    text = dims.text
+    files = [list(_layer_specs(text, layer)) for layer in range(text.num_hidden_layers)]
+    files.append(list(tensor_names.edge_specs(text).values()))
+    if dims.vision is not None:
+        files.append(list(tensor_names.vision_specs(dims.vision)))
+    return files
+
+
+def _layer_specs(text: TextConfig, layer: int) -> Iterator[TensorSpec]:
+    yield from tensor_names.layer_specs(text, layer)
+    if text.is_moe(layer):
+        for name, _ in _weight_shapes(text, layer):
+            yield TensorSpec(name, (2,), torch.int32)
+
+
+def _weight_shapes(text: TextConfig, layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for expert in range(text.n_routed_experts):
+        for projection, shape in tensor_names.expert_shapes(text).items():
+            yield f"{tensor_names.expert_projection(layer, expert, projection)}.weight_shape", shape
+
+
+def _preprocessor_config(patch_size: int) -> dict[str, object]:
+    return {
+        "media_proc_cfg": {
+            "config_type": "media_proc.processors.moonvit.MoonViTMediaProcessorConfig",
+            "fixed_output_tokens": None,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "in_patch_limit": 16384,
+            "in_patch_limit_each_frame": 4096,
+            "in_patch_limit_video": None,
+            "max_num_frames_each_video": None,
+            "merge_kernel_size": 2,
+            "patch_limit_on_one_side": 512,
+            "patch_size": patch_size,
+            "sample_fps": 2.0,
+            "temporal_merge_kernel_size": 4,
+            "timestamp_mode": "hh:mm:ss.fff",
+        }
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; ends with status 2 and a sentence when the folder exists."""
+    parser = argparse.ArgumentParser(prog="python -m services.local.random_checkpoint", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder to write; must not exist")
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="sizes (default: tiny)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights")
+    parser.add_argument("--vocabulary-from", type=Path, help="copy the real vocabulary from this folder")
+    chosen = parser.parse_args(arguments)
+    try:
+        write_random_checkpoint(
+            chosen.folder,
+            dims=chosen.preset,
+            seed=chosen.seed,
+            vocabulary="real" if chosen.vocabulary_from else "tiny",
+            vocabulary_from=chosen.vocabulary_from,
+        )
+    except FileExistsError as error:
+        parser.error(str(error))
+    sys.stdout.write(f"{chosen.folder}\n")
+
+
+if __name__ == "__main__":
+    main()
