@@ -1,0 +1,126 @@
+"""What a process is told at start: one field per MOONSHARD_* variable, read once, in `__main__`."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "MOONSHARD_"
+# The kernel keeps the path of a Unix socket in 108 bytes, the terminating zero included.
+MAX_SOCKET_PATH_BYTES = 107
+
+
+def check_address(text: str) -> str:
+    """The address itself, if it is "unix:/absolute/path" or "host:port" (IPv6 hosts in brackets); else ValueError."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f"{text!r} needs an absolute path after unix:")
+        if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"the socket path has {len(path.encode())} bytes, at most {MAX_SOCKET_PATH_BYTES} fit")
+        return text
+    host, colon, port = text.rpartition(":")
+    bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535) or bare_v6 or "/" in host:
+        raise ValueError(f"{text!r} is neither unix:/path nor host:port")
+    return text
+
+
+def _check_store_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"redis", "rediss", "unix"} or not (url.path if url.scheme == "unix" else url.hostname):
+        # The URL may hold a password, so it is not repeated.
+        raise ValueError("a store is redis://host:port/0, rediss://host:port/0 or unix:///path")
+    return text
+
+
+def _split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""Where a process listens or is found."""
+
+OptionalAddress = Annotated[str, AfterValidator(lambda text: text and check_address(text))]
+"""An address, or empty for none."""
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A comma list of words; empty for none."""
+
+Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split)]
+"""A comma list of addresses; empty for none."""
+
+StoreUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_store_url)], ...], NoDecode, BeforeValidator(_split), Field(repr=False)
+]
+"""A comma list of Redis URLs, which may hold passwords and are therefore never shown; empty for no store."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every process is told. The environment is shared: variables of other processes are not our business."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    listen: Address
+    metrics_listen: OptionalAddress = ""  # host:port of GET /metrics; empty: none
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_s: PositiveFloat = 30.0  # from SIGTERM to the end of the last call
+    instance: str = ""  # what logs call this process, normally the pod
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def load(kind: type[Settings]) -> Settings:
+    """The settings from the environment. A bad value stops the process with one line that names its variable."""
+    for warning in _misspelt(kind):
+        sys.stderr.write(f"{warning}\n")
+    try:
+        return kind()
+    except ValidationError as error:
+        for line in _complaints(kind, error):
+            sys.stderr.write(f"{line}\n")
+        raise SystemExit(2) from None
+
+
+def _complaints(kind: type[BaseSettings], error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        reason = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # a rule over several fields: its text names them
+            yield reason
+            continue
+        name = str(problem["loc"][0])
+        variable = f"{PREFIX}{name.upper()}"
+        field = kind.model_fields.get(name)
+        value = os.environ.get(variable)
+        secret = field is None or not field.repr or SecretStr in _parts(field.annotation)
+        if value is None:
+            yield f"{variable} is not set: {reason}" if problem["type"] == "missing" else f"{variable}: {reason}"
+        elif secret or value in reason:
+            yield f"{variable}: {reason}"
+        else:
+            yield f"{variable}={value[:100]}: {reason}"
+
+
+def _parts(annotation: Any) -> set[Any]:
+    parts = {annotation}
+    for argument in getattr(annotation, "__args__", ()):
+        parts |= _parts(argument)
+    return parts
+
+
+def _misspelt(kind: type[BaseSettings]) -> Iterator[str]:
+    """Variables that are nearly one of ours. Others belong to other processes."""
+    ours = {f"{PREFIX}{name.upper()}" for name in kind.model_fields}
+    unset = sorted(ours - os.environ.keys())
+    for name in sorted(os.environ.keys() - ours):
+        close = difflib.get_close_matches(name, unset, n=1, cutoff=0.92) if name.startswith(PREFIX) else []
+        if close:
+            yield f"{name} is not known here: was {close[0]} meant?"
