@@ -26,7 +26,7 @@ from services.attention.metrics import (
 )
 from services.attention.publisher import Publisher
 from services.attention.roster import Chunk, NamedBlock, Roster
-from services.attention.sampler import sample
+from services.attention.sampler import Choice, sample
 from services.runtime.errors import MoonshardError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -153,14 +153,19 @@ class Engine:
         sampling = [chunk for chunk in plan if chunk.is_last]
         logits = await self._forward.run(self._step, plan)
         generations = [chunk.generation for chunk in sampling]
-        sampled = sample(logits, [g.sampling for g in generations], generations)
+        sampled = sample(
+            logits,
+            [generation.sampling for generation in generations],
+            [len(generation.token_ids) for generation in generations],
+            [generation.history for generation in generations],
+        )
         for chunk in plan:
             self._publisher.publish(chunk.generation, self._roster.advance(chunk))
-        for generation, token in zip(generations, sampled, strict=True):
-            if isinstance(token, MoonshardError):
-                self._fail([generation], token)
+        for generation, choice in zip(generations, sampled, strict=True):
+            if isinstance(choice, MoonshardError):
+                self._fail([generation], choice)
             else:
-                self._emit(generation, token)
+                self._emit(generation, choice)
         num_prompt = sum(chunk.num_tokens for chunk in plan) - len(sampling)
         STEP_TOKENS.labels("prompt").observe(num_prompt)
         STEP_TOKENS.labels("decode").observe(len(sampling))
@@ -168,15 +173,15 @@ class Engine:
         TOKENS.labels("generated").inc(len(sampling))
         STEP_SECONDS.labels(self._role).observe(time.perf_counter() - started)
 
-    def _emit(self, generation: Generation, token: int) -> None:
-        finish_reason = generation.append(token)
+    def _emit(self, generation: Generation, choice: Choice) -> None:
+        finish_reason = generation.append(choice.token_id)
         if generation.hand_over:
             self._roster.leave(generation)
-            self._spawn(generation, self._hand_over(generation, token, finish_reason))
+            self._spawn(generation, self._hand_over(generation, choice, finish_reason))
             return
         if finish_reason is not None:
             self._remove(generation, finish_reason.name.lower())
-        generation.sink(Tokens((token,), finish_reason, generation.num_cached or 0))
+        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0))
 
     async def _fetch(self, generation: Generation) -> Callable[[], None]:
         """Looks in the store for what this replica's memory does not have, then lets the generation run."""
@@ -201,12 +206,12 @@ class Engine:
             CACHED_TOKENS.inc(num_cached)
 
     async def _hand_over(
-        self, generation: Generation, token: int, finish_reason: FinishReason | None
+        self, generation: Generation, choice: Choice, finish_reason: FinishReason | None
     ) -> Callable[[], None]:
         """Publishes what is left, then tells the caller where to go on."""
         published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
         event = HandedOver(
-            token_id=token,
+            choice=choice,
             finish_reason=finish_reason,
             num_cached=generation.num_cached or 0,
             block_names=published.block_names,

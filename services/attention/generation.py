@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from services.attention.sampler import SamplingParams
+from services.attention.sampler import Choice, History, SamplingParams
 from services.model.fingerprint import BlockNames
 from services.runtime.errors import MoonshardError
 
@@ -20,7 +20,7 @@ class FinishReason(Enum):
 class Tokens:
     """New tokens, and the finish if they are the last."""
 
-    token_ids: Sequence[int]
+    choices: Sequence[Choice]
     finish_reason: FinishReason | None
     num_cached: int
 
@@ -29,7 +29,7 @@ class Tokens:
 class HandedOver:
     """A prompt is computed and its latent KV published; another replica goes on."""
 
-    token_id: int
+    choice: Choice
     finish_reason: FinishReason | None
     num_cached: int
     block_names: Sequence[bytes]
@@ -58,8 +58,6 @@ class Generation:
     token_ids: list[int]
     num_prompt: int
     sampling: SamplingParams
-    stop_ids: frozenset[int]
-    min_new_tokens: int
     max_tokens: int  # length of token_ids at which it ends
     names: BlockNames
     sink: Callable[[Event], None]
@@ -71,6 +69,11 @@ class Generation:
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     num_shared: int = 0  # leading blocks found in this replica's own memory
+    history: History | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        needed = self.sampling.needs_history
+        self.history = History(self.token_ids, self.num_prompt) if needed else None
 
     @property
     def num_remaining(self) -> int:
@@ -84,7 +87,7 @@ class Generation:
     def append(self, token_id: int) -> FinishReason | None:
         """Adds a sampled token and says whether it is the last."""
         self.token_ids.append(token_id)
-        if token_id in self.stop_ids and self.num_new > self.min_new_tokens:
+        if token_id in self.sampling.stop_token_ids and self.num_new > self.sampling.min_new_tokens:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_tokens:
             return FinishReason.LENGTH

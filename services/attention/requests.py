@@ -1,6 +1,5 @@
 """From the wire to a generation: every field checked, none ignored."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,7 +41,6 @@ def generation_from_proto(
     prompt, sampling = request.prompt, request.sampling
     token_ids = list(prompt.token_ids)
     _check_prompt(prompt, token_ids, limits)
-    _check_sampling(sampling, limits)
     num_new = len(token_ids) - prompt.num_prompt_tokens
     if num_new >= sampling.max_new_tokens:
         raise InvalidRequest(
@@ -57,13 +55,7 @@ def generation_from_proto(
         request_id=request_id,
         token_ids=token_ids,
         num_prompt=prompt.num_prompt_tokens,
-        sampling=SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-        ),
-        stop_ids=frozenset(sampling.stop_token_ids),
-        min_new_tokens=sampling.min_new_tokens,
+        sampling=_sampling(sampling, limits),
         max_tokens=min(prompt.num_prompt_tokens + sampling.max_new_tokens, limits.context_tokens),
         names=BlockNames(limits.names_root, limits.block_tokens, prompt.cache_salt, media),
         sink=sink,
@@ -94,14 +86,24 @@ def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> No
         raise InvalidRequest("media in the prompt are not served yet", field="prompt.media")
 
 
-def _check_sampling(sampling: pb.Sampling, limits: Limits) -> None:
-    checks = {
-        "temperature": math.isfinite(sampling.temperature) and sampling.temperature >= 0,
-        "top_p": 0 < sampling.top_p <= 1,
-        "max_new_tokens": sampling.max_new_tokens > 0,
-        "stop_token_ids": len(sampling.stop_token_ids) <= MAX_STOP_TOKENS
-        and all(token < limits.vocab_size for token in sampling.stop_token_ids),
-    }
-    for name, good in checks.items():
-        if not good:
-            raise InvalidRequest(f"sampling.{name} is {getattr(sampling, name)}", field=f"sampling.{name}")
+def _sampling(sampling: pb.Sampling, limits: Limits) -> SamplingParams:
+    if sampling.max_new_tokens == 0:
+        raise InvalidRequest("max_new_tokens is 0", field="max_new_tokens")
+    if len(sampling.stop_token_ids) > MAX_STOP_TOKENS:
+        raise InvalidRequest(f"more than {MAX_STOP_TOKENS} stop tokens", field="stop_token_ids")
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0,
+        logit_bias=dict(sampling.logit_bias),
+        min_new_tokens=sampling.min_new_tokens,
+        stop_token_ids=tuple(sampling.stop_token_ids),
+        seed=sampling.seed,
+        num_top_logprobs=sampling.num_top_logprobs if sampling.HasField("num_top_logprobs") else None,
+    )
+    params.check(limits.vocab_size)
+    return params

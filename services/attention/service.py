@@ -10,6 +10,7 @@ from protos import attention_pb2_grpc
 from services.attention.engine import Engine
 from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Tokens
 from services.attention.requests import Limits, generation_from_proto
+from services.attention.sampler import Choice
 from services.runtime.errors import Unavailable
 
 Context = grpc.aio.ServicerContext
@@ -32,9 +33,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             event = await events.get()
         assert isinstance(event, HandedOver)
         return pb.PrefillResponse(
-            token_id=event.token_id,
+            token_id=event.choice.token_id,
             finish_reason=FINISH[event.finish_reason],
             num_cached_tokens=event.num_cached,
+            logprobs=_logprobs(event.choice),
             manifest=pb.KvManifest(
                 fingerprint=self._limits.names_root,
                 block_hashes=event.block_names,
@@ -49,9 +51,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                 event = await events.get()
                 assert isinstance(event, Tokens)
                 yield pb.DecodeResponse(
-                    token_ids=event.token_ids,
+                    token_ids=[choice.token_id for choice in event.choices],
                     finish_reason=FINISH[event.finish_reason],
                     num_cached_tokens=event.num_cached,
+                    logprobs=[logprobs for choice in event.choices if (logprobs := _logprobs(choice))],
                 )
                 if event.finish_reason is not None:
                     return
@@ -85,6 +88,16 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             request, self._limits, request_id=request_id_of(context), hand_over=hand_over, sink=events.sink
         )
         return events
+
+
+def _logprobs(choice: Choice) -> pb.TokenLogprobs | None:
+    if choice.logprob is None:
+        return None
+    return pb.TokenLogprobs(
+        logprob=choice.logprob,
+        top_token_ids=[token_id for token_id, _ in choice.top_logprobs],
+        top_logprobs=[logprob for _, logprob in choice.top_logprobs],
+    )
 
 
 class _Events:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import Addresses, ServiceSettings, StoreUrls, check_address
 
 
 class AttentionSettings(ServiceSettings):
@@ -15,11 +15,11 @@ class AttentionSettings(ServiceSettings):
     role: Literal["prefill", "decode"]
     shard: NonNegativeInt = 0  # 0 is the engine
     num_shards: PositiveInt = 1
-    next_shards: str = ""  # addresses of shards 1, 2, ... of this replica, by commas; for the engine only
+    next_shards: Addresses = ()  # of shards 1, 2, ... of this replica; for the engine only
     experts: str = ""  # expert shards by commas, replicas of one by |; empty: experts in this process
     expert_transport: Literal["grpc", "unix"] = "grpc"
     expert_deadline_s: PositiveFloat = 60.0  # a step's wait for experts before its requests fail
-    store: str = ""  # Redis URLs by commas; empty: nothing is published or fetched
+    store: StoreUrls = ()  # empty: nothing is published or fetched
     store_timeout_s: PositiveFloat = 2.0
     kv_ttl_s: PositiveFloat = 600.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of activations and latent KV
@@ -39,16 +39,21 @@ class AttentionSettings(ServiceSettings):
         if self.shard >= self.num_shards:
             raise ValueError(f"MOONSHARD_SHARD={self.shard} is outside 0..{self.num_shards - 1}")
         expected = self.num_shards - 1 if self.shard == 0 else 0
-        if len(self.next_shard_addresses) != expected:
+        if len(self.next_shards) != expected:
             raise ValueError(
-                f"MOONSHARD_NEXT_SHARDS names {len(self.next_shard_addresses)} shards, "
+                f"MOONSHARD_NEXT_SHARDS names {len(self.next_shards)} shards, "
                 f"shard {self.shard} of {self.num_shards} needs {expected}"
             )
         return self
 
-    @property
-    def next_shard_addresses(self) -> list[str]:
-        return [address.strip() for address in self.next_shards.split(",") if address.strip()]
+    @model_validator(mode="after")
+    def _experts_are_addresses(self) -> Self:
+        for address in (address for replicas in self.expert_addresses for address in replicas):
+            try:
+                check_address(address)
+            except ValueError as error:
+                raise ValueError(f"MOONSHARD_EXPERTS: {error}") from None
+        return self
 
     @property
     def expert_addresses(self) -> list[list[str]]:
@@ -58,7 +63,3 @@ class AttentionSettings(ServiceSettings):
             for shard in self.experts.split(",")
             if shard.strip()
         ]
-
-    @property
-    def store_urls(self) -> list[str]:
-        return [url.strip() for url in self.store.split(",") if url.strip()]
