@@ -1,0 +1,65 @@
+"""A whole cluster on this machine: the one way in which `moonshard up`, the tests and the benchmarks start one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.local.child import Child, Reporter
+from services.local.cluster_log import ClusterLog
+from services.local.environment import cluster_environment
+from services.local.processes import ProcessSpec
+from services.local.restart import RestartPolicy
+from services.local.run_folder import ProcessState, RunFolder
+from services.local.supervisor import Supervisor
+from services.local.topology import Topology, process_specs
+
+
+class LocalCluster:
+    """Sockets, log and processes of one cluster. Made, started and stopped on one event loop.
+
+    `stop` has to be called whatever happened before; after it nothing is left but the log.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        redis_program: str,
+        environ: Mapping[str, str],
+        log_path: Path,
+        reporter: Reporter,
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        self.topology = topology
+        self.log = ClusterLog(log_path)
+        self.folder = RunFolder()
+        self.specs: list[ProcessSpec] = process_specs(topology, self.folder, redis_program)
+        environment = cluster_environment(environ, topology.threads)
+        self.supervisor = Supervisor(self.specs, environment, self.log, reporter, policy)
+
+    @property
+    def children(self) -> Mapping[str, Child]:
+        return self.supervisor.children
+
+    def process_states(self) -> list[ProcessState]:
+        return [
+            ProcessState(name, child.pid or 0, child.state.value, child.spec.address)
+            for name, child in self.children.items()
+        ]
+
+    async def start(self, timeout_s: float) -> None:
+        """Returns when every process serves; ProcessFailed when that will not happen."""
+        await self.supervisor.start(timeout_s)
+
+    async def stop(self) -> None:
+        """Stops the processes in order and removes their sockets."""
+        try:
+            await self.supervisor.stop()
+        finally:
+            self.folder.close()
+            self.log.close()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

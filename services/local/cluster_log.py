@@ -1,0 +1,119 @@
+"""The one log of a cluster: what every process writes, as JSON lines that say who wrote them."""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Self
+
+MAX_LINE_BYTES = 64 * 1024
+MAX_FILE_BYTES = 64 * 1024 * 1024
+NUM_LAST_LINES = 20
+
+# What a process prints without our logger: a traceback of the interpreter, a message of a C++ library, Redis.
+OUTPUT = "OUTPUT"
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One line of one process. `fields` are those beyond time, level and message."""
+
+    process: str
+    time: str
+    level: str
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        extra = "".join(f"  {name}={value}" for name, value in self.fields.items() if value not in (None, ""))
+        return self.message + extra
+
+    def to_json(self) -> str:
+        named = {"ts": self.time, "level": self.level, "process": self.process, "msg": self.message}
+        return json.dumps({**named, **self.fields}, ensure_ascii=False, default=str)
+
+
+def parse_line(process: str, line: bytes, now: str) -> LogRecord:
+    """Reads one line of `process`; whatever is not an object of our logger becomes a record of level OUTPUT."""
+    text = line.decode(errors="replace").rstrip()
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or "msg" not in fields:
+        return LogRecord(process, now, OUTPUT, text)
+    time, level, message = (
+        str(fields.pop(name, default)) for name, default in (("ts", now), ("level", ""), ("msg", ""))
+    )
+    fields.pop("process", None)
+    return LogRecord(process, time, level.upper(), message, fields)
+
+
+class ClusterLog:
+    """Appends the lines of all processes to one file and keeps the last ones of each for error messages.
+
+    The file of the run before is kept beside it with `.1` at the end, and so is the first part of a file that has grown
+    beyond `max_file_bytes`. `num_lost` lines could not be written. Owner: the supervisor, on its event loop.
+    """
+
+    def __init__(self, path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        self.path = path
+        self.num_lost = 0
+        self._max_file_bytes = max_file_bytes
+        self._last: defaultdict[str, deque[LogRecord]] = defaultdict(lambda: deque(maxlen=NUM_LAST_LINES))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._open_new()
+
+    def write(self, process: str, line: bytes) -> LogRecord:
+        """Takes one line as the process wrote it, without its end."""
+        record = parse_line(process, line, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self.add(record)
+        return record
+
+    def add(self, record: LogRecord) -> None:
+        self._last[record.process].append(record)
+        try:
+            self._file.write(record.to_json() + "\n")
+            if self._file.tell() > self._max_file_bytes:
+                self._file.close()
+                self._file = self._open_new()
+        except OSError:
+            # A full disk must not stop the reading: a process whose output nobody reads stands still.
+            self.num_lost += 1
+
+    def last(self, process: str) -> list[LogRecord]:
+        """The last lines of a process, oldest first."""
+        return list(self._last[process])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_new(self) -> IO[str]:
+        if self.path.exists():
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        # Line buffered: `tail -f` and a test that reads along see a line as soon as it was written.
+        return self.path.open("w", buffering=1, encoding="utf-8")
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines; one that never ends is cut at MAX_LINE_BYTES, so that memory is bounded."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their ends; empty `data` is the end of the stream."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES or (not data and rest):
+            lines.append(rest)
+            rest = b""
+        self._rest = rest
+        return [line[:MAX_LINE_BYTES] for line in lines if line.strip()]

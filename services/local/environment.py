@@ -1,0 +1,33 @@
+"""The environment that all processes of a cluster share."""
+
+from collections.abc import Mapping
+
+# Large messages come from the heap and stay there: asking the system for fresh zeroed pages for each one of them takes
+# several times as long as filling it (8 MB: 12.2 ms against 1.3 ms).
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+SHARED = {
+    **MALLOC,
+    # No service forks, and without this every gRPC call takes a lock for the case that one does.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    # Threads that wait in a spin take the core from the process that they are waiting for.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A process that crashes in native code says where, and no last words are left in a buffer.
+    "PYTHONFAULTHANDLER": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def cluster_environment(environ: Mapping[str, str], num_threads: int) -> dict[str, str]:
+    """What every process inherits: the caller's environment, and over it what makes these processes fast.
+
+    MOONSHARD_* variables of the caller are passed on: they reach every service that knows them, below what
+    `process_specs` sets.
+    """
+    threads = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return {**environ, **SHARED, **threads}

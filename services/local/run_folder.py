@@ -1,0 +1,152 @@
+"""Where a running cluster lives on disk: a private folder of sockets, and a state file by which others find it."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+# A socket's path with its final zero must fit into the 108 bytes of sockaddr_un.
+MAX_SOCKET_PATH_BYTES = 107
+LONGEST_NAME = "prefill-99-shard-99.sock"
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where the checkpoint, the logs and the state files of this user are kept, after the XDG convention."""
+    root = environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "moonshard"
+
+
+class RunFolder:
+    """A new folder for sockets that only this user may enter; `close` removes it with all it holds."""
+
+    def __init__(self, parent: Path | None = None) -> None:
+        """In `parent`, else in the folder for temporary files, or in /tmp where that one's path is too long."""
+        candidates = [parent] if parent is not None else [Path(tempfile.gettempdir()), Path("/tmp")]
+        fitting = [folder for folder in candidates if _fits(folder)]
+        if not fitting:
+            raise ValueError(f"{candidates[0]} is too long a path for Unix sockets ({MAX_SOCKET_PATH_BYTES} bytes)")
+        # mkdtemp makes it with mode 0700: whoever can open a socket could read every user's tokens.
+        self.path = Path(tempfile.mkdtemp(prefix="moonshard-", dir=fitting[0]))
+
+    def socket(self, process: str) -> Path:
+        """The path of the socket on which this process serves."""
+        path = self.path / f"{process}.sock"
+        assert len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES, path
+        return path
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / "moonshard-12345678" / LONGEST_NAME)) <= MAX_SOCKET_PATH_BYTES
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What `moonshard status` shows of one process; pid is 0 while it is being restarted."""
+
+    name: str
+    pid: int
+    state: str
+    address: str
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """What others may know of a running cluster."""
+
+    url: str
+    pid: int
+    model: str
+    log: str
+    run_folder: str
+    started_at: float
+    processes: list[ProcessState] = field(default_factory=list)
+
+    @staticmethod
+    def from_json(text: str) -> "ClusterState":
+        fields = json.loads(text)
+        return ClusterState(**{**fields, "processes": [ProcessState(**process) for process in fields["processes"]]})
+
+
+class StateFile:
+    """The state of a running cluster, in `folder` under its supervisor's pid. Exists and is locked while it runs.
+
+    The lock ends with the process that holds it, whatever ends that process: a file without one is left over from a
+    supervisor that was killed, and is removed with its run folder by the next cluster (`sweep`).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"cluster-{os.getpid()}.json"
+        self._lock = self.path.with_suffix(".lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def write(self, state: ClusterState) -> None:
+        # Replaced as a whole: a reader never sees half a file.
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(state), indent=2))
+        new.replace(self.path)
+
+    def close(self) -> None:
+        for path in (self.path, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def running_clusters(folder: Path) -> list[ClusterState]:
+    """The clusters of this user that are running now, the newest first."""
+    states = [_read(path) for path in folder.glob("cluster-*.json") if _is_locked(path)]
+    return sorted((state for state in states if state), key=lambda state: state.started_at, reverse=True)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Removes what killed supervisors left behind; returns the run folders that were removed."""
+    removed = []
+    for path in folder.glob("cluster-*.json"):
+        if _is_locked(path):
+            continue
+        state = _read(path)
+        if state is not None and Path(state.run_folder).name.startswith("moonshard-"):
+            shutil.rmtree(state.run_folder, ignore_errors=True)
+            removed.append(Path(state.run_folder))
+        path.unlink(missing_ok=True)
+        path.with_suffix(".lock").unlink(missing_ok=True)
+    return removed
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.with_suffix(".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _read(path: Path) -> ClusterState | None:
+    """None if the file is gone by now or was written by another version."""
+    try:
+        return ClusterState.from_json(path.read_text())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

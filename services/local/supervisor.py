@@ -1,0 +1,76 @@
+"""All processes of one cluster: started at once, watched, stopped in order."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from services.local.child import Child, ProcessFailed, Reporter
+from services.local.cluster_log import ClusterLog
+from services.local.processes import ProcessSpec
+from services.local.restart import RestartPolicy
+
+
+class Supervisor:
+    """Owns the processes from the first start to the last exit. All methods on one event loop.
+
+    Everything is started in parallel: a process that needs another one waits for it by itself, since it has to do so
+    after every later crash anyway.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        environ: Mapping[str, str],
+        log: ClusterLog,
+        reporter: Reporter,
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        assert len({spec.name for spec in specs}) == len(specs), "names of processes are unique"
+        self.children = {spec.name: Child(spec, environ, log, policy or RestartPolicy(), reporter) for spec in specs}
+        self._log = log
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failure: asyncio.Future[ProcessFailed] = asyncio.get_running_loop().create_future()
+        self._hurry = asyncio.Event()
+
+    async def start(self, timeout_s: float) -> None:
+        """Returns when all processes serve; ProcessFailed if one gives up, or does not serve within the time."""
+        self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children.values()]
+        waits = [asyncio.create_task(self._wait_all_ready()), asyncio.create_task(self._wait_failed())]
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._failure.done():
+            raise self._failure.result()
+        late = [child.spec.name for child in self.children.values() if not child.is_ready]
+        if late:
+            others = f"; nor do {', '.join(late[1:])}" if late[1:] else ""
+            reason = f"does not serve after {timeout_s:g} s{others}"
+            raise ProcessFailed(late[0], reason, self._log.last(late[0]))
+
+    async def failure(self) -> ProcessFailed:
+        """Waits until a process cannot be kept running any longer."""
+        return await asyncio.shield(self._failure)
+
+    def hurry(self) -> None:
+        """Ends every grace: what has not stopped by itself yet is killed."""
+        self._hurry.set()
+
+    async def stop(self) -> None:
+        """Stops stage by stage and returns when no process is left. May be called at any time, also twice."""
+        for stage in sorted({child.spec.stop_stage for child in self.children.values()}):
+            members = [child for child in self.children.values() if child.spec.stop_stage == stage]
+            await asyncio.gather(*(child.stop(self._hurry) for child in members))
+        await asyncio.gather(*self._tasks)
+
+    async def _wait_all_ready(self) -> None:
+        for child in self.children.values():
+            await child.wait_ready()
+
+    async def _wait_failed(self) -> None:
+        await self.failure()
+
+    async def _keep(self, child: Child) -> None:
+        try:
+            await child.run()
+        except ProcessFailed as failure:
+            if not self._failure.done():
+                self._failure.set_result(failure)

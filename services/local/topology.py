@@ -1,0 +1,194 @@
+"""From what a cluster should be to the processes that it consists of. Nothing is started here."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
+from services.local.run_folder import RunFolder
+
+# A generation in the middle of an answer may finish; then the gateway closes what is still open.
+DRAIN_S = 5.0
+GRACE_S = DRAIN_S + 5.0
+
+STORE_MAX_MEMORY = "1gb"
+
+Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "all"]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A cluster on one machine.
+
+    experts    number of expert shards; 0: every attention shard holds the experts of its layers itself
+    threads    for tensor arithmetic in each process that has any
+    settings   more MOONSHARD_* variables by role, without the prefix; "attention" is prefill and decode, "all" everyone
+    """
+
+    model: Path
+    model_name: str = "kimi-k2.6"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    experts: int = 2
+    expert_replicas: int = 1
+    prefills: int = 1
+    decodes: int = 1
+    attention_shards: int = 1
+    tokenizers: int = 1
+    stores: int = 1
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    threads: int = 1
+    settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def listen(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """How a client on this machine reaches the gateway."""
+        anywhere = {"0.0.0.0": f"127.0.0.1:{self.port}", "::": f"[::1]:{self.port}"}
+        return f"http://{anywhere.get(self.host, self.listen)}"
+
+
+def default_threads(num_cores: int, topology: Topology) -> int:
+    """Threads for each process with tensor arithmetic, so that all together are no more than the cores.
+
+    Threads beyond the cores make every parallel section wait for a thread that is not running.
+    """
+    replicas = topology.prefills + topology.decodes
+    num_processes = replicas * topology.attention_shards + topology.experts * topology.expert_replicas
+    return max(1, num_cores // num_processes)
+
+
+def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> list[ProcessSpec]:
+    """All processes of the cluster, with Unix sockets in `folder` between them."""
+    plan = _Plan(topology, folder)
+    specs = [_store(folder, name, redis_program) for name in plan.stores]
+    specs += [plan.tokenizer(name) for name in plan.tokenizers]
+    for shard, replicas in enumerate(plan.experts):
+        specs += [plan.expert(name, shard) for name in replicas]
+    for chain in plan.prefills:
+        specs += [plan.attention("prefill", chain, shard) for shard in range(len(chain))]
+    for chain in plan.decodes:
+        specs += [plan.attention("decode", chain, shard) for shard in range(len(chain))]
+    return [*specs, plan.gateway()]
+
+
+class _Plan:
+    """The names of all processes, and the settings that follow from them."""
+
+    def __init__(self, topology: Topology, folder: RunFolder) -> None:
+        t = topology
+        self._topology = topology
+        self._folder = folder
+        self.stores = [f"redis-{index}" for index in range(t.stores)]
+        self.tokenizers = [f"tokenizer-{index}" for index in range(t.tokenizers)]
+        self.experts = [
+            [f"expert-{shard}-{replica}" for replica in range(t.expert_replicas)] for shard in range(t.experts)
+        ]
+        self.prefills = [_chain("prefill", replica, t.attention_shards) for replica in range(t.prefills)]
+        self.decodes = [_chain("decode", replica, t.attention_shards) for replica in range(t.decodes)]
+
+    def tokenizer(self, name: str) -> ProcessSpec:
+        return self._service("services.tokenizer", name, ["tokenizer"], {"MODEL": str(self._topology.model)})
+
+    def expert(self, name: str, shard: int) -> ProcessSpec:
+        settings = {
+            "MODEL": str(self._topology.model),
+            "SHARD": str(shard),
+            "NUM_SHARDS": str(self._topology.experts),
+            "THREADS": str(self._topology.threads),
+        }
+        return self._service("services.expert", name, ["expert"], settings)
+
+    def attention(self, role: Literal["prefill", "decode"], chain: list[str], shard: int) -> ProcessSpec:
+        settings = {
+            "MODEL": str(self._topology.model),
+            "ROLE": role,
+            "SHARD": str(shard),
+            "NUM_SHARDS": str(len(chain)),
+            "NEXT_SHARDS": self._addresses(chain[1:]) if shard == 0 else "",
+            "EXPERTS": ",".join("|".join(map(self._address, replicas)) for replicas in self.experts),
+            "STORE": ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores),
+            "DTYPE": self._topology.dtype,
+            "THREADS": str(self._topology.threads),
+        }
+        stage = StopStage.ENGINE if shard == 0 else StopStage.HELPER
+        return self._service("services.attention", chain[shard], ["attention", role], settings, stage)
+
+    def gateway(self) -> ProcessSpec:
+        t = self._topology
+        env = {
+            "LISTEN": t.listen,
+            "TOKENIZERS": self._addresses(self.tokenizers),
+            "PREFILLS": self._addresses([chain[0] for chain in self.prefills]),
+            "DECODES": self._addresses([chain[0] for chain in self.decodes]),
+            "MODEL_NAME": t.model_name,
+        }
+        return ProcessSpec(
+            "gateway",
+            (sys.executable, "-P", "-m", "gateway"),
+            HttpReady(f"{t.url}/health"),
+            self._environment(["gateway"], env),
+            address=t.url,
+            stop_stage=StopStage.GATEWAY,
+            grace_s=GRACE_S,
+        )
+
+    def _service(
+        self,
+        module: str,
+        name: str,
+        roles: list[Role],
+        settings: dict[str, str],
+        stage: StopStage = StopStage.HELPER,
+    ) -> ProcessSpec:
+        address = self._address(name)
+        return ProcessSpec(
+            name,
+            # -P: a folder `services` where the user happens to stand is not ours.
+            (sys.executable, "-P", "-m", module),
+            GrpcReady(address),
+            self._environment(roles, {"LISTEN": address, "INSTANCE": name, **settings}),
+            address=address,
+            stop_stage=stage,
+            grace_s=GRACE_S,
+        )
+
+    def _environment(self, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
+        # What the caller asks for wins over what the topology says.
+        merged = {"DRAIN_S": str(DRAIN_S), **settings}
+        for role in ("all", *roles):
+            merged |= self._topology.settings.get(role, {})
+        return {f"MOONSHARD_{name}": value for name, value in merged.items()}
+
+    def _address(self, name: str) -> str:
+        return f"unix:{self._folder.socket(name)}"
+
+    def _addresses(self, names: list[str]) -> str:
+        return ",".join(map(self._address, names))
+
+
+def _chain(role: str, replica: int, num_shards: int) -> list[str]:
+    """Names of the shards of one replica; the engine, shard 0, bears the name of the replica."""
+    return [f"{role}-{replica}" + (f"-shard-{shard}" if shard else "") for shard in range(num_shards)]
+
+
+def _store(folder: RunFolder, name: str, program: str) -> ProcessSpec:
+    """A Redis server that keeps nothing on disk and drops the oldest blocks when it is full."""
+    path = folder.socket(name)
+    options = {
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "save": "",
+        "appendonly": "no",
+        "maxmemory": STORE_MAX_MEMORY,
+        "maxmemory-policy": "allkeys-lru",
+        "dir": str(folder.path),
+    }
+    argv = (program, *(word for option, value in options.items() for word in (f"--{option}", value)))
+    return ProcessSpec(name, argv, RedisReady(str(path)), address=f"unix://{path}", stop_stage=StopStage.STORE)

@@ -1,0 +1,232 @@
+"""Processes are started together, started again after a crash, given up when that is hopeless, and stopped in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.local.child import ChildState, ProcessFailed
+from services.local.cluster_log import ClusterLog
+from services.local.processes import StopStage
+from services.local.restart import RestartPolicy
+from services.local.supervisor import Supervisor
+from tests.services.local.standins import IGNORE_SIGTERM, SERVE, STOP_CLEANLY, Notes, python
+
+ROOT = Path(__file__).resolve().parents[3]
+IMPATIENT = RestartPolicy(first_pause_s=0.01)
+
+
+@contextlib.asynccontextmanager
+async def supervised(specs, tmp_path, policy=IMPATIENT):
+    """A supervisor that has not been started yet; afterwards none of its processes may be alive."""
+    notes = Notes()
+    with ClusterLog(tmp_path / "cluster.log") as log:
+        supervisor = Supervisor(specs, dict(os.environ), log, notes, policy)
+        try:
+            yield supervisor, notes
+        finally:
+            await supervisor.stop()
+    assert [child.pid for child in supervisor.children.values()] == [None] * len(specs)
+
+
+async def until(condition, timeout_s=10.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_all_start_at_once_and_stop_in_order(tmp_path):
+    specs = [
+        python("store", STOP_CLEANLY + SERVE, tmp_path, stage=StopStage.STORE),
+        python("engine", STOP_CLEANLY + SERVE, tmp_path, stage=StopStage.ENGINE),
+        python("gateway", STOP_CLEANLY + SERVE, tmp_path, stage=StopStage.GATEWAY),
+    ]
+    async with supervised(specs, tmp_path) as (supervisor, notes):
+        await supervisor.start(timeout_s=20)
+        assert {child.state for child in supervisor.children.values()} == {ChildState.READY}
+        pids = [child.pid for child in supervisor.children.values()]
+        await supervisor.stop()
+    assert [event[1] for event in notes.events[:3]] == ["store", "engine", "gateway"]
+    assert [event for event in notes.events if event[0] == "stopped"] == [
+        ("stopped", "gateway", "with exit code 0"),
+        ("stopped", "engine", "with exit code 0"),
+        ("stopped", "store", "with exit code 0"),
+    ]
+    # Their last words were still read.
+    assert sorted(record.process for record in notes.records) == ["engine", "gateway", "store"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_killed_process_comes_back(tmp_path):
+    async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, notes):
+        await supervisor.start(timeout_s=20)
+        part = supervisor.children["part"]
+        first_pid = part.pid
+        part.signal(signal.SIGKILL)
+        await until(lambda: part.exit_codes and part.is_ready)
+        assert part.pid not in (None, first_pid)
+        assert part.exit_codes == [-signal.SIGKILL]
+    kinds = [event[0] for event in notes.events]
+    assert kinds == ["started", "ready", "crashed", "started", "ready", "stopped"]
+    assert ("crashed", "part", "by SIGKILL") in notes.events
+
+
+async def test_held_process_stays_down_until_released(tmp_path):
+    async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, _):
+        await supervisor.start(timeout_s=20)
+        part = supervisor.children["part"]
+        part.hold()
+        part.signal(signal.SIGKILL)
+        await until(lambda: part.state is ChildState.RESTARTING)
+        await asyncio.sleep(0.1)
+        assert part.pid is None
+        part.release()
+        await until(lambda: part.is_ready)
+
+
+async def test_crash_loop_ends_with_the_last_lines(tmp_path):
+    code = "import sys; sys.exit('the disk is on fire')"
+    async with supervised([python("part", code, tmp_path), python("other", SERVE, tmp_path)], tmp_path) as (
+        supervisor,
+        notes,
+    ):
+        with pytest.raises(ProcessFailed, match="part ended 3 times, the last time with exit code 1") as failed:
+            await supervisor.start(timeout_s=20)
+    assert "the disk is on fire" in str(failed.value.last_lines[-1])
+    assert sum(event[:2] == ("started", "part") for event in notes.events) == 3
+
+
+async def test_crash_loop_of_a_process_that_served(tmp_path):
+    policy = RestartPolicy(max_crashes=3, first_pause_s=0.01)
+    async with supervised([python("part", SERVE, tmp_path)], tmp_path, policy) as (supervisor, _):
+        await supervisor.start(timeout_s=20)
+        part = supervisor.children["part"]
+        for crash in range(3):
+            await until(lambda: part.is_ready)
+            part.signal(signal.SIGKILL)
+            await until(lambda crash=crash: len(part.exit_codes) > crash)
+        failure = await asyncio.wait_for(supervisor.failure(), 10)
+        assert str(failure) == "part ended 3 times, the last time by SIGKILL"
+
+
+async def test_refusal_is_not_repeated(tmp_path):
+    code = "import sys; print('layer 3 is missing', file=sys.stderr); sys.exit(2)"
+    async with supervised([python("part", code, tmp_path)], tmp_path) as (supervisor, notes):
+        with pytest.raises(ProcessFailed, match="part refused to start") as failed:
+            await supervisor.start(timeout_s=20)
+    assert [str(record) for record in failed.value.last_lines] == ["layer 3 is missing"]
+    assert notes.events == [("started", "part")]
+
+
+async def test_process_that_never_serves(tmp_path):
+    specs = [python("slow", "import time; print('loading', flush=True); time.sleep(60)", tmp_path)]
+    async with supervised(specs, tmp_path) as (supervisor, notes):
+        with pytest.raises(ProcessFailed, match=r"slow does not serve after 0\.5 s"):
+            await supervisor.start(timeout_s=0.5)
+    assert notes.events[-1] == ("stopped", "slow", "by SIGTERM")
+
+
+async def test_program_that_does_not_exist(tmp_path):
+    spec = python("part", SERVE, tmp_path)
+    missing = type(spec)("part", ("/no/such/program",), spec.ready)
+    async with supervised([missing], tmp_path) as (supervisor, _):
+        with pytest.raises(ProcessFailed) as failed:
+            await supervisor.start(timeout_s=20)
+    assert "cannot start /no/such/program" in str(failed.value.last_lines[-1])
+
+
+async def test_hanging_process_is_killed_after_its_grace(tmp_path):
+    async with supervised([python("part", IGNORE_SIGTERM + SERVE, tmp_path, grace_s=0.3)], tmp_path) as (
+        supervisor,
+        notes,
+    ):
+        await supervisor.start(timeout_s=20)
+        await supervisor.stop()
+        assert supervisor.children["part"].killed
+    assert notes.events[-1] == ("stopped", "part", "killed")
+
+
+async def test_hurry_ends_the_grace(tmp_path):
+    async with supervised([python("part", IGNORE_SIGTERM + SERVE, tmp_path, grace_s=60)], tmp_path) as (supervisor, _):
+        await supervisor.start(timeout_s=20)
+        began = time.monotonic()
+        stopping = asyncio.create_task(supervisor.stop())
+        await asyncio.sleep(0.1)
+        assert not stopping.done()
+        supervisor.hurry()
+        await stopping
+        assert time.monotonic() - began < 10
+
+
+async def test_stop_before_anything_has_started(tmp_path):
+    async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, _):
+        starting = asyncio.create_task(supervisor.start(timeout_s=20))
+        await asyncio.sleep(0)
+        await supervisor.stop()
+        starting.cancel()
+
+
+HAS_A_CHILD = """
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path(sys.argv[-1] + ".pid").write_text(str(child.pid))
+pathlib.Path(sys.argv[-1]).touch()
+child.wait()
+"""
+
+
+async def test_children_of_a_process_go_with_it(tmp_path):
+    async with supervised([python("part", HAS_A_CHILD, tmp_path)], tmp_path) as (supervisor, _):
+        await supervisor.start(timeout_s=20)
+        grandchild = int((tmp_path / "part.ready.pid").read_text())
+        assert not is_gone(grandchild)
+        began = time.monotonic()
+        await supervisor.stop()
+        # The child holds the pipe of the output open; nobody waits for that.
+        assert time.monotonic() - began < 5
+    await until(lambda: is_gone(grandchild))
+
+
+SUPERVISOR_THAT_IS_KILLED = """
+import asyncio, os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from services.local.cluster_log import ClusterLog
+from services.local.supervisor import Supervisor
+from tests.services.local.standins import IGNORE_SIGTERM, SERVE, Notes, python
+
+async def main():
+    folder = pathlib.Path(sys.argv[2])
+    specs = [python(name, IGNORE_SIGTERM + SERVE, folder) for name in ("one", "two")]
+    supervisor = Supervisor(specs, dict(os.environ), ClusterLog(folder / "cluster.log"), Notes())
+    await supervisor.start(20)
+    print(*(child.pid for child in supervisor.children.values()), flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_processes_die_with_a_supervisor_that_is_killed(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR_THAT_IS_KILLED, str(ROOT), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        assert len(pids) == 2
+        assert not any(is_gone(pid) for pid in pids)
+        supervisor.kill()
+    asyncio.run(until(lambda: all(is_gone(pid) for pid in pids)))
+
+
+def is_gone(pid: int) -> bool:
+    """True as well for a process that has ended and that nobody has waited for."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
