@@ -1,8 +1,9 @@
 """Random weights that behave like a trained model's: healthy activations, busy experts, varied output.
 
-Every linear keeps the size of what passes through it (standard deviation gain / sqrt(in)). One direction, `u`, a
-vector of signs, is added to every embedding and survives in the residual stream; the head reads it to make single
-tokens likely or rare, and the router is blind to it, so that experts are used evenly.
+Every linear keeps the size of what passes through it (standard deviation gain / sqrt(in)). One direction of the
+residual stream, `u`, lies in every 16th number; every embedding has it, and the head reads it to make single tokens
+likely or rare. The norms before the layers all but hide it: a constant that the layers saw would favour the same
+experts and the same tokens whatever the text.
 """
 
 import hashlib
@@ -18,7 +19,11 @@ from services.model.tensor_names import EMBEDDING, HEAD, TensorSpec
 
 PIECE_NUMBERS = 1 << 24  # most numbers in memory at once, 64 MiB in fp32
 LOGIT_SPREAD = 2.5  # standard deviation of the logits of ordinary tokens
-KEPT_DIRECTION = 0.4  # size of `u` in the normalised output of the last layer, measured
+KEPT_DIRECTION = 0.35  # size of `u` in the normalised output of the last layer, measured
+DIRECTION_STEP = 16
+HIDDEN = 2.0**-5  # how much of what lies in the direction is read and written by the layers
+WRITERS = ("o_proj.weight", "down_proj.weight", "down_proj.weight_scale")
+QUERY_GAIN = 4.0  # sharpens attention: an average over many tokens would say the same at every position
 ROUTER_SPREAD = 1.5  # standard deviation of router logits
 INT4_RMS = 4.78  # of -8..7, uniform but for one -8 in each group
 
@@ -35,8 +40,8 @@ class RandomWeights:
         self._width = dims.text.hidden_size
         # Deep models add more to the residual stream; the token's own share of it stays the same.
         self._out_gain = min(1.0, math.sqrt(4 / dims.text.num_hidden_layers))
-        signs = torch.randint(2, (self._width,), generator=self._generator("direction"))
-        self._direction = (2 * signs - 1).to(torch.float32)
+        self._direction = torch.zeros(self._width)
+        self._direction[::DIRECTION_STEP] = math.sqrt(DIRECTION_STEP)
 
     def pieces(self, spec: TensorSpec) -> Iterator[Tensor]:
         """The tensor as pieces of rows, so that no more than PIECE_NUMBERS are in memory."""
@@ -50,39 +55,52 @@ class RandomWeights:
         if name.endswith("weight_packed"):
             return _random_nibbles(shape, generator)
         if name.endswith("weight_scale"):
-            return self._scales(name, shape, generator)
+            return self._scales(name, shape, first, generator)
         noise = torch.randn(shape, generator=generator)
+        if name in (EMBEDDING, HEAD):
+            return self._edge(name, noise, first)
+        if len(shape) == 1:
+            return self._vector(name, noise)
+        rows = noise * (self._gain(name) / math.sqrt(math.prod(shape[1:])))
+        return self._away_from_direction(rows, first) if name.endswith(WRITERS) else rows
+
+    def _edge(self, name: str, noise: Tensor, first: int) -> Tensor:
         if name == EMBEDDING:
             return noise + self._direction
-        if name == HEAD:
-            bias = self._token_biases[first : first + shape[0], None] / (KEPT_DIRECTION * self._width)
-            return noise * (LOGIT_SPREAD / math.sqrt(self._width)) + bias * self._direction
-        if name.endswith("mlp.gate.weight"):
-            blind = noise - (noise @ self._direction)[:, None] * self._direction / self._width
-            return blind * (ROUTER_SPREAD / math.sqrt(self._width))
-        if len(shape) == 1:
-            return _vector(name, noise)
-        return noise * (self._gain(name) / math.sqrt(math.prod(shape[1:])))
+        bias = self._token_biases[first : first + noise.shape[0], None] / (KEPT_DIRECTION * self._width)
+        return noise * (LOGIT_SPREAD / math.sqrt(self._width)) + bias * self._direction
 
-    def _scales(self, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def _vector(self, name: str, noise: Tensor) -> Tensor:
+        if name.endswith("e_score_correction_bias"):
+            return 0.5 + 0.1 * noise
+        if name.endswith(".bias"):
+            return 0.1 * noise
+        weight = 1 + 0.1 * noise  # of a norm
+        if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight")):
+            weight[::DIRECTION_STEP] *= HIDDEN
+        return weight
+
+    def _scales(self, name: str, shape: tuple[int, ...], first: int, generator: torch.Generator) -> Tensor:
         inputs = shape[1] * GROUP_SIZE
         spread = torch.empty(shape).uniform_(0.7, 1.3, generator=generator)
-        return _five_bits(spread * (self._gain(name) / (INT4_RMS * math.sqrt(inputs))))
+        scales = spread * (self._gain(name) / (INT4_RMS * math.sqrt(inputs)))
+        return _five_bits(self._away_from_direction(scales, first) if name.endswith(WRITERS) else scales)
+
+    def _away_from_direction(self, rows: Tensor, first: int) -> Tensor:
+        """Rows of a matrix that writes to the residual stream, almost nothing where `u` lies."""
+        rows[-first % DIRECTION_STEP :: DIRECTION_STEP] *= HIDDEN
+        return rows
 
     def _gain(self, name: str) -> float:
-        if ".o_proj." in name:
-            return 2 * self._out_gain  # attention averages over tokens, which makes its values small
-        return self._out_gain if ".down_proj." in name else 1.0
+        if ".q_b_proj." in name:
+            return QUERY_GAIN
+        if name.endswith("mlp.gate.weight"):
+            return ROUTER_SPREAD
+        return self._out_gain if name.endswith(WRITERS) else 1.0
 
     def _generator(self, name: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self._seed}:{name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-
-
-def _vector(name: str, noise: Tensor) -> Tensor:
-    if name.endswith("e_score_correction_bias"):
-        return 0.5 + 0.1 * noise
-    return 0.1 * noise if name.endswith(".bias") else 1 + 0.1 * noise  # a norm's weight is near one
 
 
 def _random_nibbles(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
