@@ -1,0 +1,96 @@
+"""The routed experts of one shard, in every MoE layer: loaded once, then applied to whatever arrives.
+
+The expert process and an attention process with experts of its own both use this.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import kernels
+from kernels import ExpertWeights
+from services.model.checkpoint import Checkpoint
+from services.model.expert_wire import Work
+from services.model.text_weights import expert_tensors
+from services.runtime.errors import CheckpointError, WireError
+
+_NOWHERE: Final = -1  # the id is -1: another shard's business
+_ELSEWHERE: Final = -2  # an expert that this shard does not hold
+
+
+class ExpertShard:
+    """Packed experts by layer. Immutable but for `token_counts`, which belongs to whoever runs `forward`.
+
+    token_counts  [MoE layers, experts of this shard] i64, tokens applied so far
+    """
+
+    def __init__(
+        self, layers: Mapping[int, ExpertWeights], expert_ids: Sequence[int], num_experts: int, hidden_size: int
+    ) -> None:
+        assert all(weights.num_experts == len(expert_ids) for weights in layers.values())
+        self.expert_ids = tuple(expert_ids)
+        self.hidden_size = hidden_size
+        self.layer_ids = tuple(layers)
+        self.nbytes = sum(weights.nbytes for weights in layers.values())
+        self.token_counts = np.zeros((len(layers), len(expert_ids)), dtype=np.int64)
+        self._layers = {
+            layer: (weights, counts) for (layer, weights), counts in zip(layers.items(), self.token_counts, strict=True)
+        }
+        # One more entry than experts: index -1, "another shard", finds the last one.
+        self._local_index = np.full(num_experts + 1, _ELSEWHERE, dtype=np.int32)
+        self._local_index[list(expert_ids)] = np.arange(len(expert_ids))
+        self._local_index[-1] = _NOWHERE
+
+    def expert_bytes(self) -> int:
+        """Bytes of one packed expert."""
+        return self.nbytes // max(1, self.token_counts.size)
+
+    def forward(self, layer: int, work: Work) -> Tensor:
+        """The weighted sum of each token's experts that live here, [tokens, hidden] f32.
+
+        WireError when the layer has no experts, an expert is not here, or the hidden size is another.
+        """
+        if layer not in self._layers:
+            raise WireError(f"layer {layer} has no routed experts, expected one of {_span(self.layer_ids)}")
+        if work.hidden.shape[1] != self.hidden_size:
+            raise WireError(f"a token has {work.hidden.shape[1]} numbers, expected hidden size {self.hidden_size}")
+        weights, counts = self._layers[layer]
+        local = self._localise(work.topk_ids.numpy())
+        counts += np.bincount(local.ravel() + 1, minlength=len(counts) + 1)[1:]
+        return kernels.expert_mlp(work.hidden, torch.from_numpy(local), work.topk_weights, weights)
+
+    def _localise(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        num_experts = len(self._local_index) - 1
+        if ids.min() < -1 or ids.max() >= num_experts:
+            wrong = next(id_ for id_ in ids.ravel().tolist() if not -1 <= id_ < num_experts)
+            raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
+        local: NDArray[np.int32] = self._local_index[ids]
+        if local.min() == _ELSEWHERE:
+            wrong = int(ids[local == _ELSEWHERE][0])
+            raise WireError(f"expert {wrong} is not on this shard, which holds {_span(self.expert_ids)}")
+        return local
+
+
+def load_expert_shard(checkpoint: Checkpoint, expert_ids: Sequence[int]) -> ExpertShard:
+    """Reads these experts of every MoE layer, repacking one expert at a time, and no other tensor.
+
+    CheckpointError when the ids are not distinct experts of this model, or a tensor is not as it should be.
+    """
+    text = checkpoint.config.text
+    if not expert_ids or len(set(expert_ids)) < len(expert_ids):
+        raise CheckpointError(f"expected distinct experts, found {list(expert_ids)}")
+    if not set(expert_ids) <= set(range(text.n_routed_experts)):
+        raise CheckpointError(f"expected experts 0 to {text.n_routed_experts - 1}, found {_span(expert_ids)}")
+    layers = {
+        layer: kernels.pack_experts(expert_tensors(checkpoint, layer, expert) for expert in expert_ids)
+        for layer in text.moe_layers
+    }
+    return ExpertShard(layers, expert_ids, text.n_routed_experts, text.hidden_size)
+
+
+def _span(ids: Sequence[int]) -> str:
+    return f"{len(ids)} of {min(ids)} to {max(ids)}" if ids else "none"
