@@ -49,7 +49,9 @@ class Engine:
     arrives meanwhile is queued and done between steps, so nothing changes under a step.
     """
 
-    def __init__(self, role: str, forward: Forward, shards: Sequence[LayerShard], roster: Roster, step_tokens: int) -> None:
+    def __init__(
+        self, role: str, forward: Forward, shards: Sequence[LayerShard], roster: Roster, step_tokens: int
+    ) -> None:
         self._role = role
         self._forward = forward
         self._shards = shards
@@ -139,8 +141,8 @@ class Engine:
     def _between_steps(self) -> None:
         while self._commands:
             self._commands.popleft()()
-        # Every shard is asked: a loss is told once.
-        if any([shard.take_loss() for shard in self._shards]):
+        losses = [shard.take_loss() for shard in self._shards]
+        if any(losses):
             self._roster.pool.forget_all()
             computed = [*self._roster.running, *self._roster.fetching, *self._roster.leaving]
             self._fail(computed, Unavailable("a shard of this replica was lost"))

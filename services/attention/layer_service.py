@@ -61,13 +61,16 @@ class LayerServicer:
         _, self._num_blocks, self._block_tokens, _, _ = wire.HELLO.unpack(hello)
         self._working: set[asyncio.Task[None]] = set()
         self._engine = 0  # which stream is obeyed
+        self._answers: set[asyncio.Queue[bytes | None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """LayerService with identity serialisers: the frames are their own format."""
         methods = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
         return grpc.method_handlers_generic_handler("moonshard.v1.LayerService", methods)
 
-    async def run(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> AsyncIterator[bytes]:
+    async def run(
+        self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]"
+    ) -> AsyncIterator[bytes]:
         """One engine's stream: HELLO first, then frames, each answered once, in any order."""
         self._engine += 1
         engine = self._engine
@@ -80,16 +83,21 @@ class LayerServicer:
         await asyncio.gather(*self._working, return_exceptions=True)
         yield wire.frame(Kind.HELLO, 0)
         answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._answers.add(answers)
         reader = asyncio.create_task(self._read(requests, answers, engine))
         try:
             while (answer := await answers.get()) is not None:
                 yield answer
         finally:
             reader.cancel()
+            self._answers.discard(answers)
 
-    async def _read(
-        self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[bytes | None]", engine: int
-    ) -> None:
+    async def drain(self) -> None:
+        """Ends the stream, so that the engine gives its generations back to their callers."""
+        for answers in self._answers:
+            answers.put_nowait(None)
+
+    async def _read(self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[bytes | None]", engine: int) -> None:
         try:
             async for data in requests:
                 if engine != self._engine:

@@ -1,7 +1,7 @@
 """AttentionService: requests become generations, the engine's events become answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -11,6 +11,7 @@ from services.attention.engine import Engine
 from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Tokens
 from services.attention.requests import Limits, generation_from_proto
 from services.attention.sampler import Choice
+from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
 
 Context = grpc.aio.ServicerContext
@@ -80,12 +81,14 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         while self._engine.load.num_running or self._engine.load.num_waiting:
             await asyncio.sleep(IDLE_CHECK_S)
 
-    def _generation(self, request: pb.PrefillRequest | pb.DecodeRequest, context: Context, *, hand_over: bool) -> "_Events":
+    def _generation(
+        self, request: pb.PrefillRequest | pb.DecodeRequest, context: Context, *, hand_over: bool
+    ) -> "_Events":
         if self._draining:
             raise Unavailable("this replica is shutting down")
         events = _Events(self._engine)
         events.generation = generation_from_proto(
-            request, self._limits, request_id=request_id_of(context), hand_over=hand_over, sink=events.sink
+            request, self._limits, request_id=request_id(context), hand_over=hand_over, sink=events.sink
         )
         return events
 

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from services.attention.dispatch import parse_experts
 from services.runtime.settings import Addresses, ServiceSettings, StoreUrls, check_address
 
 
@@ -48,18 +49,14 @@ class AttentionSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _experts_are_addresses(self) -> Self:
-        for address in (address for replicas in self.expert_addresses for address in replicas):
-            try:
+        try:
+            for address in (address for replicas in self.expert_addresses for address in replicas):
                 check_address(address)
-            except ValueError as error:
-                raise ValueError(f"MOONSHARD_EXPERTS: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"MOONSHARD_EXPERTS: {error}") from None
         return self
 
     @property
     def expert_addresses(self) -> list[list[str]]:
-        """Per expert shard the addresses of its replicas."""
-        return [
-            [address.strip() for address in shard.split("|") if address.strip()]
-            for shard in self.experts.split(",")
-            if shard.strip()
-        ]
+        """Per expert shard the addresses of its replicas; empty: experts in this process."""
+        return parse_experts(self.experts)

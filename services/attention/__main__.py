@@ -1,0 +1,52 @@
+"""python -m services.attention: one attention shard of a prefill or decode replica."""
+
+import functools
+
+import grpc
+
+from protos import attention_pb2_grpc
+from services.attention.assembly import Assembly
+from services.attention.service import AttentionServicer
+from services.attention.settings import AttentionSettings
+from services.runtime.server import run, serve
+from services.runtime.settings import load
+
+NAME = "attention"
+
+
+async def serve_replica(settings: AttentionSettings) -> None:
+    """Shard 0: the engine and its service."""
+    replica = Assembly(settings).replica()
+    servicer = AttentionServicer(replica.engine, replica.limits, settings.role)
+
+    def add_services(server: grpc.aio.Server) -> None:
+        attention_pb2_grpc.add_AttentionServiceServicer_to_server(servicer, server)
+
+    ready = functools.partial(replica.open, settings.startup_s)
+    try:
+        await serve(settings, NAME, add_services, ready=ready, on_drain=servicer.drain)
+    finally:
+        await replica.close()
+
+
+async def serve_further_shard(settings: AttentionSettings) -> None:
+    """Shard 1, 2, ...: layers for the engine elsewhere."""
+    shard = Assembly(settings).further_shard()
+
+    def add_services(server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers((shard.servicer.handler(),))
+
+    try:
+        await serve(settings, NAME, add_services, ready=shard.open, on_drain=shard.servicer.drain)
+    finally:
+        await shard.close()
+
+
+def main() -> None:
+    settings = load(AttentionSettings)
+    body = serve_replica if settings.shard == 0 else serve_further_shard
+    run(settings, NAME, functools.partial(body, settings))
+
+
+if __name__ == "__main__":
+    main()

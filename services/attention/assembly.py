@@ -1,0 +1,203 @@
+"""Puts a process together from its settings: checkpoint, layers, experts, store, and the engine or the worker."""
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+
+import torch
+
+import kernels
+from services.attention import layer_wire
+from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts
+from services.attention.engine import Engine
+from services.attention.forward import Forward
+from services.attention.handoff import Handoff
+from services.attention.layer_service import LayerServicer, LayerWorker
+from services.attention.layer_shard import LayerShard, LocalLayers
+from services.attention.pool import BlockPool
+from services.attention.remote_layers import RemoteLayers
+from services.attention.requests import Limits
+from services.attention.roster import Roster
+from services.attention.settings import AttentionSettings
+from services.attention.weights import load_ends, load_layers
+from services.model.checkpoint import Checkpoint
+from services.model.expert_shard import load_expert_shard
+from services.model.fingerprint import layout_fingerprint
+from services.model.placement import expert_placement, layer_ranges
+from services.model.text_weights import check_complete
+from services.runtime.blobs import BlobStore
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Shard 0: the engine, and what its service needs to know."""
+
+    engine: Engine
+    limits: Limits
+    experts: Experts
+    further: list[RemoteLayers]
+    store: BlobStore | None
+
+    async def open(self, timeout_s: float) -> None:
+        """Starts the thread and connects it to its experts and further shards."""
+        self.engine.start()
+        await self.engine.run(self.experts.open())
+        for shard in self.further:
+            await self.engine.run(shard.open(timeout_s))
+
+    async def close(self) -> None:
+        for shard in self.further:
+            await self.engine.run(shard.close())
+        await self.engine.run(self.experts.close())
+        await asyncio.to_thread(self.engine.stop, 10.0)
+        if self.store is not None:
+            await self.store.close()
+
+
+@dataclass(frozen=True)
+class FurtherShard:
+    """Shard 1, 2, ...: layers that an engine elsewhere drives."""
+
+    servicer: LayerServicer
+    worker: LayerWorker
+    experts: Experts
+    store: BlobStore | None
+
+    async def open(self) -> None:
+        self.worker.start()
+        await self.worker.run(self.experts.open)
+
+    async def close(self) -> None:
+        await self.worker.run(self.experts.close)
+        await asyncio.to_thread(self.worker.stop)
+        if self.store is not None:
+            await self.store.close()
+
+
+class Assembly:
+    """Reads the checkpoint of one attention process; to be used once, on the service's event loop."""
+
+    def __init__(self, settings: AttentionSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._dtype = DTYPES[settings.dtype]
+        self._checkpoint = Checkpoint(settings.model)
+        check_complete(self._checkpoint)
+        self._config = self._checkpoint.config.text
+        self._digest = self._checkpoint.digest()
+        self._layers = layer_ranges(self._config.num_hidden_layers, settings.num_shards)[settings.shard]
+        self._store = self._open_store()
+
+    def replica(self) -> Replica:
+        """The engine of shard 0."""
+        settings, config = self._settings, self._config
+        experts = self._experts()
+        further = [
+            RemoteLayers(address, self._hello(), self._dtype, config.hidden_size, settings.expert_deadline_s)
+            for address in settings.next_shards
+        ]
+        shards: list[LayerShard] = [self._local_layers(experts), *further]
+        forward = Forward(
+            config,
+            load_ends(self._checkpoint),
+            shards,
+            dtype=self._dtype,
+            block_tokens=settings.block_tokens,
+            num_micro_batches=settings.micro_batches if settings.experts else 1,
+            micro_batch_tokens=settings.micro_batch_tokens,
+        )
+        roster = Roster(
+            BlockPool(settings.num_blocks), settings.block_tokens, settings.max_running, settings.max_waiting
+        )
+        limits = Limits(
+            names_root=self._fingerprint(range(config.num_hidden_layers)),
+            vocab_size=config.vocab_size,
+            block_tokens=settings.block_tokens,
+            num_blocks=settings.num_blocks,
+            max_positions=config.max_position_embeddings,
+            max_waiting=settings.max_waiting,
+        )
+        self._report()
+        engine = Engine(settings.role, forward, shards, roster, settings.step_tokens)
+        return Replica(engine, limits, experts, further, self._store)
+
+    def further_shard(self) -> FurtherShard:
+        """The layers of another shard."""
+        experts = self._experts()
+        worker = LayerWorker()
+        layers = self._local_layers(experts)
+        self._report()
+        servicer = LayerServicer(layers, worker, self._hello(), self._dtype, self._config.hidden_size)
+        return FurtherShard(servicer, worker, experts, self._store)
+
+    def _local_layers(self, experts: Experts) -> LocalLayers:
+        settings, config = self._settings, self._config
+        shape = settings.num_blocks, len(self._layers), settings.block_tokens, config.latent_dim
+        handoff = Handoff(self._store, self._fingerprint(self._layers)) if self._store is not None else None
+        return LocalLayers(
+            config,
+            load_layers(self._checkpoint, self._layers),
+            # Zeroed memory is not touched before it is used, so an idle pool costs nothing.
+            torch.zeros(shape, dtype=self._dtype),
+            experts,
+            settings.latent_norm_eps,
+            handoff,
+            asyncio.get_running_loop(),
+        )
+
+    def _experts(self) -> Experts:
+        num_experts = self._config.n_routed_experts
+        addresses = self._settings.expert_addresses
+        if not addresses:
+            return LocalExperts(load_expert_shard(self._checkpoint, range(num_experts)))
+        return RemoteExperts(
+            addresses,
+            expert_placement(num_experts, len(addresses)),
+            checkpoint_digest=self._digest,
+            epoch=secrets.randbits(63),
+            transport=self._settings.expert_transport,
+            limits=DispatchLimits(
+                deadline_s=self._settings.expert_deadline_s,
+                open_s=self._settings.startup_s,
+            ),
+        )
+
+    def _open_store(self) -> BlobStore | None:
+        settings = self._settings
+        if not settings.store:
+            return None
+        return BlobStore(settings.store, ttl_s=settings.kv_ttl_s, timeout_s=settings.store_timeout_s, namespace="kv")
+
+    def _fingerprint(self, layers: range) -> bytes:
+        return layout_fingerprint(
+            checkpoint_digest=self._digest,
+            layers=layers,
+            dtype=self._settings.dtype,
+            block_tokens=self._settings.block_tokens,
+            latent_dim=self._config.latent_dim,
+            latent_norm_eps=self._settings.latent_norm_eps,
+        )
+
+    def _hello(self) -> bytes:
+        # The whole model's fingerprint: engine and shard must agree on everything but the range of layers.
+        root = self._fingerprint(range(self._config.num_hidden_layers))
+        settings = self._settings
+        return layer_wire.HELLO.pack(
+            secrets.randbits(63), settings.num_blocks, settings.block_tokens, self._dtype.itemsize, root
+        )
+
+    def _report(self) -> None:
+        log.info(
+            "weights are loaded",
+            extra={
+                "bytes_read": self._checkpoint.bytes_read,
+                "layers": f"{self._layers.start}..{self._layers.stop - 1}",
+                "experts": "remote" if self._settings.experts else "local",
+                "kernels": kernels.describe(),
+            },
+        )

@@ -1,0 +1,209 @@
+"""The tensors of one step, made from its plan; cut into micro-batches; sent to the replica's further shards."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.runtime.errors import WireError
+
+# Magic, then the numbers of: tokens, decode rows, columns of block_tables, segments, logit rows, rows, segment blocks.
+HEADER = struct.Struct("<4s7I")
+MAGIC = b"MSB1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one generation contributes to a step: its next tokens and where their latent KV goes."""
+
+    token_ids: Sequence[int]
+    start: int  # position of the first of them
+    block_ids: Sequence[int]  # the generation's blocks in order; enough for its last new token
+    wants_logits: bool  # of its last token
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A prefill chunk: several new tokens of one generation."""
+
+    tokens: slice  # its place in the flat tensors
+    block_table: Tensor  # [blocks of the context] i32
+    context_len: int  # tokens in the context, the chunk included
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step in flat tensors: first the rows of one token each (decode), then the segments (prefill chunks).
+
+    token_ids, positions  [tokens] i64
+    slots                 [tokens] i64, block * block_tokens + offset
+    block_tables          [num_decode, max_blocks] i32, zeros past the context
+    context_lens          [num_decode] i32, the row's own token included
+    logit_rows            [rows that want logits] i64, flat index of their last token, in the caller's order
+    row_starts            flat index of each row's first token, in the caller's order
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    block_tables: Tensor
+    context_lens: Tensor
+    segments: tuple[Segment, ...]
+    logit_rows: Tensor
+    row_starts: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_decode(self) -> int:
+        """Tokens [0, num_decode) are the decode rows."""
+        return len(self.context_lens)
+
+    def to_bytes(self) -> bytes:
+        """A header of counts, then the arrays as they are, little endian."""
+        lengths = [[s.tokens.stop - s.tokens.start, s.context_len, len(s.block_table)] for s in self.segments]
+        counts = (
+            self.num_tokens,
+            *self.block_tables.shape,
+            len(self.segments),
+            len(self.logit_rows),
+            len(self.row_starts),
+            sum(num_blocks for _, _, num_blocks in lengths),
+        )
+        wide = (self.token_ids, self.positions, self.slots, self.logit_rows, self.row_starts)
+        narrow = (self.block_tables, self.context_lens, torch.tensor(lengths, dtype=torch.int32).reshape(-1, 3))
+        arrays = (*wide, *narrow, *(s.block_table for s in self.segments))
+        return HEADER.pack(MAGIC, *counts) + b"".join(array.numpy().tobytes() for array in arrays)
+
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview) -> "Batch":
+        """The batch that `to_bytes` wrote, in memory of its own. WireError if the bytes have another form."""
+        if len(data) < HEADER.size:
+            raise WireError(f"a batch has a header of {HEADER.size} bytes, the message has {len(data)}")
+        magic, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
+        wide = [tokens, tokens, tokens, logits, rows]
+        narrow = [decode * columns, decode, segments * 3, blocks]
+        expected = HEADER.size + 8 * sum(wide) + 4 * sum(narrow)
+        if magic != MAGIC or len(data) != expected:
+            raise WireError(f"a batch of {tokens} tokens has {expected} bytes, the message has {len(data)}")
+        content = np.frombuffer(data, dtype=np.uint8, offset=HEADER.size).copy()
+        longs, ints = content[: 8 * sum(wide)].view(np.int64), content[8 * sum(wide) :].view(np.int32)
+        token_ids, positions, slots, logit_rows, row_starts = _cut(longs, wide)
+        block_tables, context_lens, shapes, segment_blocks = _cut(ints, narrow)
+        return Batch(
+            token_ids,
+            positions,
+            slots,
+            block_tables.view(decode, columns),
+            context_lens,
+            _segments(decode, tokens, shapes.view(-1, 3).tolist(), segment_blocks),
+            logit_rows,
+            row_starts,
+        )
+
+
+def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
+    """The batch of a plan. Rows may have any order and length; a prompt's last chunk of one token counts as decode."""
+    assert all(row.token_ids for row in rows), "a row without tokens"
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > 1)
+    ordered = [rows[index] for index in order]
+    decodes = [row for row in ordered if len(row.token_ids) == 1]
+    chunks = ordered[len(decodes) :]
+    ends = np.cumsum([len(row.token_ids) for row in ordered], dtype=np.int64)
+    row_ends = np.empty_like(ends)
+    row_ends[order] = ends
+    wants = [index for index, row in enumerate(rows) if row.wants_logits]
+    tables, positions, slots = _decode_places(decodes, block_tokens)
+    segments, places = [], [(positions, slots)]
+    for row, end in zip(chunks, ends[len(decodes) :].tolist(), strict=True):
+        count, context_len = len(row.token_ids), row.start + len(row.token_ids)
+        table = np.array(row.block_ids[: -(-context_len // block_tokens)], dtype=np.int32)
+        positions = np.arange(row.start, context_len)
+        places.append((positions, _slots(table[positions // block_tokens], positions, block_tokens)))
+        segments.append(Segment(slice(end - count, end), torch.from_numpy(table), context_len))
+    return Batch(
+        token_ids=torch.tensor([token for row in ordered for token in row.token_ids], dtype=torch.int64),
+        positions=torch.from_numpy(np.concatenate([positions for positions, _ in places])),
+        slots=torch.from_numpy(np.concatenate([slots for _, slots in places])),
+        block_tables=torch.from_numpy(tables),
+        context_lens=torch.tensor([row.start + 1 for row in decodes], dtype=torch.int32),
+        segments=tuple(segments),
+        logit_rows=torch.from_numpy(row_ends[wants] - 1),
+        row_starts=torch.from_numpy(row_ends - np.array([len(row.token_ids) for row in rows], dtype=np.int64)),
+    )
+
+
+def split(batch: Batch, num_parts: int = 2) -> list[Batch]:
+    """Cuts a step between rows into parts of near-equal tokens, fewer if there are fewer rows.
+
+    The parts follow one another in the flat tensors, so their concatenated results are those of the whole batch and
+    `logit_rows` of the whole batch holds for them. A chunk is never cut: its second half attends to the first.
+    """
+    ends = [*range(1, batch.num_decode + 1), *(segment.tokens.stop for segment in batch.segments)]
+    if not ends:
+        return [batch]
+    ideal = [batch.num_tokens * part / num_parts for part in range(1, num_parts)]
+    cuts = {0, batch.num_tokens} | {min(ends, key=lambda end: abs(end - cut)) for cut in ideal}
+    return [batch] if len(cuts) == 2 else [_part(batch, *cut) for cut in pairwise(sorted(cuts))]
+
+
+def _part(batch: Batch, first: int, last: int) -> Batch:
+    """The rows whose tokens are [first, last) of the flat tensors."""
+    tokens, decode = slice(first, last), slice(min(first, batch.num_decode), min(last, batch.num_decode))
+    return Batch(
+        batch.token_ids[tokens],
+        batch.positions[tokens],
+        batch.slots[tokens],
+        batch.block_tables[decode],
+        batch.context_lens[decode],
+        tuple(
+            Segment(slice(s.tokens.start - first, s.tokens.stop - first), s.block_table, s.context_len)
+            for s in batch.segments
+            if first <= s.tokens.start < last
+        ),
+        _within(batch.logit_rows, first, last),
+        _within(batch.row_starts, first, last),
+    )
+
+
+def _within(indexes: Tensor, first: int, last: int) -> Tensor:
+    return indexes[(indexes >= first) & (indexes < last)] - first
+
+
+def _decode_places(
+    rows: Sequence[Row], block_tokens: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Block tables, positions and slots of the rows that have one token."""
+    positions = np.array([row.start for row in rows], dtype=np.int64)
+    columns = positions // block_tokens
+    tables = np.zeros((len(rows), columns.max(initial=-1) + 1), dtype=np.int32)
+    for index, (row, column) in enumerate(zip(rows, columns.tolist(), strict=True)):
+        tables[index, : column + 1] = row.block_ids[: column + 1]
+    blocks = tables[np.arange(len(rows)), columns]
+    return tables, positions, _slots(blocks, positions, block_tokens)
+
+
+def _slots(blocks: NDArray[np.int32], positions: NDArray[np.int64], block_tokens: int) -> NDArray[np.int64]:
+    return blocks.astype(np.int64) * block_tokens + positions % block_tokens
+
+
+def _cut(array: NDArray[np.int64] | NDArray[np.int32], lengths: Sequence[int]) -> list[Tensor]:
+    return [torch.from_numpy(part) for part in np.split(array, np.cumsum(lengths)[:-1])]
+
+
+def _segments(first: int, last: int, shapes: list[list[int]], blocks: Tensor) -> tuple[Segment, ...]:
+    """Segments from (tokens, context_len, blocks) each, which must fill the tokens [first, last)."""
+    if sum(count for count, _, _ in shapes) != last - first or sum(num for _, _, num in shapes) != len(blocks):
+        raise WireError(f"segments {shapes} do not fill {last - first} tokens and {len(blocks)} blocks")
+    segments, start, block = [], first, 0
+    for count, context_len, num_blocks in shapes:
+        segments.append(Segment(slice(start, start + count), blocks[block : block + num_blocks], context_len))
+        start, block = start + count, block + num_blocks
+    return tuple(segments)

@@ -1,0 +1,192 @@
+"""The experts as the attention layers see them: dispatch a batch's tokens, await one weighted sum.
+
+Two implementations: in this process, or on expert shards elsewhere over persistent streams (dispatch_carrier.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from torch import Tensor
+
+from services.attention.dispatch_calls import Call, Dispatched, ShardCalls
+from services.attention.dispatch_replica import ReplicaConnection, ShardIdentity, Transport
+from services.attention.dispatch_split import Splitter
+from services.model.expert_shard import ExpertShard
+from services.model.expert_wire import CallName, Work, encode_request
+from services.runtime.errors import ExpertsUnavailable
+
+CHECK_S: Final = 0.05
+POLL_OPEN_S: Final = 0.01
+
+
+class Experts(Protocol):
+    """The routed experts of every MoE layer. Used on the engine's loop only."""
+
+    async def open(self) -> None:
+        """Connects to at least one replica of every shard; before that nothing may be dispatched."""
+
+    async def close(self) -> None:
+        """Ends all connections; what is in flight fails."""
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        """Sends a micro-batch's tokens to their experts at once; await the sum [tokens, hidden] f32, once.
+
+        hidden        [tokens, hidden] f32 or bf16; not to be changed before the sum is there
+        topk_ids      [tokens, top_k] i32, global expert ids
+        topk_weights  [tokens, top_k] f32
+        """
+
+
+class LocalExperts:
+    """All experts in this process: computed at once, on the caller's thread."""
+
+    def __init__(self, shard: ExpertShard) -> None:
+        self._shard = shard
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        if len(hidden) == 0:
+            return _Ready(hidden.float())
+        work = Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())
+        return _Ready(self._shard.forward(layer, work).to(hidden.device))
+
+
+@dataclass(frozen=True)
+class DispatchLimits:
+    """How long a call may take.
+
+    deadline_s  from dispatch to ExpertsUnavailable
+    repeat_s    after that the frame goes to a further replica too, if the shard has one
+    open_s      from `open` to ExpertsUnavailable
+    """
+
+    deadline_s: float = 30.0
+    repeat_s: float = 10.0
+    open_s: float = 600.0
+
+
+class RemoteExperts:
+    """Experts on shards elsewhere: per replica one stream, per dispatch one frame for each shard that has a part.
+
+    addresses  for each shard its replicas
+    placement  for each shard its expert ids
+    epoch      one life of this process, never used again
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Sequence[str]],
+        placement: Sequence[Sequence[int]],
+        *,
+        checkpoint_digest: bytes,
+        epoch: int,
+        transport: Transport = "grpc",
+        limits: DispatchLimits | None = None,
+    ) -> None:
+        if len(addresses) != len(placement):
+            raise ValueError(f"{len(addresses)} expert shards have addresses, expected {len(placement)}")
+        self._limits = limits or DispatchLimits()
+        self._splitter = Splitter(placement)
+        self._epoch = epoch
+        self._next_call_id = 1
+        self._replicas = [
+            [
+                ReplicaConnection(
+                    address, ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest), transport
+                )
+                for address in of_shard
+            ]
+            for shard, (of_shard, ids) in enumerate(zip(addresses, placement, strict=True))
+        ]
+        self._shards = [
+            ShardCalls(shard, replicas, self._limits.repeat_s) for shard, replicas in enumerate(self._replicas)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Returns when every shard has a live replica.
+
+        Raises CheckpointError when a replica is of another shard or checkpoint, ExpertsUnavailable after `open_s`.
+        """
+        for calls, replicas in zip(self._shards, self._replicas, strict=True):
+            for replica in replicas:
+                replica.on_up, replica.on_lost, replica.on_frame = calls.on_up, calls.on_lost, calls.on_frame
+                self._tasks.append(asyncio.get_running_loop().create_task(replica.run()))
+        deadline_s = time.monotonic() + self._limits.open_s
+        while missing := [of_shard for of_shard in self._replicas if not any(r.live for r in of_shard)]:
+            for replica in (r for of_shard in self._replicas for r in of_shard):
+                if replica.refusal is not None:
+                    raise replica.refusal
+            if time.monotonic() > deadline_s:
+                report = "; ".join(f"{r.address} {r.state}" for of_shard in missing for r in of_shard)
+                raise ExpertsUnavailable(f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}")
+            await asyncio.sleep(POLL_OPEN_S)
+
+    async def close(self) -> None:
+        """Ends the streams; what is in flight fails with ExpertsUnavailable."""
+        for calls in self._shards:
+            calls.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        num_tokens, hidden_size = hidden.shape
+        parts = self._splitter.split(Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())) if num_tokens else []
+        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device)
+        deadline_s = time.monotonic() + self._limits.deadline_s
+        for index, part in enumerate(parts):
+            name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
+            self._next_call_id += 1
+            frame = encode_request(name, part.work)
+            shape = len(part.work.hidden), hidden_size
+            self._shards[part.shard].start(Call(name, frame, shape, dispatched, index, deadline_s))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+        return dispatched
+
+    def _check(self) -> None:
+        now_s = time.monotonic()
+        for calls in self._shards:
+            calls.check(now_s)
+        self._timer = None
+        if any(len(calls) for calls in self._shards):
+            self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+
+
+class _Ready:
+    """An awaitable whose result is there already."""
+
+    def __init__(self, total: Tensor) -> None:
+        self._total = total
+
+    def __await__(self) -> Generator[Any, None, Tensor]:
+        return self._total
+        yield
+
+
+def parse_experts(text: str) -> list[list[str]]:
+    """MOONSHARD_EXPERTS: shards separated by ",", replicas of one shard by "|". ValueError for an empty address."""
+    shards = [[address.strip() for address in shard.split("|")] for shard in text.split(",")] if text.strip() else []
+    for number, addresses in enumerate(shards):
+        if not all(addresses):
+            raise ValueError(f"expert shard {number} of {len(shards)} has an empty address")
+    return shards

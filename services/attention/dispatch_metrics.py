@@ -1,0 +1,26 @@
+"""What the attention side counts about its experts."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+DISPATCH_SECONDS = Histogram(
+    "moonshard_dispatch_seconds",
+    "From handing one layer's tokens to the experts until the last partial sum is there, computation included.",
+    buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+
+REPEATED_CALLS = Counter(
+    "moonshard_dispatch_repeated_calls_total",
+    "Frames sent again, because the replica's stream broke (lost) or its answer took too long (late).",
+    ["reason"],
+)
+
+DROPPED_ANSWERS = Counter(
+    "moonshard_dispatch_dropped_answers_total",
+    "Answers nobody waited for any more: duplicates after a repeat, or later than the deadline.",
+)
+
+LIVE_REPLICAS = Gauge(
+    "moonshard_dispatch_live_replicas",
+    "Expert replicas with an open stream, by expert shard.",
+    ["shard"],
+)
