@@ -63,9 +63,9 @@ class LayerServicer:
         self._engine = 0  # which stream is obeyed
         self._answers: set[asyncio.Queue[bytes | None]] = set()
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> Any:
         """LayerService with identity serialisers: the frames are their own format."""
-        methods = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
+        methods: dict[str, Any] = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
         return grpc.method_handlers_generic_handler("moonshard.v1.LayerService", methods)
 
     async def run(

@@ -93,7 +93,7 @@ class Roster:
         return generation.num_cached
 
     def plan(self, step_tokens: int) -> list[Chunk]:
-        """The next step, after making room for it: if blocks are short the youngest generations are sent back to wait."""
+        """The next step; if blocks are short for it, the youngest generations are sent back to wait."""
         for generation in tuple(self.running):
             while generation in self.running and not self._grow(generation):
                 self._preempt(self.running[-1])
