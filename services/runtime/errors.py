@@ -13,8 +13,8 @@ import grpc.aio
 
 # One binary key, so that a field name may hold any character.
 ERROR_KEY = "moonshard-error-bin"
-# Trailing metadata above 8 KiB is refused by gRPC, and the client would see a transport error instead.
-MAX_MESSAGE_CHARS = 2000
+# Trailing metadata has a bound in gRPC; beyond it the client would see a transport error instead.
+MAX_MESSAGE_BYTES = 2000
 MAX_FIELD_CHARS = 200
 
 

@@ -1,0 +1,203 @@
+"""Channels to other processes: quick to notice a lost peer, quick to find it again, and raising our own errors."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.runtime.errors import MoonshardError, Unavailable, error_from_rpc
+
+REQUEST_ID = "x-request-id"
+TRACE_PARENT = "traceparent"
+WATCH_RETRY_S = 0.1
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 64 * 1024),
+    # A peer that hangs or whose host is gone is noticed after 15 s, also on an idle stream.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A peer that was restarted is found within about a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth the time limit of one attempt to connect
+    # Two channels to one address are two connections, and the fate of one is not the other's.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def open_channel(address: str, **options: int | str) -> grpc.aio.Channel:
+    """A channel whose calls raise `MoonshardError`s of the classes that the server raised.
+
+    Our own cancellation stays asyncio.CancelledError, and cancelling a pending read or write ends its call, as always
+    in grpc.aio. Streams are written with `write`: an exception in a request iterator would look like a cancellation.
+
+    address  "host:port" or "unix:/path"; nothing is connected before the first call
+    options  further channel arguments, dots written as two underscores
+    """
+    further = tuple((name.replace("__", "."), value) for name, value in options.items())
+    return _Channel(grpc.aio.insecure_channel(address, CHANNEL_OPTIONS + further), address)
+
+
+def call_metadata(request_id: str, *, trace_parent: str = "") -> tuple[tuple[str, str], ...]:
+    """What travels with every call made on behalf of a request; the deadline travels as the call's timeout."""
+    metadata = ((REQUEST_ID, request_id), (TRACE_PARENT, trace_parent))
+    return tuple((key, value) for key, value in metadata if value)
+
+
+def request_id(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
+    """The id of the request that a call belongs to; empty for calls that belong to none, such as health checks."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID), "")
+
+
+async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGenerator[bool]:
+    """Whether the peer serves: now, and then at every change, for ever. A peer that cannot be reached does not."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    last: bool | None = None
+    while True:
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=service))
+        try:
+            with suppress(MoonshardError):
+                async for response in watch:
+                    serving = response.status == health_pb2.HealthCheckResponse.SERVING
+                    if serving != last:
+                        yield serving
+                    last = serving
+        finally:
+            watch.cancel()
+        if last is not False:
+            yield False
+        last = False
+        await asyncio.sleep(WATCH_RETRY_S)
+
+
+async def wait_ready(channel: grpc.aio.Channel, timeout_s: float, service: str = "") -> None:
+    """Returns as soon as the peer serves; `Unavailable` if it does not within the time."""
+    watch = watch_health(channel, service)
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for serving in watch:
+                if serving:
+                    return
+    except TimeoutError:
+        raise Unavailable(f"{channel} does not serve after {timeout_s:g} s") from None
+    finally:
+        await watch.aclose()
+
+
+class _Channel(grpc.aio.Channel):
+    """A channel of grpc.aio whose calls are `_Call`s. (Its interceptors cost a task and a queue per call.)"""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._channel = channel
+        self._address = address
+
+    def __str__(self) -> str:
+        return self._address
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _calls(self._channel.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _calls(self._channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _calls(self._channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _calls(self._channel.stream_stream(*args, **kwargs))
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+
+def _calls(start: Callable[..., Any]) -> Callable[..., "_Call"]:
+    return lambda *args, **kwargs: _Call(start(*args, **kwargs))
+
+
+class _Call:
+    """A call of grpc.aio, of any of the four kinds, whose failures are `MoonshardError`s."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._messages: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._call.__await__())
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    def __aiter__(self) -> Self:
+        self._messages = self._call.__aiter__()
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self._messages.__anext__()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def read(self) -> Any:
+        try:
+            return await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def write(self, request: Any) -> None:
+        try:
+            await self._call.write(request)
+        except asyncio.InvalidStateError:
+            raise await self._ended() from None
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def done_writing(self) -> None:
+        try:
+            await self._call.done_writing()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def wait_for_connection(self) -> None:
+        try:
+            await self._call.wait_for_connection()
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def _ended(self) -> MoonshardError:
+        """Why nothing more can be written."""
+        assert self._call.done(), "done_writing came before"
+        code = await self._call.code()
+        if code == grpc.StatusCode.OK:
+            return Unavailable("the peer ended the stream")
+        trailing = await self._call.trailing_metadata()
+        return error_from_rpc(grpc.aio.AioRpcError(code, None, trailing, details=await self._call.details()))

@@ -1,0 +1,53 @@
+"""The health service that probes and gateways ask (grpc.health.v1)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.runtime.errors import NotFound
+
+Status = health_pb2.HealthCheckResponse
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """One state for the process and all its services.
+
+    grpcio's own servicer keeps watchers for ever, so that a server with a watcher never stops before its grace is over.
+    """
+
+    def __init__(self, services: Collection[str]) -> None:
+        self._services = {"", *services}
+        self._serving = False
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    async def set(self, serving: bool) -> None:
+        """Tells probes and watchers. A process does not serve until told otherwise."""
+        self._serving = serving
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Not serving, and every watcher's stream ends."""
+        self._closed = True
+        await self.set(False)
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        if request.service not in self._services:
+            raise NotFound(f"no service {request.service!r} here")
+        return self._status(request)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        while not self._closed:
+            sent = self._serving
+            yield self._status(request)
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._closed or self._serving != sent)  # noqa: B023
+        yield self._status(request)
+
+    def _status(self, request: Any) -> Any:
+        if request.service not in self._services:
+            return Status(status=Status.SERVICE_UNKNOWN)
+        return Status(status=Status.SERVING if self._serving else Status.NOT_SERVING)

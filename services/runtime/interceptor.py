@@ -1,0 +1,112 @@
+"""What surrounds every handler: errors become status codes, each call is measured and leaves a line in the log."""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeAlias, cast
+
+import grpc
+import grpc.aio
+
+from services.runtime.channels import request_id
+from services.runtime.errors import MAX_MESSAGE_BYTES, MoonshardError, error_to_metadata
+from services.runtime.metrics import RPC_SECONDS, RPCS_RUNNING
+
+# Only the stubs of grpc know these as generic.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Handlers only decode, call and encode: they raise, and everything about failing is here."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC answers
+            return None
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        wrap = self._wrap_stream if handler.response_streaming else self._wrap_unary
+        wrapped = wrap(handler_call_details.method, getattr(handler, kind))
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast(Handler, make(wrapped, handler.request_deserializer, handler.response_serializer))
+
+    def _wrap_unary(self, method: str, handler: Any) -> Any:
+        assert inspect.iscoroutinefunction(handler), f"{method} is not async"
+
+        async def call(request: Any, context: Context) -> Any:
+            async with self._call(method, context):
+                return await handler(request, context)
+
+        return call
+
+    def _wrap_stream(self, method: str, handler: Any) -> Any:
+        if inspect.iscoroutinefunction(handler):  # it writes to the context
+            return self._wrap_unary(method, handler)
+        assert inspect.isasyncgenfunction(handler), f"{method} is not async"
+
+        # A coroutine, not a generator: when the client leaves, the handler is closed at once, wherever it stands.
+        async def call(request: Any, context: Context) -> None:
+            async with self._call(method, context), aclosing(handler(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
+
+        return call
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
+        start = time.perf_counter()
+        code = grpc.StatusCode.OK
+        RPCS_RUNNING.labels(method).inc()
+        try:
+            yield
+        except MoonshardError as error:
+            code = error.code
+            if code == grpc.StatusCode.INTERNAL:
+                self._log.exception("%s failed", method, extra={"request_id": request_id(context)})
+            await context.abort(code, _details(error), error_to_metadata(error))
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # What the handler waited for was cancelled, not the call: without an answer the client would hang.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the work was cancelled")
+        except grpc.aio.BaseError:  # gRPC's own: the client is gone, or the server was stopped
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:  # noqa: BLE001
+            code = grpc.StatusCode.INTERNAL
+            self._log.exception("%s failed", method, extra={"request_id": request_id(context)})
+            await context.abort(code, "internal error")
+        finally:
+            seconds = time.perf_counter() - start
+            RPCS_RUNNING.labels(method).dec()
+            RPC_SECONDS.labels(method, code.name).observe(seconds)
+            self._log_call(method, context, code, seconds)
+
+    def _log_call(self, method: str, context: Context, code: grpc.StatusCode, seconds: float) -> None:
+        """Calls of a request and failures at level info; health checks and polls at level debug."""
+        of_request = request_id(context)
+        usual = code in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
+        level = logging.DEBUG if usual and not of_request else logging.INFO
+        if self._log.isEnabledFor(level):
+            fields = {"request_id": of_request, "method": method, "code": code.name, "seconds": round(seconds, 6)}
+            self._log.log(level, "call", extra=fields)
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
+
+
+def _details(error: MoonshardError) -> str:
+    return error.message.encode()[:MAX_MESSAGE_BYTES].decode(errors="ignore")

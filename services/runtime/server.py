@@ -1,0 +1,210 @@
+"""The one gRPC server helper: what every process does around its own service."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.health import HealthServicer
+from services.runtime.interceptor import CallInterceptor
+from services.runtime.logs import setup_logging
+from services.runtime.metrics import metrics_port
+from services.runtime.settings import ServiceSettings
+
+SERVER_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 64 * 1024),
+    ("grpc.max_concurrent_streams", 4096),  # a connection; the real bounds are those of the engines
+    ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
+    # Our clients ping idle connections every 10 s.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+AddServices = Callable[[grpc.aio.Server], None]
+Hook = Callable[[], Awaitable[object]]
+
+
+def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """The life of a process: logs, event loop, exit code. To be called once, by `__main__`.
+
+    Returns when `main` does; a `MoonshardError` becomes one line in the log and exit code 1.
+    """
+    setup_logging(settings.log_level, name, settings.instance)
+    try:
+        uvloop.run(main())
+    except MoonshardError as error:
+        logging.getLogger(name).critical(error.message, extra={"error": type(error).__name__})
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+async def serve(
+    settings: ServiceSettings,
+    name: str,
+    add_services: AddServices,
+    *,
+    ready: Hook | None = None,
+    on_drain: Hook | None = None,
+    until: Hook | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and returns.
+
+    name      of the process, for the log
+    ready     awaited once the port is bound; health says SERVING after it. What it raises ends the process
+    on_drain  awaited after health has turned NOT_SERVING, while calls are still accepted: finish or hand over, and end
+              the streams that do not end by themselves. It shares `drain_s` with the calls in flight
+    until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
+              drains and ends too, with its error if it has one
+    """
+    log = logging.getLogger(name)
+    with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
+        server, health, address = await _start(add_services, settings.listen, log)
+        log.info("listening", extra={"address": address, "metrics_address": metrics_address})
+        work: asyncio.Future[Any] = stop.get_loop().create_future() if until is None else asyncio.ensure_future(until())
+        try:
+            if ready is not None:
+                await _unless([stop, work], ready())
+            if not (stop.done() or work.done()):
+                await health.set(True)
+                log.info("ready", extra={"address": address})
+                await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
+            log.info("draining", extra={"drain_s": settings.drain_s})
+            await _drain(server, health, on_drain, settings.drain_s, log)
+        finally:
+            await server.stop(None)
+            work.cancel()
+            await asyncio.wait([work])
+    if not work.cancelled():
+        work.result()
+    log.info("stopped")
+
+
+async def start_server(add_services: AddServices, listen: str = "127.0.0.1:0") -> tuple[grpc.aio.Server, str]:
+    """A server that serves at once, for tests, and the address it is bound to. The caller stops it."""
+    server, health, address = await _start(add_services, listen, logging.getLogger("server"))
+    await health.set(True)
+    return server, address
+
+
+@contextmanager
+def _stop_signal() -> Iterator[asyncio.Future[None]]:
+    """Done after the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = loop.create_future()
+
+    def on_signal() -> None:
+        stop.set_result(None)
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _unless(ends: Sequence[asyncio.Future[Any]], work: Awaitable[object]) -> None:
+    """Waits for the work and raises its error, unless one of the ends comes first: then the work is cancelled."""
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([*ends, task], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
+
+
+async def _drain(
+    server: grpc.aio.Server, health: HealthServicer, on_drain: Hook | None, drain_s: float, log: logging.Logger
+) -> None:
+    deadline = asyncio.get_running_loop().time() + drain_s
+    await health.set(False)
+    if on_drain is not None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await on_drain()
+        except TimeoutError:
+            log.warning("draining was given up after %g s", drain_s)
+    await health.close()
+    await server.stop(max(deadline - asyncio.get_running_loop().time(), 0))
+
+
+async def _start(
+    add_services: AddServices, listen: str, log: logging.Logger
+) -> tuple[grpc.aio.Server, HealthServicer, str]:
+    server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
+    services = _Services(server)
+    add_services(cast(grpc.aio.Server, services))
+    health = HealthServicer(services.names)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    shown = (*services.names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(shown, server)
+    address = _bind(server, listen)
+    await server.start()
+    return server, health, address
+
+
+class _Services:
+    """Stands before the server while services are added, to learn their names for health and reflection."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        found = (handler.service_name() for handler in handlers if isinstance(handler, grpc.ServiceRpcHandler))
+        self.names = list(dict.fromkeys([*self.names, *found]))
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, name: str, handlers: Mapping[str, Any]) -> None:
+        self._server.add_registered_method_handlers(name, handlers)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    """The address as bound, with the port that the kernel chose for port 0."""
+    path = listen.removeprefix("unix:")
+    try:
+        if path != listen:
+            _make_way(Path(path))
+        port = server.add_insecure_port(listen)
+    except (RuntimeError, OSError) as error:
+        raise Unavailable(f"cannot listen on {listen}: {error}") from error
+    return listen if path != listen else f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _make_way(path: Path) -> None:
+    """Removes the socket that a killed process left behind. gRPC would also take it from a living one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise FileExistsError(f"{path} is there and is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise FileExistsError("another process listens there")
