@@ -1,0 +1,74 @@
+"""How one answer is to be parsed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from protos import tokenizer_pb2
+from services.runtime.errors import InvalidRequest
+from services.tokenizer.tools import DeclaredTool, declared_tools, parse_tools
+
+# The gateway allows fewer and shorter ones; these bounds keep the search for them cheap.
+MAX_STOPS = 64
+MAX_STOP_CHARS = 4096
+
+
+class State(Enum):
+    """Where in an answer the parser is."""
+
+    REASONING = "reasoning"
+    CONTENT = "content"
+    SECTION = "between the calls of a tool section"
+    ID = "the id of a call"
+    ARGUMENTS = "the arguments of a call"
+    RAW = "no channels: everything is content"
+    STOPPED = "after a stop string"
+
+
+@dataclass(frozen=True)
+class ParserOptions:
+    """Where the answer starts, what its calls may name, and what ends or changes its text.
+
+    drop_tool_calls  no call is returned; also so when there are no tools
+    keep_special     raw only: special tokens appear as their text
+    max_tool_calls   further calls are dropped; 0: no limit
+    """
+
+    state: State
+    tools: Sequence[DeclaredTool] = ()
+    num_history_calls: int = 0
+    history_call_ids: Sequence[str] = ()
+    drop_tool_calls: bool = False
+    stop: Sequence[str] = ()
+    include_stop: bool = False
+    keep_special: bool = False
+    max_tool_calls: int = 0
+
+
+def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
+    """The options, or InvalidRequest that names the field."""
+    if len(start.stop) > MAX_STOPS:
+        raise InvalidRequest(f"{len(start.stop)} stop strings, at most {MAX_STOPS}", field="stop")
+    for index, stop in enumerate(start.stop):
+        if not 0 < len(stop) <= MAX_STOP_CHARS:
+            raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_CHARS} characters", field=f"stop[{index}]")
+    return ParserOptions(
+        state=State.RAW if start.raw else _state(start.state),
+        tools=declared_tools(parse_tools(start.tools_json)),
+        num_history_calls=start.num_history_calls,
+        history_call_ids=start.history_call_ids,
+        drop_tool_calls=start.drop_tool_calls,
+        stop=start.stop,
+        include_stop=start.include_stop,
+        keep_special=start.keep_special,
+        max_tool_calls=start.max_tool_calls,
+    )
+
+
+def _state(state: tokenizer_pb2.ParserState.ValueType) -> State:
+    match state:
+        case tokenizer_pb2.REASONING:
+            return State.REASONING
+        case tokenizer_pb2.CONTENT:
+            return State.CONTENT
+    raise InvalidRequest("the parser needs to know where the answer starts", field="state")

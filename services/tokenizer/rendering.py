@@ -1,0 +1,48 @@
+"""A conversation as the client sent it, to the prompt that the model reads."""
+
+from collections.abc import Sequence
+
+from protos.tokenizer_pb2 import CONTENT, REASONING, RenderRequest, RenderResponse
+from services.runtime.errors import InvalidRequest
+from services.tokenizer.call_ids import canonical_ids
+from services.tokenizer.declaration import declare
+from services.tokenizer.encoding import encode_prompt
+from services.tokenizer.markers import Marker
+from services.tokenizer.messages import Message, messages_from_proto
+from services.tokenizer.template import PromptOptions, render
+from services.tokenizer.tools import parse_tools
+from services.tokenizer.vocabulary import Vocabulary
+
+
+def render_prompt(request: RenderRequest, vocabulary: Vocabulary) -> RenderResponse:
+    """Token ids of the prompt, the places of its media, and what the parser of the answer has to know about it."""
+    messages = canonical_ids(messages_from_proto(request.messages))
+    options = PromptOptions(
+        thinking=request.thinking,
+        preserve_thinking=request.preserve_thinking,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+    )
+    if options.continue_final_message:
+        _check_continuation(messages, options)
+    prompt = encode_prompt(render(messages, declare(parse_tools(request.tools_json)), options), vocabulary)
+    call_ids = [call.id for message in messages for call in message.calls]
+    # The prompt itself decides: no flag can disagree with what the model saw last.
+    thinks = prompt.token_ids[-1:] == [vocabulary.marker_ids[Marker.THINK_BEGIN]]
+    return RenderResponse(
+        token_ids=prompt.token_ids,
+        media=prompt.media,
+        parser_state=REASONING if thinks else CONTENT,
+        num_history_calls=len(call_ids),
+        history_call_ids=call_ids,
+    )
+
+
+def _check_continuation(messages: Sequence[Message], options: PromptOptions) -> None:
+    field = f"messages[{len(messages) - 1}]"
+    if options.add_generation_prompt:
+        raise InvalidRequest("an answer either begins or goes on", field="continue_final_message")
+    if not messages or messages[-1].role != "assistant":
+        raise InvalidRequest("only an assistant message can go on", field=f"{field}.role" if messages else "messages")
+    if messages[-1].calls:
+        raise InvalidRequest("a message that calls tools cannot go on", field=f"{field}.tool_calls")

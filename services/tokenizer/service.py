@@ -1,0 +1,94 @@
+"""The TokenizerService of protos/tokenizer.proto."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import Message as ProtoMessage
+
+from protos import tokenizer_pb2 as pb
+from protos.tokenizer_pb2_grpc import TokenizerServiceServicer
+from services.runtime.errors import InvalidRequest
+from services.tokenizer.long_work import LongWork
+from services.tokenizer.metrics import TOKENS, ParserMetrics
+from services.tokenizer.parser import Parser
+from services.tokenizer.parser_options import options_from_proto
+from services.tokenizer.rendering import render_prompt
+from services.tokenizer.vocabulary import Vocabulary
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TokenizerServicer(TokenizerServiceServicer):
+    """Text to tokens and back. Keeps nothing between calls; a parser lives as long as its stream."""
+
+    def __init__(self, vocabulary: Vocabulary, work: LongWork, max_request_bytes: int) -> None:
+        self._vocabulary = vocabulary
+        self._work = work
+        self._max_request_bytes = max_request_bytes
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
+        return pb.DescribeResponse(
+            vocab_size=self._vocabulary.size,
+            context_tokens=self._vocabulary.context_tokens,
+            stop_token_ids=self._vocabulary.stop_ids,
+            special_tokens=self._vocabulary.special_ids,
+            revision=self._vocabulary.revision,
+        )
+
+    async def Render(self, request: pb.RenderRequest, context: Context) -> pb.RenderResponse:
+        size_bytes = self._size(request, "messages")
+        response = await self._work.run(size_bytes, partial(render_prompt, request, self._vocabulary))
+        TOKENS.labels("prompts").inc(len(response.token_ids))
+        return response
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
+        encode = self._vocabulary.encode_with_special if request.allow_special else self._vocabulary.encode
+        token_ids = await self._work.run(self._size(request, "text"), partial(encode, request.text))
+        TOKENS.labels("texts").inc(len(token_ids))
+        return pb.EncodeResponse(token_ids=token_ids)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        return await self._work.run(self._size(request, "token_ids"), partial(_detokenize, request, self._vocabulary))
+
+    async def Parse(
+        self, requests: AsyncIterator[pb.ParseRequest], context: Context
+    ) -> AsyncIterator[pb.ParseResponse]:
+        parser: Parser | None = None
+        async for request in requests:
+            size_bytes = self._size(request, "tokens")
+            match request.WhichOneof("event"), parser:
+                case "start", None:
+                    options = await self._work.run(size_bytes, partial(options_from_proto, request.start))
+                    parser = Parser(self._vocabulary, options, ParserMetrics())
+                case "tokens", Parser():
+                    await self._work.run(size_bytes, partial(parser.feed, request.tokens.token_ids))
+                    TOKENS.labels("answers").inc(len(request.tokens.token_ids))
+                case "end", Parser():
+                    parser.end(truncated=request.end.truncated)
+                case event, _:
+                    raise InvalidRequest("a stream is one start, then tokens, then one end", field=event or "event")
+            yield _parsed(parser)
+            if request.HasField("end"):
+                return
+
+    def _size(self, request: ProtoMessage, field: str) -> int:
+        size_bytes = request.ByteSize()
+        if size_bytes > self._max_request_bytes:
+            raise InvalidRequest(f"{size_bytes} bytes, at most {self._max_request_bytes}", field=field)
+        return size_bytes
+
+
+def _parsed(parser: Parser) -> pb.ParseResponse:
+    return pb.ParseResponse(
+        deltas=parser.take_deltas(),
+        stop=parser.stop,
+        num_reasoning_tokens=parser.num_reasoning_tokens,
+        num_complete_calls=parser.num_complete_calls,
+    )
+
+
+def _detokenize(request: pb.DetokenizeRequest, vocabulary: Vocabulary) -> pb.DetokenizeResponse:
+    token_bytes = vocabulary.token_bytes(request.token_ids, skip_special=request.skip_special)
+    return pb.DetokenizeResponse(text=b"".join(token_bytes).decode(errors="replace"), token_bytes=token_bytes)

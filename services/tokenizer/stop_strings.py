@@ -1,0 +1,40 @@
+"""Stop strings in text that arrives in pieces."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Finds the stop string that is complete first, however the text is cut; of two, the one that began first.
+
+    Text that may be the beginning of a stop string is held back.
+    """
+
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        self._stops = stops
+        self._include = include
+        self._held = ""
+
+    def add(self, text: str) -> tuple[str, str | None]:
+        """The text that can be shown now, and the stop string that ends it, if one was met."""
+        if not self._stops:
+            return text, None
+        text = self._held + text
+        found = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
+            end, start, stop = min(found)
+            self._held = ""
+            return text[: end if self._include else start], stop
+        num_held = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held], None
+
+    def flush(self) -> str:
+        """What was held back: no stop string came of it."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest beginning of `stop`, but not all of it, that `text` ends with."""
+    longest = min(len(stop) - 1, len(text))
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -1,0 +1,71 @@
+"""The tools that a client declares."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.runtime.errors import InvalidRequest
+
+MAX_DEPTH = 200
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeclaredTool:
+    """A function that the model may call, as the parser of its output needs it."""
+
+    name: str
+    properties: frozenset[str] = frozenset()
+
+
+def parse_tools(tools_json: str) -> list[Json]:
+    """The declared tools with the keys of every object sorted, as the reference has them before it renders.
+
+    Raises InvalidRequest for what is not a JSON list of objects, is nested deeper than MAX_DEPTH, or has strings that
+    are no Unicode text (half of a surrogate pair).
+    """
+    if not tools_json:
+        return []
+    try:
+        tools = json.loads(tools_json, parse_constant=_refuse_constant)
+        json.dumps(tools, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the tools are no valid JSON: {error}", field="tools") from error
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        raise InvalidRequest("the tools must be a list", field="tools")
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise InvalidRequest("a tool must be an object", field=f"tools[{index}]")
+    sorted_tools: list[Json] = _sorted(tools, MAX_DEPTH)
+    return sorted_tools
+
+
+def declared_tools(tools: Sequence[Json]) -> list[DeclaredTool]:
+    """The functions among the tools that have a name."""
+    functions = [tool.get("function") for tool in tools if tool.get("type") == "function"]
+    return [
+        DeclaredTool(function["name"], _property_names(function.get("parameters")))
+        for function in functions
+        if isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]
+    ]
+
+
+def _property_names(parameters: object) -> frozenset[str]:
+    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
+
+
+def _sorted(value: Any, depth: int) -> Any:
+    if depth == 0:
+        raise InvalidRequest(f"the tools are nested deeper than {MAX_DEPTH} levels", field="tools")
+    if isinstance(value, dict):
+        return {key: _sorted(value[key], depth - 1) for key in sorted(value)}
+    return [_sorted(item, depth - 1) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
