@@ -1,0 +1,89 @@
+"""`python -m services.expert`: one replica of one expert shard."""
+
+import asyncio
+import logging
+import time
+
+import torch
+from prometheus_client import REGISTRY
+
+import kernels
+from protos import expert_pb2
+from services.expert.compute import Compute
+from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TokenCounts
+from services.expert.raw_socket import RawSocket
+from services.expert.servicer import ExpertServicer, add_expert_service
+from services.expert.settings import ExpertSettings
+from services.model.checkpoint import Checkpoint
+from services.model.expert_shard import ExpertShard, load_expert_shard
+from services.model.placement import expert_placement
+from services.runtime.errors import CheckpointError
+from services.runtime.server import run, serve
+from services.runtime.settings import load
+
+NAME = "expert"
+log = logging.getLogger(NAME)
+
+
+async def main(settings: ExpertSettings) -> None:
+    """Loads the shard, then serves it until told to stop."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    shard, digest = load_shard(settings)
+    REGISTRY.register(TokenCounts(shard))
+    compute = Compute(shard)
+    raw = RawSocket(settings.raw_socket, compute) if settings.raw_socket else None
+    description = expert_pb2.DescribeShardResponse(
+        shard=settings.shard,
+        num_shards=settings.num_shards,
+        expert_ids=shard.expert_ids,
+        checkpoint_digest=digest,
+        raw_socket=str(settings.raw_socket or ""),
+    )
+    servicer = ExpertServicer(description, compute)
+
+    async def ready() -> None:
+        if raw is not None:
+            raw.start()
+
+    async def drain() -> None:
+        streams = [servicer.drain()] if raw is None else [servicer.drain(), raw.stop(settings.drain_s)]
+        await asyncio.gather(*streams)
+
+    await serve(settings, NAME, lambda server: add_expert_service(servicer, server), ready=ready, on_drain=drain)
+
+
+def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
+    """The weights of this shard, and the digest of the checkpoint they are from."""
+    started = time.perf_counter()
+    checkpoint = Checkpoint(settings.model)
+    num_experts = checkpoint.config.text.n_routed_experts
+    try:
+        placement = expert_placement(num_experts, settings.num_shards)
+    except ValueError as error:
+        raise CheckpointError(f"MOONSHARD_NUM_SHARDS={settings.num_shards}: {error}") from error
+    shard = load_expert_shard(checkpoint, placement[settings.shard])
+    digest = checkpoint.digest()
+    seconds = time.perf_counter() - started
+    LOAD_SECONDS.set(seconds)
+    WEIGHT_BYTES.set(shard.nbytes)
+    log.info(
+        "experts loaded",
+        extra={
+            "shard": settings.shard,
+            "num_shards": settings.num_shards,
+            "experts": len(shard.expert_ids),
+            "layers": len(shard.layer_ids),
+            "bytes_read": checkpoint.bytes_read,
+            "packed_bytes": shard.nbytes,
+            "seconds": round(seconds, 3),
+            "kernels": kernels.describe()["expert_mlp"],
+            "threads": torch.get_num_threads(),
+        },
+    )
+    return shard, digest
+
+
+if __name__ == "__main__":
+    arguments = load(ExpertSettings)
+    run(arguments, NAME, lambda: main(arguments))
