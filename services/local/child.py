@@ -179,7 +179,7 @@ class Child:
     async def _poll_ready(self) -> None:
         started_at = time.monotonic()
         # The answer is in another process: there is no event to wait for.
-        while not await asyncio.to_thread(self.spec.ready):  # noqa: ASYNC110
+        while not await asyncio.to_thread(self.spec.ready):
             await asyncio.sleep(READY_POLL_S)
         self._has_served = True
         self.state = ChildState.READY

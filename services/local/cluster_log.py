@@ -15,6 +15,9 @@ NUM_LAST_LINES = 20
 # What a process prints without our logger: a traceback of the interpreter, a message of a C++ library, Redis.
 OUTPUT = "OUTPUT"
 
+# Who wrote a line stands before it; the last is many lines long.
+UNTOLD = frozenset({"service", "instance", "logger", "stack"})
+
 
 @dataclass(frozen=True)
 class LogRecord:
@@ -27,8 +30,11 @@ class LogRecord:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        extra = "".join(f"  {name}={value}" for name, value in self.fields.items() if value not in (None, ""))
-        return self.message + extra
+        """For people: the message, further fields, and below them the stack of an exception."""
+        told = {name: value for name, value in self.fields.items() if name not in UNTOLD and value not in (None, "")}
+        extra = "".join(f"  {name}={value}" for name, value in told.items())
+        stack = self.fields.get("stack")
+        return f"{self.message}{extra}" + (f"\n{stack}" if stack else "")
 
     def to_json(self) -> str:
         named = {"ts": self.time, "level": self.level, "process": self.process, "msg": self.message}

@@ -18,6 +18,7 @@ def printable(text: str) -> str:
 
     What a model or a client wrote must not be able to command the terminal.
     """
+    text = text.replace("\r", "")
     return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

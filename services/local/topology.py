@@ -15,6 +15,7 @@ GRACE_S = DRAIN_S + 5.0
 
 STORE_MAX_MEMORY = "1gb"
 
+DType = Literal["bfloat16", "float32"]
 Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "all"]
 
 
@@ -38,7 +39,7 @@ class Topology:
     attention_shards: int = 1
     tokenizers: int = 1
     stores: int = 1
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: DType = "bfloat16"
     threads: int = 1
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 

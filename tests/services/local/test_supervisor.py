@@ -38,7 +38,7 @@ async def supervised(specs, tmp_path, policy=IMPATIENT):
 
 async def until(condition, timeout_s=10.0):
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,204 @@
+"""The `moonshard` command."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.local.answer import ChatClient, ChatFailed
+from services.local.chat import ChatOptions, Conversation, converse, note
+from services.local.cluster import num_cores
+from services.local.default_model import NAME, default_model, write_default_model
+from services.local.ports import free_port
+from services.local.run_folder import ClusterState, cache_folder, running_clusters
+from services.local.terminal import Terminal
+from services.local.topology import DType, Topology, default_threads
+from services.local.up import command_name, run_cluster
+from services.runtime.redis_server import find_redis_server
+
+# For what it does to `input`: line editing and history. Not every build of Python has it.
+with contextlib.suppress(ImportError):
+    import readline  # noqa: F401
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+RANDOM_NOTE = """\
+This is a tiny checkpoint with RANDOM weights: its answers are random text.
+Serve a real one with `moonshard up --model FOLDER`.
+"""
+
+
+@app.command()
+def up(
+    model: Annotated[Path | None, typer.Option(help="Checkpoint folder; without it a tiny random one.")] = None,
+    model_name: Annotated[str, typer.Option(help="Name of the model in the API.")] = "",
+    experts: Annotated[int, typer.Option(min=0, help="Expert shards; 0: experts inside the attention processes.")] = 2,
+    expert_replicas: Annotated[int, typer.Option(min=1, help="Replicas of each expert shard.")] = 1,
+    prefill: Annotated[int, typer.Option(min=0, help="Prefill replicas; 0: decode replicas compute prompts.")] = 1,
+    decode: Annotated[int, typer.Option(min=1, help="Decode replicas.")] = 1,
+    attention_shards: Annotated[int, typer.Option(min=1, help="Layer ranges of each attention replica.")] = 1,
+    tokenizers: Annotated[int, typer.Option(min=1, help="Tokenizer replicas.")] = 1,
+    dtype: Annotated[DType, typer.Option(help="Of activations and latent KV.")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=0, help="For each process; 0: share the cores among them.")] = 0,
+    num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: default.")] = 0,
+    host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port; the next free one if it is taken.")] = 8000,
+    log_file: Annotated[Path | None, typer.Option(help="Log of all processes; default: in the cache.")] = None,
+    start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all processes have to serve.")] = 300,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the processes log.")] = False,
+) -> None:
+    """Start a whole cluster on this machine; Ctrl-C stops it."""
+    console = Console()
+    cache = cache_folder(os.environ)
+    free = _free_port(host, port)
+    if free != port:
+        console.print(f"Port {port} is taken, using {free}.", highlight=False)
+    topology = Topology(
+        model=_checkpoint(model, cache, console),
+        model_name=model_name or ("kimi-k2.6" if model else NAME),
+        host=host,
+        port=free,
+        experts=experts,
+        expert_replicas=expert_replicas,
+        prefills=prefill,
+        decodes=decode,
+        attention_shards=attention_shards,
+        tokenizers=tokenizers,
+        dtype=dtype,
+        settings={
+            "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
+            "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "kimi-k2.6"},
+        },
+    )
+    topology = replace(topology, threads=threads or default_threads(num_cores(), topology))
+    redis_program = find_redis_server()
+    raise typer.Exit(
+        asyncio.run(
+            run_cluster(
+                topology,
+                redis_program=str(redis_program),
+                environ=os.environ,
+                cache=cache,
+                log_path=(log_file or cache / f"cluster-{free}.log").absolute(),
+                terminal=Terminal(console, verbose=verbose),
+                start_timeout_s=start_timeout,
+                note="" if model else f"\n{RANDOM_NOTE}",
+            )
+        )
+    )
+
+
+@app.command()
+def chat(
+    prompt: Annotated[str, typer.Argument(help="Ask only this; without a terminal it is read from the input.")] = "",
+    url: Annotated[str, typer.Option(help="Server; default: the cluster that runs on this machine.")] = "",
+    model: Annotated[str, typer.Option(help="Name of the model; default: the first of the server.")] = "",
+    system: Annotated[str, typer.Option(help="System prompt.")] = "",
+    thinking: Annotated[bool, typer.Option(help="Let the model think before it answers.")] = True,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 is greedy.")] = None,
+    api_key: Annotated[str, typer.Option(envvar="MOONSHARD_API_KEY", help="Key of the server, if it wants one.")] = "",
+) -> None:
+    """Talk to the model in the terminal."""
+    console = Console()
+    client = ChatClient(url or _running().url, api_key)
+    try:
+        options = ChatOptions(model or client.first_model(), thinking, system, max_tokens, temperature)
+        if not prompt and not sys.stdin.isatty():
+            prompt = sys.stdin.read().strip()
+            if not prompt:
+                raise _stop("there is nothing to ask: the input is empty")
+        if prompt:
+            if not Conversation(options).ask(client, console, prompt):
+                raise typer.Exit(130)
+            return
+        note(console, f"{options.model}; /help for help")
+        converse(client, console, options, input)
+    except ChatFailed as failure:
+        raise _stop(str(failure)) from None
+    finally:
+        client.close()
+
+
+@app.command()
+def status() -> None:
+    """Show the clusters that run on this machine, and their processes."""
+    console = Console()
+    clusters = running_clusters(cache_folder(os.environ))
+    if not clusters:
+        raise _stop(f"no cluster is running; start one with `{command_name()} up`")
+    for cluster in clusters:
+        console.print(_table(cluster))
+
+
+def _table(cluster: ClusterState) -> Table:
+    minutes = (time.time() - cluster.started_at) / 60
+    table = Table(title=f"{cluster.url}, {cluster.model}, {minutes:.0f} min, log {cluster.log}", title_justify="left")
+    table.add_column("process")
+    table.add_column("pid", justify="right")
+    table.add_column("state")
+    table.add_column("MiB", justify="right")
+    for process in cluster.processes:
+        table.add_row(process.name, str(process.pid or ""), process.state, _memory(process.pid))
+    return table
+
+
+def _memory(pid: int) -> str:
+    """Resident memory in MiB; empty for a process that is not there."""
+    try:
+        return f"{psutil.Process(pid).memory_info().rss / 2**20:.0f}" if pid else ""
+    except psutil.Error:
+        return ""
+
+
+def _checkpoint(model: Path | None, cache: Path, console: Console) -> Path:
+    if model is not None:
+        if not (model / "config.json").is_file():
+            raise _stop(f"{model} is not a checkpoint folder: it has no config.json")
+        return model.absolute()
+    path = default_model(cache)
+    if not path.is_dir():
+        console.print(f"Writing a tiny random checkpoint to {path} (once).", highlight=False, soft_wrap=True)
+        try:
+            write_default_model(cache)
+        except subprocess.CalledProcessError as error:
+            raise _stop(f"the checkpoint cannot be written:\n{error.stderr}") from None
+    return path
+
+
+def _free_port(host: str, port: int) -> int:
+    try:
+        return free_port(host, port)
+    except OSError as error:
+        raise _stop(f"cannot listen on {host}: {error}") from None
+
+
+def _running() -> ClusterState:
+    clusters = running_clusters(cache_folder(os.environ))
+    if not clusters:
+        raise _stop(f"no cluster is running; start one with `{command_name()} up`, or name a server with --url")
+    return clusters[0]
+
+
+def _stop(message: str) -> typer.Exit:
+    """Prints why the command cannot go on; raise what it returns."""
+    typer.echo(f"moonshard: {message}", err=True)
+    return typer.Exit(2)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""`moonshard up`: runs a cluster in the foreground until Ctrl-C, a signal, or a process that cannot be kept running."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+
+from services.local.child import ProcessFailed
+from services.local.cluster import LocalCluster
+from services.local.run_folder import ClusterState, StateFile, sweep
+from services.local.terminal import Terminal
+from services.local.topology import Topology
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STATE_POLL_S = 0.5
+
+
+async def run_cluster(
+    topology: Topology,
+    *,
+    redis_program: str,
+    environ: Mapping[str, str],
+    cache: Path,
+    log_path: Path,
+    terminal: Terminal,
+    start_timeout_s: float,
+    note: str,
+) -> int:
+    """Starts the cluster, tells the terminal about it, and stops it again. Returns the exit code.
+
+    note  is said with the address, once the cluster serves
+    """
+    sweep(cache)
+    cluster = LocalCluster(topology, redis_program=redis_program, environ=environ, log_path=log_path, reporter=terminal)
+    with StateFile(cache) as state_file:
+        run = _Run(cluster, state_file, terminal, started_at=time.time())
+        try:
+            return await run.until_stopped(start_timeout_s, note)
+        finally:
+            terminal.end()
+            await cluster.stop()
+            terminal.say("Stopped.")
+
+
+class _Run:
+    """One cluster between its start and the reason for its stop."""
+
+    def __init__(self, cluster: LocalCluster, state_file: StateFile, terminal: Terminal, started_at: float) -> None:
+        self._cluster = cluster
+        self._state_file = state_file
+        self._terminal = terminal
+        self._started_at = started_at
+        self._stop = asyncio.Event()
+
+    async def until_stopped(self, start_timeout_s: float, note: str) -> int:
+        for number in STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        keep_state = asyncio.create_task(self._keep_state())
+        self._terminal.begin(list(self._cluster.children))
+        try:
+            if await self._or_stop(self._cluster.start(start_timeout_s)):
+                self._terminal.end()
+                self._say_ready(note)
+                await self._or_stop(self._raise_failure())
+            return 0
+        except ProcessFailed as failure:
+            self._terminal.end()
+            self._terminal.failed(failure, str(self._cluster.log.path))
+            return 1
+        finally:
+            keep_state.cancel()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._cluster.supervisor.hurry()
+            return
+        self._stop.set()
+        self._terminal.end()
+        self._terminal.say("Stopping; once more to stop at once.")
+
+    async def _or_stop(self, coroutine: Coroutine[object, object, None]) -> bool:
+        """True when the work is done, with its exception; False when a signal came first."""
+        work = asyncio.create_task(coroutine)
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+            return False
+        work.result()
+        return True
+
+    async def _raise_failure(self) -> None:
+        raise await self._cluster.supervisor.failure()
+
+    async def _keep_state(self) -> None:
+        """Writes the state file, and again whenever a process has changed."""
+        written = None
+        while True:
+            state = self._state()
+            if state != written:
+                self._state_file.write(state)
+                written = state
+            await asyncio.sleep(STATE_POLL_S)
+
+    def _state(self) -> ClusterState:
+        return ClusterState(
+            url=self._cluster.topology.url,
+            pid=os.getpid(),
+            model=str(self._cluster.topology.model),
+            log=str(self._cluster.log.path),
+            run_folder=str(self._cluster.folder.path),
+            started_at=self._started_at,
+            processes=self._cluster.process_states(),
+        )
+
+    def _say_ready(self, note: str) -> None:
+        topology = self._cluster.topology
+        request = {"model": topology.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+        self._terminal.say(
+            f"\nReady after {time.time() - self._started_at:.1f} s: {topology.url}\n"
+            f"{note}\n"
+            f"  curl {topology.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+            f"    -d '{json.dumps(request)}'\n\n"
+            f"  {command_name()} chat\n\n"
+            f"Log: {self._cluster.log.path}\nCtrl-C stops everything."
+        )
+
+
+def command_name() -> str:
+    """How this user calls the `moonshard` command: its name if it is on the PATH, else where it lies."""
+    if shutil.which("moonshard"):
+        return "moonshard"
+    program = Path(sys.argv[0])
+    return str(program) if program.name == "moonshard" else f"{sys.executable} -m services.local"

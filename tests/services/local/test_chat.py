@@ -1,0 +1,235 @@
+"""A conversation in the terminal, against a real HTTP server that follows a script."""
+
+import contextlib
+import io
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from services.local.answer import ChatClient, ChatFailed, Piece, Question
+from services.local.chat import ChatOptions, converse
+from tests.services.local.scripted_server import DONE, HANG, said, scripted_server, thought
+
+ROOT = Path(__file__).resolve().parents[3]
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@contextlib.contextmanager
+def client_of(*answers, api_key=""):
+    with scripted_server(*answers) as server, contextlib.closing(ChatClient(server.url, api_key)) as client:
+        yield client, server
+
+
+def talk(client, lines, console=None, **options) -> str:
+    """What is printed when a person types these lines; an exception among them is raised instead."""
+    console = console or Console(file=io.StringIO(), width=80)
+    typed = iter(lines)
+
+    def read_line(_prompt):
+        line = next(typed, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    converse(client, console, ChatOptions("the-model", **options), read_line)
+    return console.file.getvalue()
+
+
+def test_pieces_of_an_answer():
+    with client_of([thought("hm"), said("a"), {"choices": [], "usage": {}}, said(""), said("b"), DONE]) as (
+        client,
+        server,
+    ):
+        pieces = list(client.ask(Question("m", HELLO)))
+    assert pieces == [Piece("thinking", "hm"), Piece("answer", "a"), Piece("answer", "b")]
+    assert server.requests == [{"model": "m", "messages": HELLO, "stream": True, "thinking": {"type": "enabled"}}]
+    assert "Authorization" not in server.headers[0]
+
+
+def test_choices_of_the_caller_are_sent():
+    with client_of([DONE], api_key="secret") as (client, server):
+        list(client.ask(Question("m", HELLO, thinking=False, max_tokens=5, temperature=0.0)))
+    request = server.requests[0]
+    assert (request["thinking"], request["max_tokens"], request["temperature"]) == ({"type": "disabled"}, 5, 0.0)
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        pytest.param((400, {"error": {"message": "no such field"}}), "400 Bad Request: no such field", id="refused"),
+        pytest.param((502, b"<html>"), "502 Bad Gateway: <html>", id="not-json"),
+        pytest.param((500, {"detail": "x"}), '500 Internal Server Error: {"detail": "x"}', id="other-json"),
+        pytest.param([said("a"), {"error": {"message": "experts are gone"}}], "experts are gone", id="in-mid-stream"),
+        pytest.param([said("a")], "the server broke off in the middle of the answer", id="no-end"),
+    ],
+)
+def test_failures(answer, message):
+    with client_of(answer) as (client, _), pytest.raises(ChatFailed) as failed:
+        list(client.ask(Question("m", HELLO)))
+    assert str(failed.value) == message
+
+
+def test_nobody_there():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with contextlib.closing(ChatClient(url)) as client, pytest.raises(ChatFailed, match=f"nobody answers at {url}"):
+        client.first_model()
+
+
+def test_proxy_of_the_environment_is_not_asked(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with client_of() as (client, _):
+        assert client.first_model() == "the-model"
+
+
+def test_leaving_closes_the_connection():
+    with client_of([said("a"), HANG]) as (client, server):
+        answer = client.ask(Question("m", HELLO))
+        assert next(answer) == Piece("answer", "a")
+        assert not server.client_left.is_set()
+        answer.close()
+        assert server.client_left.wait(10)
+
+
+def test_history_grows_and_is_forgotten():
+    with client_of([thought("hm"), said("one"), DONE], [said("two"), DONE], [said("three"), DONE]) as (client, server):
+        talk(client, ["first", "", "second", "/reset", "third"], system="be brief")
+    system = {"role": "system", "content": "be brief"}
+    first = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "one", "reasoning_content": "hm"}]
+    assert [request["messages"] for request in server.requests] == [
+        [system, first[0]],
+        [system, *first, {"role": "user", "content": "second"}],
+        [system, {"role": "user", "content": "third"}],
+    ]
+
+
+def test_thinking_is_switched():
+    with client_of([DONE], [DONE], [DONE]) as (client, server):
+        printed = talk(client, ["a", "/thinking off", "b", "/thinking on", "/thinking maybe", "c", "/quit", "d"])
+    assert [request["thinking"]["type"] for request in server.requests] == ["enabled", "disabled", "enabled"]
+    assert "thinking is off" in printed
+    assert "/thinking on|off" in printed
+
+
+def test_failed_question_is_not_remembered():
+    with client_of((503, {"error": {"message": "[red]overloaded"}}), [said("yes"), DONE]) as (client, server):
+        printed = talk(client, ["first", "second"])
+    assert "503 Service Unavailable: [red]overloaded" in printed
+    assert server.requests[1]["messages"] == [{"role": "user", "content": "second"}]
+
+
+def test_ctrl_c_at_the_prompt_does_not_leave():
+    with client_of([said("yes"), DONE]) as (client, server):
+        printed = talk(client, [KeyboardInterrupt(), "question"])
+    assert "Ctrl-D or /quit leaves" in printed
+    assert len(server.requests) == 1
+
+
+def test_only_the_answer_goes_into_a_pipe():
+    with client_of([thought("hm"), said("yes [b]no[/b] :smile:"), DONE]) as (client, _):
+        assert talk(client, ["question"]) == "yes [b]no[/b] :smile:\n\n"
+
+
+def test_thinking_is_dimmed_in_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=80)
+    with client_of([thought("hm"), said("yes"), DONE]) as (client, _):
+        assert talk(client, ["question"], console) == "\x1b[2mhm\x1b[0m\n\nyes\n\n"
+
+
+def test_answer_cannot_command_the_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    with client_of([said("a\x1b]0;title\x07b\x9b31mc\td\r\n\u202ee\U0001f600"), DONE]) as (client, _):
+        printed = talk(client, ["question"], console)
+    assert printed == "a\ufffd]0;title\ufffdb\ufffd31mc\td\n\ufffde\U0001f600\n\n"
+
+
+def moonshard(*arguments, **options):
+    command = [sys.executable, "-m", "services.local", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def test_question_as_an_argument_and_from_the_input():
+    with scripted_server([thought("hm"), said("forty-two"), DONE], [said("yes"), DONE]) as server:
+        asked = moonshard("chat", "--url", server.url, "why?", stdin=subprocess.DEVNULL)
+        piped = moonshard("chat", "--url", server.url + "/v1/", input="from a pipe\n")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "forty-two\n", "")
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, "yes\n", "")
+    assert [request["messages"][0]["content"] for request in server.requests] == ["why?", "from a pipe"]
+    assert server.requests[0]["model"] == "the-model"
+
+
+def test_command_says_what_is_wrong(tmp_path):
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    nobody = moonshard("chat", "hello", env=environ)
+    assert nobody.returncode == 2
+    assert "no cluster is running" in nobody.stderr
+    empty = moonshard("chat", "--url", "http://127.0.0.1:1", "--model", "m", input=" \n")
+    assert (empty.returncode, empty.stderr) == (2, "moonshard: there is nothing to ask: the input is empty\n")
+    gone = moonshard("chat", "--url", "http://127.0.0.1:1", "hello")
+    assert gone.returncode == 2
+    assert "nobody answers at http://127.0.0.1:1" in gone.stderr
+
+
+class Typist:
+    """A terminal with `moonshard chat` in it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.chdir(ROOT)
+            os.execv(sys.executable, [sys.executable, "-m", "services.local", "chat", *arguments])
+        self.screen = ""
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 30
+        while text not in self.screen:
+            assert select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))[0], self.screen
+            self.screen += os.read(self._fd, 4096).decode()
+
+    def type(self, text: str) -> None:
+        self.screen = ""
+        os.write(self._fd, text.encode())
+
+    def exit_code(self) -> int:
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_ctrl_c_stops_the_running_answer_only():
+    with scripted_server([thought("hm"), said("one two"), HANG], [said("three"), DONE]) as server:
+        typist = Typist("--url", server.url)
+        typist.wait_for("> ")
+        typist.type("first\n")
+        typist.wait_for("one two")
+        assert "\x1b[2mhm" in typist.screen
+        typist.type(chr(3))
+        typist.wait_for("(stopped)")
+        assert server.client_left.wait(10)
+        typist.wait_for("> ")
+        typist.type("second\n")
+        typist.wait_for("three")
+        typist.wait_for("> ")
+        typist.type(chr(4))
+        assert typist.exit_code() == 0
+    # What had been printed is part of the conversation.
+    assert [message["content"] for message in server.requests[1]["messages"]] == ["first", "one two", "second"]
+
+
+def test_ctrl_c_ends_a_single_question():
+    with scripted_server([said("one"), HANG]) as server:
+        typist = Typist("--url", server.url, "first")
+        typist.wait_for("one")
+        typist.type(chr(3))
+        assert typist.exit_code() == 128 + signal.SIGINT
+        assert server.client_left.wait(10)

@@ -1,0 +1,94 @@
+"""The processes that a cluster consists of, and that each of them can read what it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from services.local.processes import StopStage
+from services.local.run_folder import RunFolder
+from services.local.topology import Topology, default_threads, process_specs
+
+
+@pytest.fixture
+def folder():
+    with RunFolder() as made:
+        yield made
+
+
+def specs(folder, **choices):
+    return {spec.name: spec for spec in process_specs(Topology(Path("/model"), **choices), folder, "redis-server")}
+
+
+def test_default_cluster(folder):
+    found = specs(folder)
+    assert list(found) == ["redis-0", "tokenizer-0", "expert-0-0", "expert-1-0", "prefill-0", "decode-0", "gateway"]
+    assert [name for name, spec in found.items() if spec.stop_stage is StopStage.GATEWAY] == ["gateway"]
+    assert [name for name, spec in found.items() if spec.stop_stage is StopStage.ENGINE] == ["prefill-0", "decode-0"]
+    assert [name for name, spec in found.items() if spec.stop_stage is StopStage.STORE] == ["redis-0"]
+
+
+def test_smallest_cluster(folder):
+    found = specs(folder, experts=0, prefills=0, stores=0)
+    assert list(found) == ["tokenizer-0", "decode-0", "gateway"]
+    assert found["decode-0"].env["MOONSHARD_EXPERTS"] == ""
+    assert found["decode-0"].env["MOONSHARD_STORE"] == ""
+    assert found["gateway"].env["MOONSHARD_PREFILLS"] == ""
+
+
+def test_replicas_and_shards_know_each_other(folder):
+    found = specs(folder, experts=2, expert_replicas=2, attention_shards=2, decodes=2, stores=2)
+    at = {name: f"unix:{folder.path}/{name}.sock" for name in found}
+    assert found["decode-1"].env["MOONSHARD_EXPERTS"] == (
+        f"{at['expert-0-0']}|{at['expert-0-1']},{at['expert-1-0']}|{at['expert-1-1']}"
+    )
+    assert found["decode-1"].env["MOONSHARD_NEXT_SHARDS"] == at["decode-1-shard-1"]
+    assert found["decode-1-shard-1"].env["MOONSHARD_NEXT_SHARDS"] == ""
+    assert found["decode-1-shard-1"].env["MOONSHARD_SHARD"] == "1"
+    assert found["decode-1-shard-1"].stop_stage is StopStage.HELPER
+    assert found["decode-1"].env["MOONSHARD_STORE"] == ",".join(
+        f"unix://{folder.path}/{name}.sock" for name in ("redis-0", "redis-1")
+    )
+    # A client talks to engines only.
+    assert found["gateway"].env["MOONSHARD_DECODES"] == f"{at['decode-0']},{at['decode-1']}"
+    assert all(spec.env["MOONSHARD_LISTEN"] == at[name] for name, spec in found.items() if at[name] == spec.address)
+
+
+def test_settings_by_role(folder):
+    settings = {
+        "all": {"LOG_LEVEL": "debug"},
+        "attention": {"NUM_BLOCKS": "7", "DTYPE": "float32"},
+        "decode": {"NUM_BLOCKS": "9"},
+    }
+    found = specs(folder, settings=settings)
+    assert {spec.env.get("MOONSHARD_LOG_LEVEL") for name, spec in found.items() if name != "redis-0"} == {"debug"}
+    assert found["prefill-0"].env["MOONSHARD_NUM_BLOCKS"] == "7"
+    assert found["decode-0"].env["MOONSHARD_NUM_BLOCKS"] == "9"
+    assert found["decode-0"].env["MOONSHARD_DTYPE"] == "float32"
+    assert "MOONSHARD_NUM_BLOCKS" not in found["expert-0-0"].env
+
+
+@pytest.mark.parametrize(
+    "host, listen, url",
+    [
+        pytest.param("127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:8000", id="this-machine"),
+        pytest.param("0.0.0.0", "0.0.0.0:8000", "http://127.0.0.1:8000", id="everybody"),
+        pytest.param("::1", "[::1]:8000", "http://[::1]:8000", id="ipv6"),
+        pytest.param("::", "[::]:8000", "http://[::1]:8000", id="everybody-ipv6"),
+    ],
+)
+def test_gateway_address(folder, host, listen, url):
+    gateway = specs(folder, host=host)["gateway"]
+    assert (gateway.env["MOONSHARD_LISTEN"], gateway.address) == (listen, url)
+
+
+@pytest.mark.parametrize(
+    "num_cores, choices, threads",
+    [
+        pytest.param(2, {}, 1, id="laptop"),
+        pytest.param(2, {"experts": 0, "prefills": 0}, 2, id="one-process-has-all-cores"),
+        pytest.param(64, {}, 16, id="workstation"),
+        pytest.param(64, {"experts": 4, "expert_replicas": 2, "attention_shards": 2, "decodes": 3}, 4, id="many"),
+    ],
+)
+def test_threads_do_not_exceed_the_cores(num_cores, choices, threads):
+    assert default_threads(num_cores, Topology(Path("/model"), **choices)) == threads
