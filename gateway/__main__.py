@@ -1,0 +1,50 @@
+"""Starts the gateway: `python -m gateway`."""
+
+import logging
+import socket
+
+import uvicorn
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from services.runtime.logs import setup_logging
+from services.runtime.settings import load
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+
+log = logging.getLogger("gateway")
+
+
+def listen_on(address: str) -> socket.socket:
+    """A listening socket for "host:port" or "unix:/path"."""
+    if address.startswith("unix:"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address.removeprefix("unix:"))
+        return listener
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+
+
+def main() -> None:
+    """Reads the settings and serves until SIGTERM or SIGINT, which end it when the open requests have ended."""
+    settings = load(GatewaySettings)
+    setup_logging(settings.log_level, "gateway", settings.instance)
+    listener = listen_on(settings.listen)
+    log.info("listening", extra={"address": str(listener.getsockname())})
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

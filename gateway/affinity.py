@@ -1,0 +1,49 @@
+"""Remembers which prefill replica saw which beginning of a prompt."""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import xxhash
+
+CHUNK_TOKENS = 256
+
+
+def chain_hashes(token_ids: Sequence[int]) -> list[int]:
+    """One hash for each whole chunk of a prompt, which also covers all chunks before it."""
+    raw = array("I", token_ids)
+    digest = xxhash.xxh3_64()
+    hashes: list[int] = []
+    for start in range(0, len(raw) - CHUNK_TOKENS + 1, CHUNK_TOKENS):
+        digest.update(raw[start : start + CHUNK_TOKENS].tobytes())
+        hashes.append(digest.intdigest())
+    return hashes
+
+
+class PrefixMap:
+    """Hash of a prompt's beginning -> address of the last replica that computed it; the oldest are forgotten.
+
+    A hint only: the replica may have evicted the blocks.
+    """
+
+    def __init__(self, bound: int = 65536) -> None:
+        self._bound = bound
+        self._seen: OrderedDict[int, str] = OrderedDict()
+
+    def cached_tokens(self, hashes: Sequence[int]) -> dict[str, int]:
+        """Address -> how many leading tokens of the prompt went through it."""
+        found: dict[str, int] = {}
+        for count, name in enumerate(hashes, start=1):
+            address = self._seen.get(name)
+            if address is None:
+                break
+            found[address] = count * CHUNK_TOKENS
+        return found
+
+    def remember(self, hashes: Sequence[int], address: str) -> None:
+        """A replica has computed this prompt."""
+        for name in hashes:
+            self._seen[name] = address
+            self._seen.move_to_end(name)
+        while len(self._seen) > self._bound:
+            self._seen.popitem(last=False)

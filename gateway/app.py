@@ -1,0 +1,91 @@
+"""The application: routes, error bodies, and the parts that live as long as the process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gateway import service_routes
+from gateway.body import quote
+from gateway.chat import endpoint as chat
+from gateway.chat.schema import ChatCompletionRequest
+from gateway.cluster import Cluster
+from gateway.context import Gateway
+from gateway.errors import MethodNotAllowed, error_headers, openai_error, status_of
+from gateway.middleware import RequestMiddleware
+from gateway.models import ModelNames
+from gateway.openapi import openapi_document
+from gateway.pipeline import Pipeline
+from gateway.settings import GatewaySettings
+from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
+
+TITLE = "Moonshard"
+BODIES = (ChatCompletionRequest,)
+
+
+class GatewayApp(FastAPI):
+    """FastAPI with our own OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi_document(TITLE, self.version, self.routes, BODIES)
+        return self.openapi_schema
+
+
+def create_app(settings: GatewaySettings) -> ASGIApp:
+    """The whole gateway as an ASGI application, which watches its replicas from its start to its end."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        cluster = Cluster(settings)
+        await cluster.open()
+        app.state.gateway = Gateway(settings, cluster, Pipeline(cluster, settings), ModelNames(settings))
+        try:
+            yield
+        finally:
+            await cluster.close()
+
+    app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
+    app.include_router(chat.router)
+    app.include_router(service_routes.router)
+    app.add_exception_handler(MoonshardError, _on_moonshard_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_our_mistake)
+    return RequestMiddleware(app, settings.request_s)
+
+
+async def _on_moonshard_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MoonshardError)
+    return Response(
+        orjson.dumps(openai_error(error)),
+        status_code=status_of(error),
+        headers=error_headers(error),
+        media_type="application/json",
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router refuses."""
+    assert isinstance(error, HTTPException)
+    path = quote(request.url.path)
+    match error.status_code:
+        case 404:
+            return await _on_moonshard_error(request, NotFound(f"there is no {path}"))
+        case 405:
+            allow = (error.headers or {}).get("Allow", "")
+            refusal = MethodNotAllowed(f"{path} is not for {request.method}, only for {allow}", allow)
+            return await _on_moonshard_error(request, refusal)
+        case _:
+            return await _on_moonshard_error(request, InvalidRequest(str(error.detail)))
+
+
+async def _on_our_mistake(request: Request, error: Exception) -> Response:
+    """The server's log has the exception; the client gets no internals."""
+    return await _on_moonshard_error(request, MoonshardError("the gateway failed"))

@@ -1,0 +1,126 @@
+"""Request bodies: read within a bound, decoded, checked, and every complaint names its field."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.errors import BodyTooLarge, ClientGone
+from services.runtime.errors import InvalidRequest
+
+MAX_MESSAGE_CHARS = 400
+MAX_QUOTE_CHARS = 60
+
+
+class Body(BaseModel):
+    """Base of all request schemas: exact types, unknown fields ignored, null the same as absent."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+def _whole(value: object) -> object:
+    """1.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+PositiveInt = Annotated[Int, Field(ge=1)]
+NaturalInt = Annotated[Int, Field(ge=0)]
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in the body.
+
+    Raises InvalidRequest for anything else, BodyTooLarge beyond max_bytes, ClientGone if the sender leaves.
+    """
+    content_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise InvalidRequest(f"Content-Type must be application/json, not {quote(content_type)}", field="Content-Type")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidRequest("Content-Encoding is not supported: send the body as it is", field="Content-Encoding")
+    raw = await _read(request, max_bytes)
+    try:
+        decoded = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error.msg} at character {error.pos}") from error
+    if not isinstance(decoded, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return decoded
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"the body has {declared} bytes, at most {max_bytes} are accepted")
+    pieces: list[bytes] = []
+    num_bytes = 0
+    try:
+        async for piece in request.stream():
+            num_bytes += len(piece)
+            if num_bytes > max_bytes:
+                raise BodyTooLarge(f"the body is larger than the {max_bytes} bytes that are accepted")
+            pieces.append(piece)
+    except ClientDisconnect as error:
+        raise ClientGone("the client left while it sent the body") from error
+    return b"".join(pieces)
+
+
+def check(schema: type[B], body: Mapping[str, Any]) -> B:
+    """The body as an instance of its schema; InvalidRequest names the first field that is wrong."""
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _complaint(first, body) from error
+
+
+def quote(value: object) -> str:
+    """What a client sent, short enough to be repeated in a message."""
+    text = str(value)
+    return repr(text if len(text) <= MAX_QUOTE_CHARS else text[:MAX_QUOTE_CHARS] + "...")
+
+
+def _complaint(error: ErrorDetails, body: Mapping[str, Any]) -> InvalidRequest:
+    path = _dotted_path(error["loc"], error["type"], body)
+    message = _rule(error)
+    return InvalidRequest(f"{path}: {message}"[:MAX_MESSAGE_CHARS], field=path or None)
+
+
+def _rule(error: ErrorDetails) -> str:
+    """The rule that was broken, without what pydantic repeats of the input."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return "this field is required"
+        case "model_type" | "model_attributes_type" | "dict_type" | "union_tag_not_found" if (
+            "expected_tags" not in context
+        ):
+            return "must be an object"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"must be one of {context.get('expected_tags')}"
+        case _:
+            return error["msg"].removeprefix("Value error, ")
+
+
+def _dotted_path(location: Sequence[int | str], kind: str, body: Mapping[str, Any]) -> str:
+    """`messages.0.content` from pydantic's location, which also holds names of union members."""
+    here: Any = body
+    path: list[str] = []
+    for position, step in enumerate(location):
+        if _holds(here, step):
+            here = here[step]
+        elif kind != "missing" or position < len(location) - 1:
+            continue
+        path.append(str(step))
+    return ".".join(path)
+
+
+def _holds(value: Any, step: int | str) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, dict) and step in value

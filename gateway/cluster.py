@@ -1,0 +1,93 @@
+"""The cluster behind the gateway: the replicas of every role, and the calls that any of them can answer."""
+
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import TypeVar
+
+from gateway.affinity import PrefixMap
+from gateway.call import CallContext, is_loss
+from gateway.choose import RoundRobin
+from gateway.metrics import HAND_OVERS
+from gateway.replicas import Replica, ReplicaPool
+from gateway.settings import GatewaySettings
+from protos.tokenizer_pb2 import DescribeRequest, DescribeResponse, RenderRequest, RenderResponse
+from services.runtime.errors import MoonshardError
+
+T = TypeVar("T")
+
+MAX_LOSSES = 3
+
+
+class Cluster:
+    """Owns the replicas, and what is known about the model."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, load_poll_s=None)
+        self.prefills = ReplicaPool("prefill", settings.prefills, load_poll_s=settings.load_poll_s)
+        self.decodes = ReplicaPool("decode", settings.decodes, load_poll_s=settings.load_poll_s)
+        self.prefixes = PrefixMap()
+        self.next_tokenizer = RoundRobin()
+        self._settings = settings
+        self._model: DescribeResponse | None = None
+
+    async def open(self) -> None:
+        """Starts to watch all replicas."""
+        for pool in self._pools:
+            await pool.open()
+
+    async def close(self) -> None:
+        """Closes all channels."""
+        for pool in self._pools:
+            await pool.close()
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether a request would find all roles that it needs."""
+        return bool(self.tokenizers.serving and self.decodes.serving)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the build and with the vocabulary; known once a request was rendered."""
+        revision = self._model.revision[:12] if self._model is not None else "unknown"
+        return f"fp_{version('moonshard')}_{revision}"
+
+    async def describe(self, call: CallContext) -> DescribeResponse:
+        """Vocabulary size, context length, stop tokens. Asked once: all replicas serve the same checkpoint."""
+        if self._model is None:
+            self._model = await self._ask_tokenizer(
+                call,
+                lambda replica, left_s: replica.tokenizer.Describe(
+                    DescribeRequest(), timeout=left_s, metadata=call.metadata
+                ),
+            )
+        return self._model
+
+    async def render(self, request: RenderRequest, call: CallContext) -> RenderResponse:
+        """The prompt of a conversation."""
+        return await self._ask_tokenizer(
+            call, lambda replica, left_s: replica.tokenizer.Render(request, timeout=left_s, metadata=call.metadata)
+        )
+
+    async def context_tokens(self, call: CallContext) -> int:
+        """Most tokens of prompt and answer together: the model's limit, or the decode replicas' if that is less."""
+        limits = [replica.load.context_tokens for replica in self.decodes.serving if replica.load.context_tokens]
+        return min([(await self.describe(call)).context_tokens, *limits])
+
+    async def _ask_tokenizer(self, call: CallContext, ask: Callable[[Replica, float], Awaitable[T]]) -> T:
+        """The answer of any tokenizer replica; a lost one's call is repeated on the next."""
+        avoid: list[str] = []
+        while True:
+            hold_s = call.left_s(self._settings.hold_s)
+            replica = await self.tokenizers.pick(self.next_tokenizer, avoid=avoid, hold_s=hold_s)
+            try:
+                return await ask(replica, call.left_s(self._settings.tokenizer_s))
+            except MoonshardError as error:
+                if not is_loss(error) or len(avoid) >= MAX_LOSSES:
+                    raise
+                HAND_OVERS.labels("tokenizer").inc()
+                self.tokenizers.lose(replica)
+                avoid.append(replica.address)
+
+    @property
+    def _pools(self) -> tuple[ReplicaPool, ...]:
+        return (self.tokenizers, self.prefills, self.decodes)

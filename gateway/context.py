@@ -1,0 +1,35 @@
+"""What an endpoint finds behind its request: the gateway's parts, and what the middleware knows of the call."""
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from gateway.call import CallContext
+from gateway.cluster import Cluster
+from gateway.models import ModelNames
+from gateway.pipeline import Pipeline
+from gateway.settings import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one gateway process. Created once, by the application."""
+
+    settings: GatewaySettings
+    cluster: Cluster
+    pipeline: Pipeline
+    models: ModelNames
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that a request came to."""
+    gateway = request.app.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway
+
+
+def call_context(request: Request) -> CallContext:
+    """The ids and the deadline of a request."""
+    call = request.scope["moonshard.call"]
+    assert isinstance(call, CallContext)
+    return call

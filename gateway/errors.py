@@ -1,0 +1,108 @@
+"""What went wrong, in HTTP: the gateway's own errors, and the body and status of every error per face."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from services.runtime.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MoonshardError,
+    NotFound,
+    Overloaded,
+)
+
+DEFAULT_RETRY_S = 1.0
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt alone fills the context. The client must shorten it."""
+
+    def __init__(self, num_tokens: int, context_tokens: int) -> None:
+        # Clients recognise these words and compact their history; they must stay as they are.
+        super().__init__(
+            f"Invalid request: Your request exceeded model token limit: {context_tokens} (requested: {num_tokens})"
+        )
+        self.num_tokens = num_tokens
+        self.context_tokens = context_tokens
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over the limit. The client must send less."""
+
+
+class ModelNotFound(NotFound):
+    """No model of that name is served here."""
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, the method does not. `allow` lists those that do."""
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class ClientGone(MoonshardError):
+    """The client left. Nobody reads the answer."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    status: int
+    type: str
+    code: str | None
+    retry: bool = False  # whether the same request may succeed later
+
+
+_INVALID = _Rule(400, "invalid_request_error", None)
+_INTERNAL = _Rule(500, "server_error", None)
+
+# The first class that fits.
+_BY_CLASS: tuple[tuple[type[MoonshardError], _Rule], ...] = (
+    (ContextExceeded, _Rule(400, "invalid_request_error", "context_length_exceeded")),
+    (BodyTooLarge, _Rule(413, "invalid_request_error", "request_too_large")),
+    (MethodNotAllowed, _Rule(405, "invalid_request_error", "method_not_allowed")),
+    (InvalidRequest, _INVALID),
+    (ModelNotFound, _Rule(404, "resource_not_found_error", "model_not_found")),
+    (NotFound, _Rule(404, "resource_not_found_error", None)),
+    (Overloaded, _Rule(429, "engine_overloaded_error", "engine_overloaded", retry=True)),
+    (DeadlineExceeded, _Rule(504, "timeout_error", None)),
+    (ClientGone, _Rule(499, "client_closed_request", None)),
+)
+_UNAVAILABLE = _Rule(503, "server_unavailable", None, retry=True)
+
+
+def _rule_of(error: MoonshardError) -> _Rule:
+    for kind, rule in _BY_CLASS:
+        if isinstance(error, kind):
+            return rule
+    return _UNAVAILABLE if error.code is grpc.StatusCode.UNAVAILABLE else _INTERNAL
+
+
+def status_of(error: MoonshardError) -> int:
+    """The HTTP status of an error."""
+    return _rule_of(error).status
+
+
+def openai_error(error: MoonshardError) -> dict[str, Any]:
+    """The body of an error on the OpenAI faces, in JSON answers and in streams alike."""
+    rule = _rule_of(error)
+    message = str(error) if rule is not _INTERNAL else "the server failed to answer this request"
+    return {"error": {"message": message, "type": rule.type, "param": error.field, "code": rule.code}}
+
+
+def error_headers(error: MoonshardError) -> dict[str, str]:
+    """Headers that tell a client whether and when to try again, and what it may do instead."""
+    rule = _rule_of(error)
+    headers = {"allow": error.allow} if isinstance(error, MethodNotAllowed) else {}
+    if rule.retry:
+        wait_s = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_S
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+    elif rule.status in (500, 504):
+        headers["x-should-retry"] = "false"
+    return headers

@@ -1,0 +1,176 @@
+"""The tokens of one choice, made by whichever replicas are alive."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gateway.affinity import chain_hashes
+from gateway.attempts import Attempts
+from gateway.call import CallContext, is_loss
+from gateway.choose import choose_prefill
+from gateway.cluster import Cluster
+from gateway.feed import Feed
+from gateway.metrics import HAND_OVERS
+from gateway.replicas import Replica
+from gateway.settings import GatewaySettings
+from protos import attention_pb2 as pb
+from protos.media_pb2 import MediaSpan
+from services.runtime.errors import DeadlineExceeded, KvMissing, MoonshardError, Overloaded, Unavailable
+
+FinishReason: TypeAlias = "pb.FinishReason.ValueType"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a generation starts: the rendered prompt, and how to draw."""
+
+    prompt_ids: Sequence[int]
+    media: Sequence[MediaSpan]
+    sampling: pb.Sampling
+
+
+class Generation:
+    """Owns the tokens of one choice, so that any replica can go on after the last one at any time.
+
+    token_ids          generated so far, a final stop token included
+    num_cached_tokens  of the prompt, as the first replica reported
+    finish_reason      set once the last token is there
+    prompt_computed    set once the prompt's latent KV is published or the first token is there
+    """
+
+    def __init__(
+        self, cluster: Cluster, settings: GatewaySettings, call: CallContext, start: Start, *, leads: bool
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._call = call
+        self._start = start
+        self._leads = leads  # the client sees nothing before this choice begins
+        self.token_ids: list[int] = []
+        self.num_cached_tokens = 0
+        self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
+        self.prompt_computed = asyncio.Event()
+
+    async def run(self, shown: Feed[list[int]]) -> None:
+        """Generates to the end. What may be shown, all but a final stop token, goes into the feed.
+
+        Raises the MoonshardError that ended it, if the loss of replicas cannot be made good.
+        """
+        attempts = Attempts(self._cluster.decodes, self._settings, self._call)
+        # A prompt is not computed for nobody to go on with.
+        await attempts.next_replica(begun=self._begun)
+        manifest = await self._prefill(shown)
+        attempts.clear()
+        while self.finish_reason == pb.FINISH_REASON_UNSPECIFIED:
+            replica = await attempts.next_replica(begun=self._begun)
+            num_before = len(self.token_ids)
+            try:
+                await self._decode_on(replica, manifest, shown)
+            except KvMissing:
+                if manifest is None:
+                    raise
+                manifest = None
+            except MoonshardError as error:
+                if len(self.token_ids) > num_before:
+                    attempts.clear()
+                    manifest = None
+                await attempts.failed(replica, error, begun=self._begun)
+
+    @property
+    def _begun(self) -> bool:
+        return bool(self.token_ids) or not self._leads
+
+    async def _prefill(self, shown: Feed[list[int]]) -> pb.KvManifest | None:
+        """Computes the prompt on a prefill replica; None if the decode replica shall do it itself."""
+        pool = self._cluster.prefills
+        if len(self._start.prompt_ids) < self._settings.prefill_min_tokens or not pool.serving:
+            return None
+        hashes = chain_hashes(self._start.prompt_ids)
+        full: Overloaded | None = None
+        asked: set[str] = set()
+        while left := [replica for replica in pool.serving if replica.address not in asked]:
+            replica = choose_prefill(left, self._cluster.prefixes.cached_tokens(hashes))
+            asked.add(replica.address)
+            try:
+                response = await self._prefill_on(replica)
+            except Overloaded as error:
+                full = error
+            except MoonshardError as error:
+                if not is_loss(error):
+                    raise
+                HAND_OVERS.labels(pool.role).inc()
+                pool.lose(replica)
+            else:
+                self._cluster.prefixes.remember(hashes, replica.address)
+                await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
+                return response.manifest
+        if full is not None and self._leads:
+            raise full
+        return None
+
+    async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
+        replica.note_sent(len(self._start.prompt_ids))
+        response: pb.PrefillResponse = await replica.attention.Prefill(
+            pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
+            timeout=self._call.left_s(self._settings.prefill_s),
+            metadata=self._call.metadata,
+        )
+        return response
+
+    async def _decode_on(self, replica: Replica, manifest: pb.KvManifest | None, shown: Feed[list[int]]) -> None:
+        """Reads one replica's stream to its end. Silence and an end without a finish reason count as a loss."""
+        if self._was_last():
+            return
+        replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
+        stream = replica.attention.Decode(
+            pb.DecodeRequest(prompt=self._prompt(), sampling=self._start.sampling, manifest=manifest),
+            timeout=self._call.left_s(self._settings.request_s),
+            metadata=self._call.metadata,
+        )
+        responses = aiter(stream)
+        silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        response = await anext(responses)
+                except TimeoutError as error:
+                    raise DeadlineExceeded(f"no token from {replica.address} for {silence_s:g} s") from error
+                except StopAsyncIteration:
+                    raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
+                silence_s = self._settings.stall_s
+                await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
+                if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
+                    return
+        finally:
+            stream.cancel()
+
+    def _prompt(self) -> pb.Prompt:
+        """The prompt and what was generated so far, from which any replica can go on."""
+        return pb.Prompt(
+            token_ids=[*self._start.prompt_ids, *self.token_ids],
+            num_prompt_tokens=len(self._start.prompt_ids),
+            media=self._start.media,
+        )
+
+    def _was_last(self) -> bool:
+        """Whether a lost replica had sent everything but the finish reason."""
+        sampling = self._start.sampling
+        if self.token_ids and self.token_ids[-1] in sampling.stop_token_ids:
+            self.finish_reason = pb.STOP
+        elif len(self.token_ids) >= sampling.max_new_tokens:
+            self.finish_reason = pb.LENGTH
+        return self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+
+    async def _take(
+        self, token_ids: list[int], finish_reason: FinishReason, num_cached_tokens: int, shown: Feed[list[int]]
+    ) -> None:
+        if not self.prompt_computed.is_set():
+            self.num_cached_tokens = num_cached_tokens
+            self.prompt_computed.set()
+        self.token_ids += token_ids
+        self.finish_reason = finish_reason
+        visible = token_ids[:-1] if finish_reason == pb.STOP else token_ids
+        if visible:
+            await shown.put(visible)

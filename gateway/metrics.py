@@ -1,0 +1,37 @@
+"""What the gateway counts and times."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "moonshard_gateway_requests_total",
+    "HTTP requests that were answered, by face and status; 499 means that the client left.",
+    ["face", "status"],
+)
+OPEN_REQUESTS = Gauge("moonshard_gateway_open_requests", "Admitted requests whose answer is not complete.")
+OPEN_STREAMS = Gauge("moonshard_gateway_open_streams", "Event streams that are being written.")
+HELD_REQUESTS = Gauge("moonshard_gateway_held_requests", "Calls that wait for a replica to be ready.", ["role"])
+SERVING_REPLICAS = Gauge("moonshard_gateway_serving_replicas", "Replicas that say they are ready.", ["role"])
+HAND_OVERS = Counter(
+    "moonshard_gateway_hand_overs_total", "Calls that were repeated because a replica was lost.", ["role"]
+)
+TOKENS = Counter(
+    "moonshard_gateway_tokens_total",
+    "Tokens of finished and of broken requests: prompt, cached (of the prompt), completion, reasoning (of those).",
+    ["kind"],
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "moonshard_gateway_first_token_seconds",
+    "From the arrival of a request to its first piece of answer, waiting for replicas included.",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300),
+)
+INTER_TOKEN_SECONDS = Histogram(
+    "moonshard_gateway_inter_token_seconds",
+    "Time per token of a choice after its first, averaged over what came at once; hand-overs included.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30),
+)
+REQUEST_SECONDS = Histogram(
+    "moonshard_gateway_request_seconds",
+    "From the arrival of a request to the last byte of its answer.",
+    ["face"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1200, 3600),
+)

@@ -1,0 +1,57 @@
+"""The life of one request: admitted, rendered, generated, parsed, and over when its last choice is."""
+
+from contextlib import ExitStack
+
+from gateway.admission import Admission
+from gateway.call import CallContext
+from gateway.cluster import Cluster
+from gateway.errors import ContextExceeded
+from gateway.generation import Start
+from gateway.internal import Request, Usage
+from gateway.rendering import parse_start, render_request, sampling_of, seeded
+from gateway.run import Run
+from gateway.settings import GatewaySettings
+
+
+class Pipeline:
+    """Starts requests. Owns the bound on how many are open."""
+
+    def __init__(self, cluster: Cluster, settings: GatewaySettings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._admission = Admission(settings.max_open_requests)
+
+    async def start(self, request: Request, call: CallContext) -> Run:
+        """A running request, which the caller must close.
+
+        Raises Overloaded if too many are open, ContextExceeded, InvalidRequest for what only the tokenizer can see,
+        Unavailable if nobody is ready in time.
+        """
+        with ExitStack() as held:
+            held.enter_context(self._admission.enter())
+            rendering = render_request(request.conversation)
+            model = await self._cluster.describe(call)
+            rendered = await self._cluster.render(rendering, call)
+            context_tokens = await self._cluster.context_tokens(call)
+            num_tokens = len(rendered.token_ids)
+            if num_tokens >= context_tokens:
+                raise ContextExceeded(num_tokens, context_tokens)
+            sampling = seeded(request.sampling)
+            starts = [
+                Start(
+                    rendered.token_ids,
+                    rendered.media,
+                    sampling_of(
+                        sampling,
+                        model,
+                        choice=choice,
+                        room=context_tokens - num_tokens,
+                        default_max_tokens=self._settings.default_max_tokens,
+                    ),
+                )
+                for choice in range(request.num_choices)
+            ]
+            parser = parse_start(request.output, request.conversation.tools_json, rendered)
+            run = Run(self._cluster, self._settings, call, starts, parser, Usage(num_tokens))
+            run.held = held.pop_all()
+            return run

@@ -1,0 +1,173 @@
+"""A running request: its choices as tasks, their events in one bounded feed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from gateway.call import CallContext
+from gateway.cluster import Cluster
+from gateway.feed import Feed
+from gateway.generation import Generation, Start
+from gateway.internal import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Finish,
+    FinishName,
+    Reasoning,
+    Usage,
+)
+from gateway.metrics import FIRST_TOKEN_SECONDS, INTER_TOKEN_SECONDS, TOKENS
+from gateway.parsing import AnswerParser
+from gateway.settings import GatewaySettings
+from protos.attention_pb2 import LENGTH
+from protos.tokenizer_pb2 import Delta, ParseStart
+from services.runtime.errors import DeadlineExceeded, MoonshardError
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 1024  # that a client may lag behind
+MAX_BATCHES = 2**20  # a feed of tokens is bounded by the context already
+
+
+class Run:
+    """Generates all choices of one request until the last has finished, one fails, or it is closed.
+
+    events  of all choices, interleaved; ends after the last Finish, or with the MoonshardError that ended the run
+    usage   token counts, growing
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: GatewaySettings,
+        call: CallContext,
+        starts: Sequence[Start],
+        parser: ParseStart,
+        usage: Usage,
+    ) -> None:
+        self.events: Feed[Event] = Feed(MAX_EVENTS)
+        self.usage = usage
+        self.usage.completion = [0] * len(starts)
+        self.usage.reasoning = [0] * len(starts)
+        self.num_choices = len(starts)
+        self.held = ExitStack()  # what the request occupies until it is closed
+        self._cluster = cluster
+        self._settings = settings
+        self._call = call
+        self._parser = parser
+        self._last_s: list[float | None] = [None] * len(starts)  # when each choice's last token came
+        self._generations = [
+            Generation(cluster, settings, call, start, leads=choice == 0) for choice, start in enumerate(starts)
+        ]
+        self._task = asyncio.create_task(self._generate())
+        self._task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Cancels whatever still runs, in this process and in the engines. May be called twice."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.held.close()
+
+    async def _generate(self) -> None:
+        try:
+            async with asyncio.timeout(self._call.left_s(self._settings.request_s)), asyncio.TaskGroup() as group:
+                for choice in range(self.num_choices):
+                    group.create_task(self._choose(choice))
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline of the request has passed") from error
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        usage = self.usage
+        TOKENS.labels("prompt").inc(usage.num_prompt_tokens)
+        TOKENS.labels("cached").inc(usage.num_cached_tokens)
+        TOKENS.labels("completion").inc(usage.num_completion_tokens)
+        TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
+        error = None if task.cancelled() else task.exception()
+        self.events.close(error and _first(error))
+
+    async def _choose(self, choice: int) -> None:
+        """One choice, from its prompt to its Finish."""
+        generation = self._generations[choice]
+        if choice > 0:
+            # The others find the prompt in the prefix cache.
+            await self._generations[0].prompt_computed.wait()
+        parser = AnswerParser(self._cluster, self._settings, self._call, self._parser)
+        tokens: Feed[list[int]] = Feed(MAX_BATCHES)
+        producer = asyncio.create_task(generation.run(tokens))
+        producer.add_done_callback(lambda task: tokens.close(None if task.cancelled() else task.exception()))
+        try:
+            await self._parse(choice, generation, tokens, parser)
+        finally:
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
+            parser.close()
+
+    async def _parse(self, choice: int, generation: Generation, tokens: Feed[list[int]], parser: AnswerParser) -> None:
+        """Tokens into events, until the tokens end or what was asked for is complete."""
+        while batches := await tokens.take():
+            token_ids = [token_id for batch in batches for token_id in batch]
+            deltas = await parser.feed(token_ids)
+            self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
+            await self._emit(choice, deltas)
+            if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
+                truncated = False
+                break
+        else:
+            truncated = generation.finish_reason == LENGTH
+            deltas = await parser.end(truncated=truncated)
+            self._count(choice, len(generation.token_ids), parser)
+            await self._emit(choice, deltas)
+        await self.events.put(Finish(choice, _finish_name(parser, truncated=truncated), parser.stop))
+
+    def _count(self, choice: int, num_tokens: int, parser: AnswerParser) -> None:
+        now_s = time.monotonic()
+        num_new = num_tokens - self.usage.completion[choice]
+        last_s, self._last_s[choice] = self._last_s[choice], now_s
+        if last_s is None:
+            if not any(self.usage.completion):
+                FIRST_TOKEN_SECONDS.observe(now_s - self._call.arrived_s)
+        elif num_new:
+            INTER_TOKEN_SECONDS.observe((now_s - last_s) / num_new)
+        self.usage.num_cached_tokens = self._generations[0].num_cached_tokens
+        self.usage.completion[choice] = num_tokens
+        self.usage.reasoning[choice] = parser.num_reasoning_tokens
+
+    async def _emit(self, choice: int, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            await self.events.put(_event_of(choice, delta))
+
+
+def _event_of(choice: int, delta: Delta) -> Event:
+    match delta.WhichOneof("piece"):
+        case "reasoning":
+            return Reasoning(choice, delta.reasoning)
+        case "content":
+            return Content(choice, delta.content)
+        case "tool_call_start":
+            start = delta.tool_call_start
+            return CallStart(choice, start.index, start.id, start.name)
+        case "tool_call_arguments":
+            return CallArguments(choice, delta.tool_call_arguments.index, delta.tool_call_arguments.text)
+        case _:
+            return CallEnd(choice, delta.tool_call_end.index, delta.tool_call_end.complete)
+
+
+def _finish_name(parser: AnswerParser, *, truncated: bool) -> FinishName:
+    if truncated:
+        return "length"
+    return "tool_calls" if parser.num_complete_calls else "stop"
+
+
+def _first(error: BaseException) -> MoonshardError:
+    """The error to tell the client, from however deep in a group. A mistake of ours stays in the log."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, MoonshardError):
+        return error
+    log.error("a request broke", exc_info=error)
+    return MoonshardError("the gateway failed")

@@ -1,0 +1,36 @@
+"""What the gateway is told at start: one field per MOONSHARD_* variable."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from services.runtime.settings import Addresses, Names, ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Addresses of the replicas, names of the model, bounds and waits."""
+
+    tokenizers: Annotated[Addresses, Field(min_length=1)]
+    prefills: Addresses = ()  # empty: decode replicas compute prompts themselves
+    decodes: Annotated[Addresses, Field(min_length=1)]
+    visions: Addresses = ()  # empty: images and videos are refused
+
+    model_name: str = "kimi-k2.6"
+    model_aliases: Names = ("moonshotai/Kimi-K2.6",)
+    model_display_name: str = "Kimi K2.6"
+    stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
+
+    default_max_tokens: PositiveInt = 32768  # where the client says nothing
+    max_choices: PositiveInt = 8
+    max_open_requests: PositiveInt = 1024  # beyond: 429
+    max_body_bytes: PositiveInt = 64 * 2**20
+    prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once
+
+    request_s: PositiveFloat = 3600.0  # deadline of a request, its whole answer included
+    hold_s: PositiveFloat = 10.0  # wait for a first replica before the answer has begun
+    resume_s: PositiveFloat = 300.0  # wait for another replica once it has
+    prefill_s: PositiveFloat = 600.0  # longest computation of a prompt
+    stall_s: PositiveFloat = 60.0  # silence between two tokens that counts as a loss
+    tokenizer_s: PositiveFloat = 30.0  # longest call of a tokenizer
+    keep_alive_s: PositiveFloat = 12.0  # silence after which a stream gets a comment
+    load_poll_s: PositiveFloat = 0.5  # how often replicas are asked for their load

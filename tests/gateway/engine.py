@@ -1,0 +1,136 @@
+"""A scripted AttentionService: keeps the contract of attention.proto, says what it is told, breaks on command."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import grpc.aio
+
+from protos import attention_pb2 as pb
+from protos.attention_pb2_grpc import AttentionServiceServicer, add_AttentionServiceServicer_to_server
+from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.server import start_server
+
+BLOCK_TOKENS = 64
+Script = Callable[[Sequence[int], pb.Sampling], list[int]]  # (prompt, sampling) -> the whole answer, stop included
+
+
+class Engine(AttentionServiceServicer):
+    """One replica. Tests change the fields below; what was asked for is in `prefills` and `decodes`.
+
+    token_s       time per token
+    die_after     tokens of a stream after which the whole server is gone; counts once, then it is None
+    hang_after    tokens of a stream after which nothing comes any more
+    fail_after    tokens of a stream after which `failure` is raised
+    failure       raised at once without fail_after
+    num_cached    tokens of each prompt that count as cached
+    """
+
+    def __init__(self, role: str, script: Script) -> None:
+        self.role = role
+        self.script = script
+        self.token_s = 0.0
+        self.prefill_s = 0.0
+        self.die_after: int | None = None
+        self.hang_after: int | None = None
+        self.fail_after: int | None = None
+        self.failure: MoonshardError | None = None
+        self.num_cached = 0
+        self.load = pb.GetLoadResponse(num_free_blocks=100, num_blocks=100, block_tokens=BLOCK_TOKENS, max_waiting=8)
+        self.prefills: list[pb.PrefillRequest] = []
+        self.decodes: list[pb.DecodeRequest] = []
+        self.metadata: list[dict[str, str]] = []
+        self.num_running = 0
+        self.num_cancelled = 0
+        self.num_sent = 0
+        self.address = "127.0.0.1:0"
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Serves, after a stop again under the same address."""
+        self._server, self.address = await start_server(
+            lambda server: add_AttentionServiceServicer_to_server(self, server), self.address
+        )
+
+    @property
+    def is_up(self) -> bool:
+        return self._server is not None
+
+    async def stop(self) -> None:
+        """Gone at once: streams break."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(None)
+
+    async def Prefill(self, request, context):
+        self.prefills.append(request)
+        self._note(context)
+        answer = self._answer(request)
+        await self._fail_at(0)
+        await asyncio.sleep(self.prefill_s)
+        return pb.PrefillResponse(
+            token_id=answer[0],
+            finish_reason=self._finish(answer, 1, request.sampling),
+            manifest=pb.KvManifest(fingerprint=b"f", num_tokens=len(request.prompt.token_ids)),
+            num_cached_tokens=self.num_cached,
+        )
+
+    async def Decode(self, request, context):
+        self.decodes.append(request)
+        self._note(context)
+        answer = self._answer(request)
+        position = len(request.prompt.token_ids) - request.prompt.num_prompt_tokens
+        assert position < request.sampling.max_new_tokens
+        assert list(request.prompt.token_ids)[request.prompt.num_prompt_tokens :] == answer[:position]
+        self.num_running += 1
+        try:
+            num_sent = 0
+            finish = pb.FINISH_REASON_UNSPECIFIED
+            while finish == pb.FINISH_REASON_UNSPECIFIED:
+                await self._fail_at(num_sent)
+                await asyncio.sleep(self.token_s)
+                finish = self._finish(answer, position + 1, request.sampling)
+                self.num_sent += 1
+                yield pb.DecodeResponse(
+                    token_ids=[answer[position]],
+                    finish_reason=finish,
+                    num_cached_tokens=self.num_cached if num_sent == 0 else 0,
+                )
+                num_sent += 1
+                position += 1
+        except (asyncio.CancelledError, GeneratorExit):
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_running -= 1
+
+    async def GetLoad(self, request, context):
+        return self.load
+
+    def _answer(self, request: pb.PrefillRequest | pb.DecodeRequest) -> list[int]:
+        prompt = request.prompt
+        return self.script(list(prompt.token_ids)[: prompt.num_prompt_tokens], request.sampling)
+
+    def _finish(self, answer: Sequence[int], num_tokens: int, sampling: pb.Sampling) -> pb.FinishReason:
+        if answer[num_tokens - 1] in sampling.stop_token_ids:
+            return pb.STOP
+        assert num_tokens < len(answer) or num_tokens >= sampling.max_new_tokens, "the script ends without a stop"
+        return pb.LENGTH if num_tokens >= sampling.max_new_tokens else pb.FINISH_REASON_UNSPECIFIED
+
+    async def _fail_at(self, num_sent: int) -> None:
+        if self.die_after == num_sent:
+            self.die_after = None
+            # Not awaited: the server waits for this very call.
+            self._dying = asyncio.create_task(self.stop())
+            await asyncio.sleep(60)
+        if self.hang_after == num_sent:
+            await asyncio.sleep(600)
+        if self.failure is not None and (self.fail_after or 0) == num_sent:
+            raise self.failure
+
+    def _note(self, context) -> None:
+        self.metadata.append(dict(context.invocation_metadata()))
+
+
+def gone() -> MoonshardError:
+    """What a draining replica answers."""
+    return Unavailable("draining")
