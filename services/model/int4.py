@@ -14,7 +14,7 @@ PER_WORD = 8  # nibbles in an int32
 
 def pack_int4(values: Tensor) -> Tensor:
     """values [N, K] int8 in -8..7; returns [N, K / 8] i32."""
-    words = (values.to(torch.int64) + 8).reshape(*values.shape[:-1], -1, PER_WORD)
+    words = (values.to(torch.int64) + 8).reshape(*values.shape[:-1], values.shape[-1] // PER_WORD, PER_WORD)
     shifts = torch.arange(0, 4 * PER_WORD, 4)
     # The sum fills 32 bits; the cast keeps them as they are, so word 0xFFFFFFFF becomes -1.
     return (words << shifts).sum(-1).to(torch.int32)
@@ -39,7 +39,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight   [N, K] float, K a multiple of 32
     returns  packed [N, K / 8] i32, scale [N, K / 32] bf16
     """
-    grouped = weight.to(torch.float32).reshape(*weight.shape[:-1], -1, GROUP_SIZE)
+    grouped = weight.to(torch.float32).reshape(*weight.shape[:-1], weight.shape[-1] // GROUP_SIZE, GROUP_SIZE)
     scale = (grouped.abs().amax(-1) / 7).clamp(min=1e-5).to(torch.bfloat16)
     values = (grouped / scale.to(torch.float32).unsqueeze(-1)).round().clamp(-8, 7)
     return pack_int4(values.to(torch.int8).flatten(-2)), scale

@@ -18,7 +18,7 @@ def yarn_inv_freq(config: TextConfig) -> Tensor:
     """
     dim = config.qk_rope_head_dim
     index = torch.arange(dim // 2, dtype=torch.float64)
-    theta = config.rope_theta ** (-2 * index / dim)
+    theta = torch.tensor([config.rope_theta ** (-2 * pair / dim) for pair in range(dim // 2)], dtype=torch.float64)
     yarn = config.rope_scaling
     if yarn is None:
         return theta.to(torch.float32)

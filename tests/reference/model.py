@@ -203,7 +203,7 @@ def yarn_frequencies(c: dict) -> Tensor:
         return d * math.log(original / (2 * math.pi * turns)) / (2 * math.log(base))
 
     low, high = max(math.floor(pair(yarn["beta_fast"])), 0), min(math.ceil(pair(yarn["beta_slow"])), d - 1)
-    ramp = ((torch.arange(d // 2) - low) / (high - low if high > low else 0.001)).clamp(0, 1)
+    ramp = ((torch.arange(d // 2, dtype=torch.float64) - low) / (high - low if high > low else 0.001)).clamp(0, 1)
     return (theta * (1 - ramp) + theta / yarn["factor"] * ramp).float()
 
 

@@ -1,0 +1,40 @@
+"""One small random checkpoint for every test of reading checkpoints, and copies of it to damage."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.local.random_checkpoint import write_random_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory) -> Path:
+    """A tiny checkpoint that no test may change."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    write_random_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(checkpoint_folder, tmp_path) -> Path:
+    """A copy of the checkpoint for one test to change."""
+    return shutil.copytree(checkpoint_folder, tmp_path / "damaged")
+
+
+@pytest.fixture
+def edit_header() -> Callable[[Path, Callable[[dict[str, Any]], object]], None]:
+    """Rewrites the header of a safetensors file after a change, the data as it was."""
+
+    def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        change(header)
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+    return edit
