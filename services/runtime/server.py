@@ -15,7 +15,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
 from services.runtime.health import HealthServicer
 from services.runtime.interceptor import CallInterceptor
 from services.runtime.logs import setup_logging
@@ -44,14 +44,15 @@ Hook = Callable[[], Awaitable[object]]
 def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """The life of a process: logs, event loop, exit code. To be called once, by `__main__`.
 
-    Returns when `main` does; a `MoonshardError` becomes one line in the log and exit code 1.
+    Returns when `main` does; a `MoonshardError` becomes one line in the log and exit code 1. A `CheckpointError` ends
+    with 2, as bad settings do: whoever supervises the process knows that starting it again would change nothing.
     """
     setup_logging(settings.log_level, name, settings.instance)
     try:
         uvloop.run(main())
     except MoonshardError as error:
         logging.getLogger(name).critical(error.message, extra={"error": type(error).__name__})
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, CheckpointError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
