@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import uvloop
 
 from services.attention.forward import Forward
@@ -116,7 +117,8 @@ class Engine:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main())
+        with torch.inference_mode():
+            self._loop.run_until_complete(self._main())
 
     async def _main(self) -> None:
         while not self._stopping:
@@ -128,7 +130,7 @@ class Engine:
                 if plan:
                     await self._run_step(plan)
                     await asyncio.sleep(0)  # lets what arrived during a step without a wait come in
-                elif not self._commands:
+                elif not (self._commands or self._stopping):
                     self._wake.clear()
                     await self._wake.wait()
             except MoonshardError as error:

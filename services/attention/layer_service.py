@@ -23,7 +23,7 @@ class LayerWorker:
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="layers", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="layers", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -41,6 +41,11 @@ class LayerWorker:
                 raise MoonshardError("internal error in a layer shard") from None
 
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        with torch.inference_mode():
+            self._loop.run_forever()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
