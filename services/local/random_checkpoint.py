@@ -50,7 +50,10 @@ def write_random_checkpoint(
     partial.mkdir()
     try:
         _write_folder(partial, preset(dims) if isinstance(dims, str) else dims, seed, vocabulary, vocabulary_from)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError as error:
+            raise FileExistsError(f"{path} was made by somebody else meanwhile") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
