@@ -1,5 +1,6 @@
-# Everything runs in a virtual environment of its own, .venv, which the first target makes.
-PYTHON ?= python3
+# Everything runs in a virtual environment of its own, .venv, which the first target makes: Python 3.11 and pip suffice.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -8,14 +9,14 @@ BIN := $(VENV)/bin
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-serve: $(VENV)/.installed ## start a whole cluster on this machine and print its URL
-	$(BIN)/moonshard up
+serve: $(VENV)/.installed ## start a whole cluster on this machine and print its URL (ARGS="--experts 4 ...")
+	$(BIN)/moonshard up $(ARGS)
 
 chat: $(VENV)/.installed ## talk to the running cluster in the terminal
-	$(BIN)/moonshard chat
+	$(BIN)/moonshard chat $(ARGS)
 
-test: $(VENV)/.tested ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.tested ## run all tests (ARGS="-k chat")
+	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.tested ## lint and type-check
 	$(BIN)/ruff format --check .
@@ -23,20 +24,25 @@ check: $(VENV)/.tested ## lint and type-check
 	$(BIN)/mypy
 
 bench: $(VENV)/.tested ## measure, and print one table
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## remove the virtual environment and all build products
-	rm -rf $(VENV) protos/*_pb2* kernels/native/*.so
+	rm -rf $(VENV) dist protos/*_pb2* kernels/native/*.so
 
 # Installing builds the protobuf modules and the CPU kernels, so their sources are prerequisites.
 SOURCES := pyproject.toml $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
 
-$(VENV)/.installed: $(SOURCES)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
-	touch $@
+	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[local,test]'
-	touch $@
+	@touch $@
+
+# Debian leaves pip out of `venv` unless python3-venv is installed; then the pip outside puts one inside.
+$(VENV)/bin/pip:
+	@test -n '$(PYTHON)' || { echo 'Moonshard needs Python 3.11 or newer (make PYTHON=/path/to/python).'; exit 1; }
+	@echo 'Setting up $(VENV), once; this takes some minutes.'
+	@$(PYTHON) -m venv $(VENV) 2> /dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }

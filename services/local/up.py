@@ -18,6 +18,7 @@ from services.local.topology import Topology
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATE_POLL_S = 0.5
+SAME_SIGNAL_S = 0.5
 
 
 async def run_cluster(
@@ -56,6 +57,7 @@ class _Run:
         self._terminal = terminal
         self._started_at = started_at
         self._stop = asyncio.Event()
+        self._stopped_at = 0.0
 
     async def until_stopped(self, start_timeout_s: float, note: str) -> int:
         for number in STOP_SIGNALS:
@@ -76,9 +78,13 @@ class _Run:
             keep_state.cancel()
 
     def _on_signal(self) -> None:
+        now = time.monotonic()
         if self._stop.is_set():
-            self._cluster.supervisor.hurry()
+            # One Ctrl-C may arrive twice, from the terminal and from `make` or `timeout`.
+            if now - self._stopped_at > SAME_SIGNAL_S:
+                self._cluster.supervisor.hurry()
             return
+        self._stopped_at = now
         self._stop.set()
         self._terminal.end()
         self._terminal.say("Stopping; once more to stop at once.")

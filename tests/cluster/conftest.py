@@ -1,0 +1,54 @@
+"""Clusters for the end-to-end tests. A cluster takes seconds to start, so tests with the same topology share one."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.local.random_checkpoint import write_random_checkpoint
+from tests.cluster.harness import Cluster, small_topology
+
+MAX_RUNNING_CLUSTERS = 2
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small random weights in the released format."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_random_checkpoint(path, dims="tiny", seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def start_cluster(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """A function that returns a ready cluster: `start_cluster(experts=3, settings={"decode": {"NUM_BLOCKS": "8"}})`.
+
+    The arguments are those of `small_topology`. The same arguments give the same cluster while it is one of the last
+    MAX_RUNNING_CLUSTERS that were asked for; a test leaves it as it found it, every process running.
+    """
+    running: OrderedDict[str, Cluster] = OrderedDict()
+
+    def start(model: Path = tiny_checkpoint, **choices: Any) -> Cluster:
+        topology = small_topology(model, **choices)
+        key = repr(topology)
+        if key not in running:
+            if len(running) == MAX_RUNNING_CLUSTERS:
+                _, oldest = running.popitem(last=False)
+                oldest.__exit__()
+            log_path = tmp_path_factory.mktemp("cluster") / "cluster.log"
+            running[key] = Cluster(topology, log_path).__enter__()
+        running.move_to_end(key)
+        running[key].wait_ready()
+        return running[key]
+
+    yield start
+    for cluster in running.values():
+        cluster.__exit__()
+
+
+@pytest.fixture
+def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
+    """The usual one: two expert shards, one prefill and one decode replica."""
+    return start_cluster()

@@ -1,0 +1,201 @@
+"""A real cluster for a test: the processes of `moonshard up`, started by the same code, with handles to hurt them."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+import pytest
+
+from services.local.child import Child, ProcessFailed
+from services.local.cluster import LocalCluster
+from services.local.cluster_log import LogRecord
+from services.local.restart import RestartPolicy
+from services.local.topology import Role, Topology
+from services.runtime.redis_server import find_redis_server
+
+T = TypeVar("T")
+
+START_S = 120.0
+# Tests kill the same process again and again; that is no reason to give up.
+PATIENT = RestartPolicy(max_crashes=1000)
+
+# Exact arithmetic, and bounds so small that ordinary prompts fill blocks, are chunked and are preempted.
+SMALL: Mapping[Role, Mapping[str, str]] = {
+    "attention": {"DTYPE": "float32", "BLOCK_TOKENS": "16", "NUM_BLOCKS": "256", "STEP_TOKENS": "64"},
+    # Even the shortest prompt goes through a prefill replica.
+    "gateway": {"PREFILL_MIN_TOKENS": "0"},
+}
+
+
+def small_topology(model: Path, settings: Mapping[Role, Mapping[str, str]] | None = None, **choices: Any) -> Topology:
+    """A cluster of small bounds. `settings` come on top of SMALL, `choices` are the fields of Topology."""
+    merged = {role: {**SMALL.get(role, {}), **(settings or {}).get(role, {})} for role in {*SMALL, *(settings or {})}}
+    return Topology(model, settings=merged, dtype="float32", **choices)
+
+
+class Cluster:
+    """All processes of one topology. A context manager: started and ready inside, and gone without a trace after it.
+
+    Works from tests with and without an event loop: the supervisor has a loop of its own, on a thread of its own.
+    """
+
+    def __init__(self, topology: Topology, log_path: Path) -> None:
+        self.topology = replace(topology, port=_any_port(topology.host))
+        self._log_path = log_path
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="supervisor")
+        self._cluster: LocalCluster | None = None
+
+    @property
+    def url(self) -> str:
+        """Of the gateway, without /v1."""
+        return self.topology.url
+
+    @property
+    def store_urls(self) -> list[str]:
+        return [spec.address for spec in self._local.specs if spec.name.startswith("redis-")]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._local.children)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the processes that are running now."""
+        return {name: child.pid for name, child in self._local.children.items() if child.pid is not None}
+
+    def address(self, name: str) -> str:
+        """The gRPC address of a process."""
+        return self._child(name).spec.address
+
+    def memory_bytes(self, name: str) -> int:
+        return int(psutil.Process(self.pids[name]).memory_info().rss)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal and does not wait: SIGSTOP and SIGCONT make a process hang for a while."""
+        self._call(lambda: self._child(name).signal(number))
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends a process and returns when it has ended; the supervisor starts it again at once, unless it is held."""
+        child = self._child(name)
+        num_runs = len(child.exit_codes)
+        self.send(name, number)
+        self._wait(lambda: len(child.exit_codes) > num_runs, f"{name} to end")
+
+    def hold(self, name: str) -> None:
+        """From its next end on the process stays down until `release`."""
+        self._call(self._child(name).hold)
+
+    def release(self, name: str) -> None:
+        self._call(self._child(name).release)
+
+    def wait_ready(self, *names: str, timeout_s: float = START_S) -> None:
+        """Returns when these processes, or all, serve."""
+        children = [self._child(name) for name in names or self.names]
+        self._wait(lambda: all(child.is_ready for child in children), f"{names or 'all'} to serve", timeout_s)
+
+    def restart(self, name: str) -> None:
+        """Ends a process the polite way and returns when it serves again."""
+        self.kill(name, signal.SIGTERM)
+        self.wait_ready(name)
+
+    def log(self, process: str | None = None) -> list[dict[str, Any]]:
+        """The lines of one process, or of all, oldest first."""
+        lines = [json.loads(line) for line in self._log_path.read_text().splitlines()]
+        return [line for line in lines if process in (None, line["process"])]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._await(self._start())
+        except ProcessFailed as failure:
+            self._close()
+            pytest.fail("\n".join([str(failure), *map(str, failure.last_lines), f"log: {self._log_path}"]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops everything; fails if a process did not end cleanly on SIGTERM, or if anything is left."""
+        pids = self.pids
+        folder = self._local.folder.path
+        children = list(self._local.children.values())
+        self._close()
+        unclean = {
+            child.spec.name: "killed" if child.killed else child.exit_codes[-1]
+            for child in children
+            if child.spec.name in pids and (child.killed or child.exit_codes[-1] != 0)
+        }
+        assert unclean == {}, f"did not end cleanly on SIGTERM, see {self._log_path}"
+        assert [name for name, pid in pids.items() if psutil.pid_exists(pid)] == []
+        assert not folder.exists()
+
+    @property
+    def _local(self) -> LocalCluster:
+        assert self._cluster is not None, "not started"
+        return self._cluster
+
+    def _child(self, name: str) -> Child:
+        return self._local.children[name]
+
+    async def _start(self) -> None:
+        self._cluster = LocalCluster(
+            self.topology,
+            redis_program=str(find_redis_server()),
+            # Settings of whoever runs the tests are not part of them.
+            environ={name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")},
+            log_path=self._log_path,
+            reporter=Silent(),
+            policy=PATIENT,
+        )
+        await self._cluster.start(START_S)
+
+    def _close(self) -> None:
+        if self._cluster is not None:
+            self._await(self._cluster.stop())
+        self._await(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _call(self, work: Callable[[], object]) -> None:
+        async def on_loop() -> None:
+            work()
+
+        self._await(on_loop())
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+        async def poll() -> None:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    await asyncio.sleep(0.005)
+
+        try:
+            self._await(poll())
+        except TimeoutError:
+            pytest.fail(f"waited {timeout_s:g} s for {what}, see {self._log_path}")
+
+
+class Silent:
+    """A Reporter for tests: what happened is in the log."""
+
+    def started(self, process: str, pid: int) -> None: ...
+    def ready(self, process: str, after_s: float) -> None: ...
+    def crashed(self, process: str, how: str, restart_in_s: float) -> None: ...
+    def stopped(self, process: str, how: str) -> None: ...
+    def logged(self, record: LogRecord) -> None: ...
+
+
+def _any_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
