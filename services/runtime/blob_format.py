@@ -1,0 +1,113 @@
+"""How a value lies in Redis: one key up to 1 MiB, else a head and chunks of 1 MiB beside it.
+
+A head is, little endian: MAGIC, the size of the name (u16), the length of the value (u64), xxh3-128 of name and value;
+then the name; then the value itself if it fits. Chunks are bare bytes: the digest covers them all and their order.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import xxhash
+
+from services.runtime.redis_connection import Buffer
+
+CHUNK_BYTES = 1 << 20
+MAX_NAME_BYTES = 1024
+MAX_VALUE_BYTES = 256 << 20
+FIXED = struct.Struct("<4sHQ16s")
+MAGIC = b"msb1"
+MAX_HEAD_BYTES = FIXED.size + MAX_NAME_BYTES + CHUNK_BYTES
+
+
+class Cause(StrEnum):
+    """Why a value counts as missing."""
+
+    MISSING = "missing"  # the value, or a part of it, is not there
+    SHORT = "short"  # it has another length than it should have
+    DAMAGED = "damaged"  # its bytes are not those that were put
+    MISNAMED = "misnamed"  # it is another name's value
+    UNREACHABLE = "unreachable"  # its instance does not answer
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a reader knows of a value before it has its chunks. `inline` is the value of a small one."""
+
+    length: int
+    digest: bytes
+    inline: memoryview
+
+    @property
+    def num_chunks(self) -> int:
+        return num_chunks(self.length)
+
+    @classmethod
+    def parse(cls, name: bytes, stored: bytes | bytearray) -> Self | Cause:
+        """The head that belongs to the name, or why there is none. The value itself is not checked yet."""
+        if not stored:
+            return Cause.MISSING
+        if len(stored) < FIXED.size:
+            return Cause.SHORT
+        magic, name_bytes, length, digest = FIXED.unpack_from(stored)
+        if magic != MAGIC or length > MAX_VALUE_BYTES:
+            return Cause.DAMAGED
+        value_at = FIXED.size + name_bytes
+        if stored[FIXED.size : value_at] != name:
+            return Cause.MISNAMED
+        inline = memoryview(stored)[value_at:]
+        if len(inline) != (0 if num_chunks(length) else length):
+            return Cause.SHORT
+        return cls(length, digest, inline)
+
+    def fits(self, name: bytes, value: Buffer) -> bool:
+        """Whether these are the bytes that were put under the name."""
+        return _digest(name, [value]) == self.digest
+
+
+def num_stored_chunks(stored: bytes | bytearray) -> int:
+    """Chunks beside a head, of which at least the fixed part is given; none if it is no head."""
+    if len(stored) < FIXED.size:
+        return 0
+    magic, _, length, _ = FIXED.unpack_from(stored)
+    return num_chunks(length) if magic == MAGIC and length <= MAX_VALUE_BYTES else 0
+
+
+def num_chunks(length: int) -> int:
+    """Chunks beside the head of a value; none if it lies in the head."""
+    return 0 if length <= CHUNK_BYTES else -(-length // CHUNK_BYTES)
+
+
+def pack(name: bytes, pieces: Sequence[memoryview]) -> list[list[Buffer]]:
+    """A value as the strings to store, each in pieces: the head, then its chunks. Nothing is copied."""
+    length = sum(map(len, pieces))
+    assert len(name) <= MAX_NAME_BYTES and length <= MAX_VALUE_BYTES, f"{len(name)}-byte name, {length}-byte value"
+    head: list[Buffer] = [FIXED.pack(MAGIC, len(name), length, _digest(name, pieces)), name]
+    if not num_chunks(length):
+        return [[*head, *pieces]]
+    return [head, *_cut(pieces)]
+
+
+def _cut(pieces: Sequence[memoryview]) -> Iterator[list[Buffer]]:
+    chunk: list[Buffer] = []
+    room = CHUNK_BYTES
+    for piece in pieces:
+        rest = piece
+        while len(rest):
+            chunk.append(rest[:room])
+            room -= len(chunk[-1])
+            rest = rest[len(chunk[-1]) :]
+            if not room:
+                yield chunk
+                chunk, room = [], CHUNK_BYTES
+    if chunk:
+        yield chunk
+
+
+def _digest(name: bytes, pieces: Sequence[Buffer]) -> bytes:
+    digest = xxhash.xxh3_128(name)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()

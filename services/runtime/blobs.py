@@ -1,0 +1,244 @@
+"""A store of named bytes over Redis, for latent KV and media features. A cache: what it returns is exact, or nothing.
+
+Every value carries its name, its length and a checksum; one that is missing, short, damaged or misnamed counts as
+missing. Every key has a time to live.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar, cast
+
+import xxhash
+
+from services.runtime.blob_format import (
+    CHUNK_BYTES,
+    FIXED,
+    MAX_HEAD_BYTES,
+    Cause,
+    Head,
+    num_stored_chunks,
+    pack,
+)
+from services.runtime.errors import StoreUnavailable
+from services.runtime.metrics import STORE_BYTES, STORE_READS, STORE_WRITES
+from services.runtime.redis_connection import Buffer, command
+from services.runtime.redis_instance import RedisInstance
+
+# What one pipeline carries: it bounds the memory of both ends, and how long others wait for the connection.
+PIPELINE_BYTES = 16 << 20
+KEY_BYTES = 64 << 10  # what a key weighs at least, so that a pipeline has at most 256 of them
+
+Value: TypeAlias = Buffer | Sequence[Buffer]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class BlobStore:
+    """Values by name over one or several Redis instances, each value on the instance that its name picks.
+
+    urls             redis://, rediss:// or unix://; all processes must spell them alike
+    ttl_s            after which a value is gone
+    timeout_s        for one pipeline: 16 MiB, or one larger value
+    namespace        in front of every key
+    num_connections  to each instance
+
+    An instance that does not answer takes only its own values with it: they count as missing, and what is put there is
+    dropped. When no instance answers, every call raises StoreUnavailable, at once or within twice `timeout_s`, until
+    one answers again. A store belongs to the event loop that first uses it.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        ttl_s: float,
+        timeout_s: float = 2.0,
+        namespace: str = "moonshard",
+        num_connections: int = 4,
+    ) -> None:
+        assert urls, "a store has at least one instance"
+        self._instances = [RedisInstance(url, num_connections=num_connections, timeout_s=timeout_s) for url in urls]
+        self._seeds = [xxhash.xxh3_64_intdigest(url.encode()) for url in urls]
+        self._ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
+        self._namespace = namespace.encode()
+
+    async def put(self, items: Mapping[str, Value]) -> None:
+        """Stores values, each given whole or in pieces. They must not change before this returns."""
+        pieces = {name: _pieces(value) for name, value in items.items()}
+        sizes = {name: sum(map(len, value)) for name, value in pieces.items()}
+
+        async def write(instance: RedisInstance, names: Sequence[str]) -> dict[str, int]:
+            commands = []
+            for name in names:
+                strings = pack(name.encode(), pieces[name])
+                # The head comes last: where it is seen, the chunks are there.
+                for i in reversed(range(len(strings))):
+                    commands.append(command(b"SET", self._key(name, i), strings[i], b"PX", self._ttl_ms))
+            await instance.run("put", commands)
+            return {name: sizes[name] for name in names}
+
+        stored = await self._on_instances(sizes, write)
+        STORE_WRITES.labels("stored").inc(len(stored))
+        STORE_WRITES.labels(Cause.UNREACHABLE).inc(len(items) - len(stored))
+        STORE_BYTES.labels("written").inc(sum(stored.values()))
+
+    async def get(self, names: Sequence[str]) -> list[bytearray | None]:
+        """The values in the order of their names; None for what counts as missing."""
+        values = await self._read(dict.fromkeys(names))
+        return [cast(bytearray, values[name].obj) if name in values else None for name in names]
+
+    async def get_into(self, names: Sequence[str], buffers: Sequence[memoryview]) -> list[bool]:
+        """Reads values to where they belong, each exactly as long as its buffer, and says which are there.
+
+        The buffer of a value that counts as missing is undefined. Nothing is written to any buffer after this has
+        returned, raised or was cancelled.
+        """
+        assert len(set(names)) == len(names), "two buffers for one name"
+        values = await self._read({name: buffer.cast("B") for name, buffer in zip(names, buffers, strict=True)})
+        return [name in values for name in names]
+
+    async def exists(self, names: Sequence[str]) -> list[bool]:
+        """Which values are there, as far as one can tell without reading them."""
+
+        async def look(instance: RedisInstance, names: Sequence[str]) -> dict[str, bool]:
+            replies = await instance.run("exists", [command(b"EXISTS", self._key(name, 0)) for name in names])
+            return {name: reply == 1 for name, reply in zip(names, replies, strict=True)}
+
+        found = await self._on_instances(dict.fromkeys(names, 0), look)
+        return [found.get(name, False) for name in names]
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Drops values; those that are not there, or out of reach, are left to their time to live."""
+
+        async def drop(instance: RedisInstance, names: Sequence[str]) -> dict[str, None]:
+            heads = await instance.run("delete", [self._read_command(name, FIXED.size) for name in names])
+            keys = [
+                self._key(name, i)
+                for name, head in zip(names, heads, strict=True)
+                for i in range(1 + num_stored_chunks(cast(bytearray, head)))
+            ]
+            await instance.run("delete", [command(b"UNLINK", key) for key in keys])
+            return {}
+
+        await self._on_instances(dict.fromkeys(names, 0), drop)
+
+    async def close(self) -> None:
+        """Closes all connections. No call may be in progress."""
+        for instance in self._instances:
+            instance.close()
+        await asyncio.sleep(0)  # the event loop closes the sockets
+
+    async def _read(self, buffers: Mapping[str, memoryview | None]) -> dict[str, memoryview]:
+        """The values that are there and right, in the buffers given or in new ones."""
+        causes: Counter[Cause] = Counter()
+
+        async def read(instance: RedisInstance, names: Sequence[str]) -> dict[str, memoryview]:
+            commands = [self._read_command(name, MAX_HEAD_BYTES + 1) for name in names]
+            heads: dict[str, Head] = {}
+            values: dict[str, memoryview] = {}
+            for name, stored in zip(names, await instance.run("get", commands), strict=True):
+                head = Head.parse(name.encode(), cast(bytearray, stored))
+                buffer = buffers[name]
+                if isinstance(head, Head) and buffer is not None and len(buffer) != head.length:
+                    head = Cause.SHORT
+                if isinstance(head, Cause):
+                    causes[head] += 1
+                    continue
+                heads[name] = head
+                values[name] = memoryview(bytearray(head.length)) if buffer is None else buffer
+            for name, cause in (await self._read_values(instance, heads, values)).items():
+                causes[cause] += 1
+                del values[name]
+            return values
+
+        weights = {name: CHUNK_BYTES if buffer is None else len(buffer) for name, buffer in buffers.items()}
+        values = await self._on_instances(weights, read)
+        causes[Cause.UNREACHABLE] = len(buffers) - len(values) - causes.total()
+        for cause, count in causes.items():
+            STORE_READS.labels(cause).inc(count)
+        STORE_READS.labels("hit").inc(len(values))
+        STORE_BYTES.labels("read").inc(sum(map(len, values.values())))
+        return values
+
+    async def _read_values(
+        self, instance: RedisInstance, heads: Mapping[str, Head], values: Mapping[str, memoryview]
+    ) -> dict[str, Cause]:
+        """Fills the values with what their heads announce, and says which are not right."""
+        wrong: dict[str, Cause] = {}
+        chunks = [
+            (name, i, values[name][(i - 1) * CHUNK_BYTES : i * CHUNK_BYTES])
+            for name, head in heads.items()
+            for i in range(1, 1 + head.num_chunks)
+        ]
+        for batch in _batches(chunks, [len(sink) for _, _, sink in chunks]):
+            commands = [command(b"GET", self._key(name, i)) for name, i, _ in batch]
+            replies = await instance.run("get", commands, [sink for _, _, sink in batch])
+            for (name, _, sink), reply in zip(batch, replies, strict=True):
+                if reply != len(sink):
+                    wrong.setdefault(name, Cause.MISSING if reply is None else Cause.SHORT)
+        for name, head in heads.items():
+            if not head.num_chunks:
+                values[name][:] = head.inline
+            if name not in wrong and not head.fits(name.encode(), values[name]):
+                wrong[name] = Cause.DAMAGED
+        return wrong
+
+    async def _on_instances(
+        self,
+        weights: Mapping[str, int],
+        work: Callable[[RedisInstance, Sequence[str]], Awaitable[Mapping[str, Result]]],
+    ) -> dict[str, Result]:
+        """Does the work on names that share an instance and fit a pipeline, and merges what it returns.
+
+        The names of an instance that does not answer are left out; StoreUnavailable if no instance answers.
+        """
+        results: dict[str, Result] = {}
+        failures: list[StoreUnavailable] = []
+
+        async def attempt(instance: RedisInstance, names: Sequence[str]) -> None:
+            try:
+                results.update(await work(instance, names))
+            except StoreUnavailable as failure:
+                failures.append(failure)
+
+        homes: dict[RedisInstance, list[str]] = {}
+        for name in weights:
+            homes.setdefault(self._home(name), []).append(name)
+        async with asyncio.TaskGroup() as group:
+            for instance, names in homes.items():
+                for batch in _batches(names, [weights[name] for name in names]):
+                    group.create_task(attempt(instance, batch))
+        if failures and all(instance.down for instance in self._instances):
+            raise failures[0]
+        return results
+
+    def _home(self, name: str) -> RedisInstance:
+        """Rendezvous hashing: another instance more or less moves only its own share of the names."""
+        scores = [xxhash.xxh3_64_intdigest(name.encode(), seed) for seed in self._seeds]
+        return self._instances[scores.index(max(scores))]
+
+    def _key(self, name: str, index: int) -> bytes:
+        """Of the head (0) or a chunk (1 and up) of a value."""
+        return b"%s:%d:%s" % (self._namespace, index, name.encode())
+
+    def _read_command(self, name: str, num_bytes: int) -> list[Buffer]:
+        """Reads the beginning of a head; whatever lies there cannot take more memory than asked for."""
+        return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
+
+
+def _pieces(value: Value) -> list[memoryview]:
+    pieces = [value] if isinstance(value, bytes | bytearray | memoryview) else value
+    return [memoryview(piece).cast("B") for piece in pieces]
+
+
+def _batches(items: Sequence[Item], weights: Sequence[int]) -> Iterator[Sequence[Item]]:
+    """Cuts items into runs that a pipeline carries, each of at least one item."""
+    start, total = 0, 0
+    for i, weight in enumerate(weights):
+        if i > start and total + max(weight, KEY_BYTES) > PIPELINE_BYTES:
+            yield items[start:i]
+            start, total = i, 0
+        total += max(weight, KEY_BYTES)
+    if len(items) > start:
+        yield items[start:]

