@@ -68,7 +68,6 @@ class Generation:
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
-    num_shared: int = 0  # leading blocks found in this replica's own memory
     history: History | None = field(init=False)
 
     def __post_init__(self) -> None:

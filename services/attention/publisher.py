@@ -45,21 +45,21 @@ class Publisher:
             self._pending.setdefault(generation, []).append(done)
 
     async def publish_rest(self, generation: Generation, block_tokens: int) -> Published:
-        """Waits until everything computed of a generation is in the store, which still holds its blocks.
+        """Waits until everything computed of a generation is in the store; its blocks are held until then.
 
-        Blocks that were shared from this replica's memory may have left the store since, so they are looked up.
+        Blocks that this replica's memory had already may have left the store since, so all of them are looked up.
         """
         num_blocks, num_filled = divmod(generation.num_computed, block_tokens)
         names = generation.names.upto(num_blocks, generation.token_ids)
-        shared = [NamedBlock(generation.block_ids[i], names[i]) for i in range(min(generation.num_shared, num_blocks))]
         tail_name = uuid4().hex if num_filled else ""
-        work: list[Awaitable[object]] = self._pending.pop(generation, [])
+        work = self._pending.pop(generation, [])
         if num_filled:
             block_id = generation.block_ids[num_blocks]
             work += [shard.publish_tail(tail_name, block_id, num_filled) for shard in self._shards]
-        if shared:
-            work += [shard.publish_missing(shared) for shard in self._shards]
         await all_of(work)
+        if num_blocks:
+            blocks = [NamedBlock(block_id, name) for block_id, name in zip(generation.block_ids, names, strict=False)]
+            await all_of(shard.publish_missing(blocks) for shard in self._shards)
         return Published(names, tail_name)
 
     def forget(self, generation: Generation) -> None:

@@ -147,7 +147,6 @@ class Roster:
             self.pool.release(shared)
             return False
         generation.block_ids = shared + fresh
-        generation.num_shared = len(shared)
         generation.num_computed = len(shared) * self.block_tokens
         return True
 

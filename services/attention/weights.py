@@ -1,0 +1,113 @@
+"""The weights of one attention shard, packed for the kernels: its layers, and on shard 0 the two ends of the model."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels import HeadWeight, LinearWeight, pack_heads, pack_linear
+from services.model import text_weights
+from services.model.checkpoint import Checkpoint
+from services.model.config import TextConfig
+from services.model.rope import yarn_inv_freq
+from services.model.text_weights import MlpWeights, RouterWeights
+
+
+@dataclass(frozen=True, eq=False)
+class PackedAttention:
+    """Multi-head latent attention (MLA) of one layer; linears [out, in], per-head ones [heads, out, in].
+
+    `kv_b` expands latents to keys and values (prefill); `key_absorbed` and `value_up` are its two halves for the
+    absorbed form (decode), which instead brings the query to the latent and the result back.
+    """
+
+    qkv_a: LinearWeight  # [q_lora + kv_lora + rope, hidden]: both down-projections read the same input
+    q_a_norm: Tensor  # [q_lora] bf16
+    q_b: LinearWeight  # [heads * (nope + rope), q_lora]
+    kv_a_norm: Tensor  # [kv_lora] bf16
+    kv_b: LinearWeight  # [heads * (nope + v), kv_lora]
+    key_absorbed: HeadWeight  # [heads, kv_lora, nope], W_UK transposed
+    value_up: HeadWeight  # [heads, v, kv_lora], W_UV
+    o: LinearWeight  # [hidden, heads * v]
+    inv_freq: Tensor  # [rope / 2] f32, the same in every layer
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMlp:
+    """SwiGLU of a dense layer or of the shared expert."""
+
+    gate_up: LinearWeight  # [2 * width, hidden]: gate rows, then up rows
+    down: LinearWeight  # [hidden, width]
+
+
+@dataclass(frozen=True, eq=False)
+class Router:
+    """Chooses routed experts; fp32, because bf16 would choose others."""
+
+    gate: Tensor  # [experts, hidden] f32
+    bias: Tensor  # [experts] f32
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """One layer, without its routed experts. `mlp` is the dense MLP, or the shared expert where there is a router."""
+
+    index: int  # in the model
+    input_norm: Tensor  # [hidden] bf16
+    attention: PackedAttention
+    post_norm: Tensor  # [hidden] bf16
+    mlp: PackedMlp
+    router: Router | None
+
+
+@dataclass(frozen=True, eq=False)
+class EndWeights:
+    """What comes before the first and after the last layer. Only shard 0 has it."""
+
+    embedding: Tensor  # [vocab_size, hidden] bf16
+    final_norm: Tensor  # [hidden] bf16
+    head: LinearWeight  # [vocab_size, hidden]
+
+
+def load_layers(checkpoint: Checkpoint, layers: range) -> list[LayerWeights]:
+    """Reads and packs layers one by one, so that little more than the packed weights is in memory at any time."""
+    config = checkpoint.config.text
+    inv_freq = yarn_inv_freq(config)
+    return [_load_layer(checkpoint, config, layer, inv_freq) for layer in layers]
+
+
+def load_ends(checkpoint: Checkpoint) -> EndWeights:
+    """Embedding, final norm and head. The embedding is copied, so that no token waits for a page of the file."""
+    edges = text_weights.edge_weights(checkpoint)
+    return EndWeights(edges.embedding.clone(), edges.final_norm.clone(), pack_linear(edges.head))
+
+
+def _load_layer(checkpoint: Checkpoint, config: TextConfig, layer: int, inv_freq: Tensor) -> LayerWeights:
+    plain = text_weights.attention_weights(checkpoint, layer)
+    by_head = plain.kv_b.view(config.num_attention_heads, config.qk_nope_head_dim + config.v_head_dim, -1)
+    key_up, value_up = by_head.split_with_sizes([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+    attention = PackedAttention(
+        qkv_a=pack_linear(torch.cat([plain.q_a, plain.kv_a])),
+        q_a_norm=plain.q_a_norm.clone(),
+        q_b=pack_linear(plain.q_b),
+        kv_a_norm=plain.kv_a_norm.clone(),
+        kv_b=pack_linear(plain.kv_b),
+        key_absorbed=pack_heads(key_up.transpose(1, 2).contiguous()),
+        value_up=pack_heads(value_up.contiguous()),
+        o=pack_linear(plain.o),
+        inv_freq=inv_freq,
+    )
+    if config.is_moe(layer):
+        mlp = _pack_mlp(text_weights.shared_expert_weights(checkpoint, layer))
+        router = _to_float(text_weights.router_weights(checkpoint, layer))
+    else:
+        mlp, router = _pack_mlp(text_weights.dense_mlp_weights(checkpoint, layer)), None
+    return LayerWeights(layer, plain.input_norm.clone(), attention, plain.post_norm.clone(), mlp, router)
+
+
+def _pack_mlp(plain: MlpWeights) -> PackedMlp:
+    return PackedMlp(pack_linear(torch.cat([plain.gate, plain.up])), pack_linear(plain.down))
+
+
+def _to_float(plain: RouterWeights) -> Router:
+    return Router(plain.gate.float(), plain.bias.clone())
