@@ -1,0 +1,47 @@
+"""Two vocabularies: the real one, from the oracles, and a small one of the same form."""
+
+import json
+
+import pytest
+
+from services.local.random_vocabulary import write_small_vocabulary
+from services.tokenizer.vocabulary import Vocabulary, load_vocabulary
+
+
+@pytest.fixture(scope="session")
+def kimi_folder(shared_data, tmp_path_factory):
+    """The real vocabulary in a folder of the released layout: the oracle calls its config.json otherwise."""
+    folder = tmp_path_factory.mktemp("kimi")
+    source = shared_data / "kimi-k2-tokenizer"
+    for name, original in {
+        "tiktoken.model": "tiktoken.model",
+        "tokenizer_config.json": "tokenizer_config.json",
+        "config.json": "model_config.json",
+    }.items():
+        (folder / name).symlink_to(source / original)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kimi(kimi_folder) -> Vocabulary:
+    return load_vocabulary(kimi_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A byte vocabulary, so that every character beyond ASCII is cut by tokens."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_small_vocabulary(folder, 256)
+    text_config = {"vocab_size": 512, "max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 258, "text_config": text_config}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder) -> Vocabulary:
+    return load_vocabulary(tiny_folder)
+
+
+@pytest.fixture(params=["tiny", "kimi"])
+def vocabulary(request) -> Vocabulary:
+    return request.getfixturevalue(request.param)
