@@ -1,6 +1,7 @@
 """Starts the gateway: `python -m gateway`."""
 
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -43,7 +44,12 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_s),
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    # uvicorn repeats the signal to the handlers of before once it has stopped. To be told to stop is no failure: with
+    # these the process ends with status 0, also when it is told before uvicorn listens to signals.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -119,8 +119,11 @@ def chat(
             if not prompt:
                 raise _stop("there is nothing to ask: the input is empty")
         if prompt:
-            if not Conversation(options).ask(client, console, prompt):
+            conversation = Conversation(options)
+            if not conversation.ask(client, console, prompt):
                 raise typer.Exit(130)
+            if not conversation.has_answer and not console.is_terminal:
+                typer.echo("moonshard: thinking used up all tokens, there is no answer; see --max-tokens", err=True)
             return
         note(console, f"{options.model}; /help for help")
         converse(client, console, options, input)
@@ -138,12 +141,14 @@ def status() -> None:
     if not clusters:
         raise _stop(f"no cluster is running; start one with `{command_name()} up`")
     for cluster in clusters:
+        minutes = (time.time() - cluster.started_at) / 60
+        console.print(f"{cluster.url}, up for {minutes:.0f} min", highlight=False, soft_wrap=True)
+        console.print(f"{cluster.model}\n{cluster.log}", highlight=False, soft_wrap=True)
         console.print(_table(cluster))
 
 
 def _table(cluster: ClusterState) -> Table:
-    minutes = (time.time() - cluster.started_at) / 60
-    table = Table(title=f"{cluster.url}, {cluster.model}, {minutes:.0f} min, log {cluster.log}", title_justify="left")
+    table = Table()
     table.add_column("process")
     table.add_column("pid", justify="right")
     table.add_column("state")

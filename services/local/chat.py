@@ -41,6 +41,11 @@ class Conversation:
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.options.system}] if self.options.system else []
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether the last question was answered with any text."""
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
+
     def ask(self, client: ChatClient, console: Console, text: str) -> bool:
         """Prints the answer as it comes and remembers it. False if Ctrl-C broke it off; ChatFailed as the client.
 

@@ -9,10 +9,6 @@ from typing import Literal
 from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
 from services.local.run_folder import RunFolder
 
-# A generation in the middle of an answer may finish; then the gateway closes what is still open.
-DRAIN_S = 5.0
-GRACE_S = DRAIN_S + 5.0
-
 STORE_MAX_MEMORY = "1gb"
 
 DType = Literal["bfloat16", "float32"]
@@ -25,6 +21,8 @@ class Topology:
 
     experts    number of expert shards; 0: every attention shard holds the experts of its layers itself
     threads    for tensor arithmetic in each process that has any
+    drain_s    that a process has to finish what it is doing when it is stopped
+    grace_s    from SIGTERM to SIGKILL
     settings   more MOONSHARD_* variables by role, without the prefix; "attention" is prefill and decode, "all" everyone
     """
 
@@ -41,6 +39,8 @@ class Topology:
     stores: int = 1
     dtype: DType = "bfloat16"
     threads: int = 1
+    drain_s: float = 5.0
+    grace_s: float = 10.0
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 
     @property
@@ -136,7 +136,7 @@ class _Plan:
             self._environment(["gateway"], env),
             address=t.url,
             stop_stage=StopStage.GATEWAY,
-            grace_s=GRACE_S,
+            grace_s=self._topology.grace_s,
         )
 
     def _service(
@@ -156,12 +156,12 @@ class _Plan:
             self._environment(roles, {"LISTEN": address, "INSTANCE": name, **settings}),
             address=address,
             stop_stage=stage,
-            grace_s=GRACE_S,
+            grace_s=self._topology.grace_s,
         )
 
     def _environment(self, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
         # What the caller asks for wins over what the topology says.
-        merged = {"DRAIN_S": str(DRAIN_S), **settings}
+        merged = {"DRAIN_S": str(self._topology.drain_s), **settings}
         for role in ("all", *roles):
             merged |= self._topology.settings.get(role, {})
         return {f"MOONSHARD_{name}": value for name, value in merged.items()}

@@ -132,9 +132,11 @@ class Cluster:
             for child in children
             if child.spec.name in pids and (child.killed or child.exit_codes[-1] != 0)
         }
-        assert unclean == {}, f"did not end cleanly on SIGTERM, see {self._log_path}"
-        assert [name for name, pid in pids.items() if psutil.pid_exists(pid)] == []
-        assert not folder.exists()
+        left = [name for name, pid in pids.items() if psutil.pid_exists(pid)]
+        # The values in the messages: pytest does not rewrite the assertions of this file.
+        assert not unclean, f"did not end cleanly on SIGTERM: {unclean}, see {self._log_path}"
+        assert not left, f"still running: {left}"
+        assert not folder.exists(), f"{folder} is still there"
 
     @property
     def _local(self) -> LocalCluster:

@@ -168,6 +168,13 @@ def test_question_as_an_argument_and_from_the_input():
     assert server.requests[0]["model"] == "the-model"
 
 
+def test_answer_that_is_all_thinking():
+    with scripted_server([thought("hm"), DONE]) as server:
+        asked = moonshard("chat", "--url", server.url, "why?", stdin=subprocess.DEVNULL)
+    assert (asked.returncode, asked.stdout) == (0, "\n")
+    assert "thinking used up all tokens" in asked.stderr
+
+
 def test_command_says_what_is_wrong(tmp_path):
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     nobody = moonshard("chat", "hello", env=environ)

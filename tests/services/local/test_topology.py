@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway.settings import GatewaySettings
+from services.attention.settings import AttentionSettings
+from services.expert.settings import ExpertSettings
 from services.local.processes import StopStage
 from services.local.run_folder import RunFolder
 from services.local.topology import Topology, default_threads, process_specs
+from services.tokenizer.settings import TokenizerSettings
 
 
 @pytest.fixture
@@ -51,6 +55,35 @@ def test_replicas_and_shards_know_each_other(folder):
     # A client talks to engines only.
     assert found["gateway"].env["MOONSHARD_DECODES"] == f"{at['decode-0']},{at['decode-1']}"
     assert all(spec.env["MOONSHARD_LISTEN"] == at[name] for name, spec in found.items() if at[name] == spec.address)
+
+
+SETTINGS = {
+    "gateway": GatewaySettings,
+    "services.attention": AttentionSettings,
+    "services.expert": ExpertSettings,
+    "services.tokenizer": TokenizerSettings,
+}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param({}, id="default"),
+        pytest.param({"experts": 0, "prefills": 0, "stores": 0}, id="smallest"),
+        pytest.param({"experts": 3, "expert_replicas": 2, "attention_shards": 3, "tokenizers": 2}, id="large"),
+    ],
+)
+def test_every_process_can_read_what_it_is_told(folder, monkeypatch, choices):
+    for name, spec in specs(folder, **choices).items():
+        if name.startswith("redis-"):
+            continue
+        kind = SETTINGS[spec.argv[-1]]
+        with monkeypatch.context() as patch:
+            for variable, value in spec.env.items():
+                patch.setenv(variable, value)
+            kind()
+        # A variable that its process does not know would change nothing, and nobody would notice.
+        assert {variable.removeprefix("MOONSHARD_").lower() for variable in spec.env} <= set(kind.model_fields), name
 
 
 def test_settings_by_role(folder):
