@@ -4,13 +4,16 @@ from typing import Final
 
 import torch
 
-from kernels import reference
+from kernels import portable, reference
 from kernels.interface import Kernels
+from kernels.native.kernels import NativeKernels
+from kernels.native.library import usable_libraries
 
 
 def implementations() -> dict[str, Kernels]:
     """Every implementation that can run on this machine, slowest first; tests compare each with `reference`."""
-    return {"reference": reference}
+    native = {name: NativeKernels(name, path) for name, path in usable_libraries().items()}
+    return {"reference": reference, "portable": portable, **native}
 
 
 CPU: Final[Kernels] = list(implementations().values())[-1]

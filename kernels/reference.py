@@ -101,7 +101,7 @@ def route(
     scores = (hidden.float() @ gate.T).sigmoid()
     choice = scores + bias
     if num_groups > 1:
-        grouped = choice.reshape(len(choice), num_groups, -1)
+        grouped = choice.reshape(len(choice), num_groups, gate.shape[0] // num_groups)
         group_scores = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
         kept = group_scores.sort(dim=-1, descending=True, stable=True).indices[:, :topk_groups]
         mask = torch.zeros_like(group_scores).scatter(-1, kept, 1.0).bool()

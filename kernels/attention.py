@@ -1,0 +1,49 @@
+"""Causal attention of a prompt chunk for the CPU, in PyTorch's own matrix products."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.interface import LinearWeight
+from kernels.reference import gather_context
+
+QUERY_TILE = 128  # bounds the scores that exist at a time: heads * QUERY_TILE * context
+
+
+class Linear(Protocol):
+    """`linear` of some implementation."""
+
+    def __call__(self, x: Tensor, weight: LinearWeight) -> Tensor: ...
+
+
+def mla_prefill(
+    q_nope: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    context_len: int,
+    kv_b: LinearWeight,
+    v_dim: int,
+    softmax_scale: float,
+    *,
+    linear: Linear,
+) -> Tensor:
+    """As `kernels.mla_prefill`, in float32 by tiles of queries; each tile reads only the context it may see."""
+    tokens, heads, nope = q_nope.shape
+    context = gather_context(cache, block_table, context_len)
+    latent, rope_key = context[:, : kv_b.shape[1]], context[:, kv_b.shape[1] :]
+    projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().transpose(0, 1)
+    shared = rope_key.float()[None].expand(heads, -1, -1)
+    key = torch.cat((projected[..., :nope], shared), dim=-1)  # [heads, context, nope + rope]
+    value = projected[..., nope:].contiguous()
+    query = (torch.cat((q_nope, q_rope), dim=-1).float() * softmax_scale).transpose(0, 1)  # [heads, tokens, ...]
+    out = torch.empty(tokens, heads, v_dim, dtype=q_nope.dtype)
+    for begin in range(0, tokens, QUERY_TILE):
+        end = min(begin + QUERY_TILE, tokens)
+        visible = context_len - tokens + end
+        scores = query[:, begin:end] @ key[:, :visible].transpose(1, 2)
+        own = torch.arange(visible - (end - begin), visible)
+        scores.masked_fill_(torch.arange(visible) > own[:, None], float("-inf"))
+        out[begin:end] = (scores.softmax(-1) @ value[:, :visible]).transpose(0, 1).to(out.dtype)
+    return out

@@ -1,0 +1,254 @@
+// The routed experts of a message in one call: down(silu(gate(x)) * up(x)), weighted and summed per token.
+//
+// One expert is one run of bytes: gate and up words, their scales, down words, their scales. Gate and up blocks of 16
+// rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...), so four blocks give 32 numbers of the inner
+// vector, which is one group of columns of `down`: the result is packed for the second product where it is made.
+#include "product.h"
+
+namespace moonshard {
+namespace {
+
+constexpr int64_t TASK_BLOCKS = 4;
+constexpr int64_t TASK_ROWS = TASK_BLOCKS * ROWS;  // 64 rows: 32 of gate and 32 of up, or 64 of down
+constexpr int64_t WAVE_TOKENS = 2048;              // assignments whose packed tokens are held at once
+
+struct Shape {
+  int64_t hidden, width;
+  int64_t words13() const { return 2 * width * hidden / 2; }
+  int64_t scales13() const { return 2 * width * hidden / GROUP * 2; }
+  int64_t words2() const { return hidden * width / 2; }
+  int64_t scales2() const { return hidden * width / GROUP * 2; }
+  int64_t bytes() const { return words13() + scales13() + words2() + scales2(); }
+};
+
+Matrix gate_up_of(const uint8_t* expert, const Shape& s) {
+  return {expert, reinterpret_cast<const uint16_t*>(expert + s.words13()), s.hidden / GROUP};
+}
+Matrix down_of(const uint8_t* expert, const Shape& s) {
+  const uint8_t* words = expert + s.words13() + s.scales13();
+  return {words, reinterpret_cast<const uint16_t*>(words + s.words2()), s.width / GROUP};
+}
+
+// The tokens of one expert: `first` counts assignments before it, within the message.
+struct Job {
+  const uint8_t* expert;
+  int64_t first;
+  Tiling tiling;
+};
+
+struct Call {
+  const uint8_t* const* experts;
+  Shape shape;
+  const void* x;
+  int64_t x_stride;
+  const int32_t* ids;
+  const float* weights;
+  int64_t num_experts, tokens, top_k;
+  float* out;
+  int64_t threads;
+};
+
+// Assignments sorted by expert, and by token within an expert.
+struct Sorted {
+  int64_t* token;
+  float* weight;
+  Job* jobs;
+  int64_t num_jobs = 0;
+};
+
+struct SortedTokens;
+struct SortedWeights;
+struct SortedJobs;
+struct ExpertStarts;
+struct PackedInputs;
+struct PackedInner;
+struct ExpertSums;
+
+Sorted sort_by_expert(const Call& c) {
+  const int64_t pairs = c.tokens * c.top_k;
+  int64_t* start = scratch<ExpertStarts, int64_t>(c.num_experts + 1);
+  Sorted s{scratch<SortedTokens, int64_t>(pairs), scratch<SortedWeights, float>(pairs),
+           scratch<SortedJobs, Job>(c.num_experts), 0};
+  for (int64_t e = 0; e <= c.num_experts; e++) start[e] = 0;
+  const auto local = [&](int64_t i) { return c.ids[i] >= 0 && c.ids[i] < c.num_experts; };
+  for (int64_t i = 0; i < pairs; i++)
+    if (local(i)) start[c.ids[i] + 1]++;
+  for (int64_t e = 0; e < c.num_experts; e++) {
+    if (start[e + 1] > 0) s.jobs[s.num_jobs++] = {c.experts[e], start[e], Tiling(start[e + 1])};
+    start[e + 1] += start[e];
+  }
+  for (int64_t i = 0; i < pairs; i++)
+    if (local(i)) {
+      const int64_t to = start[c.ids[i]]++;
+      s.token[to] = i / c.top_k;
+      s.weight[to] = c.weights[i];
+    }
+  return s;
+}
+
+// Rounds the inner vector to the dtype of the run.
+inline F16 as_activation(F16 v, const float*) { return v; }
+inline F16 as_activation(F16 v, const uint16_t*) {
+  uint16_t rounded[16];
+  store(rounded, v);
+  return load(rounded);
+}
+
+template <class Kind, class X>
+struct Wave {
+  using Unit = typename Kind::Unit;
+  const Call& call;
+  const Sorted& sorted;
+  int64_t begin, end, first;  // jobs of this wave, first assignment
+  Unit* inputs;               // [assignments, hidden] packed by tiles
+  Unit* inner;                // [assignments, width] packed by the same tiles
+
+  int64_t input_units() const { return packed_units<Kind>(call.shape.hidden); }
+  int64_t inner_units() const { return packed_units<Kind>(call.shape.width); }
+
+  void pack(int64_t task) const {
+    int64_t j = begin;
+    while (task >= sorted.jobs[j].tiling.tiles) task -= sorted.jobs[j++].tiling.tiles;
+    const Job& job = sorted.jobs[j];
+    const int64_t start = job.tiling.begin(task);
+    const int64_t* token = sorted.token + job.first + start;
+    const auto row = [&](int64_t m) { return static_cast<const X*>(call.x) + token[m] * call.x_stride; };
+    pack_tile<Kind, X>(row, job.tiling.begin(task + 1) - start, call.shape.hidden,
+                       inputs + (job.first - first + start) * input_units());
+  }
+
+  // 32 numbers of the inner vector of every token of one expert.
+  void gate_up(int64_t task) const {
+    const int64_t chunks = call.shape.width / GROUP, chunk = task % chunks;
+    const Job& job = sorted.jobs[begin + task / chunks];
+    const Tiling& tiling = job.tiling;
+    float* sums = scratch<ExpertSums, float>(tiling.tokens * TASK_ROWS);
+    multiply<Kind>(gate_up_of(job.expert, call.shape), chunk * TASK_BLOCKS, TASK_BLOCKS,
+                   inputs + (job.first - first) * input_units(), tiling, 0, tiling.tiles, sums, TASK_ROWS);
+    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
+      const int64_t start = tiling.begin(tile), tokens = tiling.begin(tile + 1) - start;
+      Unit* to = inner + (job.first - first + start) * inner_units() + chunk * Kind::UNITS * tokens;
+      for (int64_t m = 0; m < tokens; m++) {
+        const float* from = sums + (start + m) * TASK_ROWS;
+        float value[GROUP];
+        for (int64_t half = 0; half < 2; half++) {
+          const F16 gate = load(from + half * 32), up = load(from + half * 32 + 16);
+          store(value + half * 16, as_activation(mul(silu(gate), up), static_cast<const X*>(nullptr)));
+        }
+        Kind::pack(value, to, tokens, m);
+      }
+    }
+  }
+
+  // 64 columns of the output, every token: experts add up in the order of their index, whoever else is in the batch.
+  void down(int64_t task) const {
+    const int64_t blocks = call.shape.hidden / ROWS, block = task * TASK_BLOCKS;
+    const int64_t here = block + TASK_BLOCKS < blocks ? TASK_BLOCKS : blocks - block;
+    if (begin == 0)
+      for (int64_t t = 0; t < call.tokens; t++)
+        for (int64_t i = 0; i < here; i++) store(call.out + t * call.shape.hidden + (block + i) * ROWS, zeros());
+    for (int64_t j = begin; j < end; j++) {
+      const Job& job = sorted.jobs[j];
+      const Tiling& tiling = job.tiling;
+      float* sums = scratch<ExpertSums, float>(tiling.tokens * TASK_ROWS);
+      multiply<Kind>(down_of(job.expert, call.shape), block, here, inner + (job.first - first) * inner_units(), tiling,
+                     0, tiling.tiles, sums, TASK_ROWS);
+      for (int64_t m = 0; m < tiling.tokens; m++) {
+        const F16 weight = splat(sorted.weight[job.first + m]);
+        float* to = call.out + sorted.token[job.first + m] * call.shape.hidden + block * ROWS;
+        for (int64_t i = 0; i < here; i++)
+          store(to + i * ROWS, fma(weight, load(sums + m * TASK_ROWS + i * ROWS), load(to + i * ROWS)));
+      }
+    }
+  }
+};
+
+template <class Kind, class X>
+void run(const Call& c) {
+  const Sorted sorted = sort_by_expert(c);
+  int64_t begin = 0;
+  do {
+    int64_t end = begin, assignments = 0, tiles = 0;
+    while (end < sorted.num_jobs && (end == begin || assignments + sorted.jobs[end].tiling.tokens <= WAVE_TOKENS)) {
+      assignments += sorted.jobs[end].tiling.tokens;
+      tiles += sorted.jobs[end++].tiling.tiles;
+    }
+    Wave<Kind, X> wave{c, sorted, begin, end, begin < end ? sorted.jobs[begin].first : 0, nullptr, nullptr};
+    wave.inputs = scratch<PackedInputs, typename Kind::Unit>(assignments * wave.input_units());
+    wave.inner = scratch<PackedInner, typename Kind::Unit>(assignments * wave.inner_units());
+    Tasks packing(tiles), first((end - begin) * (c.shape.width / GROUP));
+    Tasks second((c.shape.hidden + TASK_ROWS - 1) / TASK_ROWS);
+    parallel(c.threads, [&] {
+      packing.run([&](int64_t task) { wave.pack(task); });
+      barrier();
+      first.run([&](int64_t task) { wave.gate_up(task); });
+      barrier();
+      second.run([&](int64_t task) { wave.down(task); });
+    });
+    begin = end;
+  } while (begin < sorted.num_jobs);
+}
+
+// The checkpoint has column 8 w + j in bits 4 j of a word; ours has the even columns in the low half.
+inline uint32_t even_then_odd(uint32_t word) {
+  const auto squeeze = [](uint32_t v) {
+    v &= 0x0F0F0F0F;
+    v = (v | v >> 4) & 0x00FF00FF;
+    return (v | v >> 8) & 0xFFFF;
+  };
+  return squeeze(word) | squeeze(word >> 4) << 16;
+}
+
+// One block: rows [row, row + 16) of a checkpoint matrix.
+void pack_block(const uint32_t* packed, const uint16_t* scale, int64_t row, int64_t columns, uint32_t* words,
+                uint16_t* scales) {
+  for (int64_t r = 0; r < ROWS; r++) {
+    const uint32_t* from = packed + (row + r) * (columns / 8);
+    for (int64_t w = 0; w < columns / 8; w++) words[w * ROWS + r] = even_then_odd(from[w]);
+    for (int64_t g = 0; g < columns / GROUP; g++) scales[g * ROWS + r] = scale[(row + r) * (columns / GROUP) + g];
+  }
+}
+
+}  // namespace
+}  // namespace moonshard
+
+using namespace moonshard;
+
+extern "C" {
+
+int64_t expert_bytes(int64_t hidden, int64_t width) { return Shape{hidden, width}.bytes(); }
+
+// One expert of the checkpoint -> one run of expert_bytes(hidden, width) bytes.
+void pack_expert(const uint32_t* gate, const uint16_t* gate_scale, const uint32_t* up, const uint16_t* up_scale,
+                 const uint32_t* down, const uint16_t* down_scale, int64_t hidden, int64_t width, uint8_t* out,
+                 int64_t threads) {
+  const Shape s{hidden, width};
+  uint32_t* words13 = reinterpret_cast<uint32_t*>(out);
+  uint16_t* scales13 = reinterpret_cast<uint16_t*>(out + s.words13());
+  uint32_t* words2 = reinterpret_cast<uint32_t*>(out + s.words13() + s.scales13());
+  uint16_t* scales2 = reinterpret_cast<uint16_t*>(out + s.words13() + s.scales13() + s.words2());
+  const int64_t blocks13 = 2 * width / ROWS, words_per_block13 = hidden / 8 * ROWS, words_per_block2 = width / 8 * ROWS;
+  Tasks tasks(blocks13 + hidden / ROWS);
+  parallel(threads, [&] {
+    tasks.run([&](int64_t task) {
+      if (task < blocks13)
+        pack_block(task % 2 ? up : gate, task % 2 ? up_scale : gate_scale, task / 2 * ROWS, hidden,
+                   words13 + task * words_per_block13, scales13 + task * hidden / GROUP * ROWS);
+      else
+        pack_block(down, down_scale, (task - blocks13) * ROWS, width, words2 + (task - blocks13) * words_per_block2,
+                   scales2 + (task - blocks13) * width / GROUP * ROWS);
+    });
+  });
+}
+
+void expert_mlp(const uint8_t* const* experts, int64_t num_experts, int64_t hidden, int64_t width, const void* x,
+                int64_t x_is_bf16, int64_t x_stride, const int32_t* ids, const float* weights, int64_t tokens,
+                int64_t top_k, float* out, int64_t threads) {
+  const Call call{experts, {hidden, width}, x, x_stride, ids, weights, num_experts, tokens, top_k, out, threads};
+  if (x_is_bf16)
+    run<Int4Bf16, uint16_t>(call);
+  else
+    run<Int4F32, float>(call);
+}
+
+}  // extern "C"

@@ -1,0 +1,116 @@
+// y = x W^T for bf16 weights: packing, and the product for one weight (linear) or one per head (head_linear).
+#include "product.h"
+
+namespace moonshard {
+namespace {
+
+// A batch of equal products. Strides count elements.
+struct Products {
+  const uint8_t* words;  // [batch, row blocks, steps, 64 bytes]
+  const void* x;         // [tokens, batch, in]
+  void* y;               // [tokens, batch, out]
+  int64_t batch, tokens, in, out;
+  int64_t x_token_stride, x_batch_stride, y_token_stride, y_batch_stride;
+};
+
+constexpr int64_t TILES_PER_TASK = 20;           // tokens of a task times one pass stay in the second cache
+constexpr int64_t SMALL_WORK = int64_t(1) << 15; // below this many multiplications a second thread costs more
+
+struct PackedTokens;
+struct TaskSums;
+
+template <class Kind, class X, class Y>
+void run(const Products& p, int64_t threads) {
+  using Unit = typename Kind::Unit;
+  const int64_t steps = (p.in + Kind::COLUMNS - 1) / Kind::COLUMNS, row_blocks = (p.out + ROWS - 1) / ROWS;
+  const Tiling tiling(p.tokens);
+  const int64_t token_units = steps * Kind::UNITS;
+  Unit* packed = scratch<PackedTokens, Unit>(p.batch * p.tokens * token_units);
+
+  const auto pack = [&](int64_t task) {
+    const int64_t item = task / tiling.tiles, tile = task % tiling.tiles, begin = tiling.begin(tile);
+    const X* from = static_cast<const X*>(p.x) + item * p.x_batch_stride + begin * p.x_token_stride;
+    pack_tile<Kind, X>([&](int64_t m) { return from + m * p.x_token_stride; }, tiling.begin(tile + 1) - begin, p.in,
+                       packed + (item * p.tokens + begin) * token_units);
+  };
+
+  const int64_t task_blocks = tiling.tiles > 1 ? 8 : 4;
+  const int64_t row_tasks = (row_blocks + task_blocks - 1) / task_blocks;
+  const int64_t token_tasks = (tiling.tiles + TILES_PER_TASK - 1) / TILES_PER_TASK;
+  const auto compute = [&](int64_t task) {
+    const int64_t rows = task % row_tasks, tile_task = task / row_tasks % token_tasks;
+    const int64_t item = task / (row_tasks * token_tasks);
+    const int64_t first = tiling.tiles * tile_task / token_tasks, last = tiling.tiles * (tile_task + 1) / token_tasks;
+    const int64_t block = rows * task_blocks;
+    const int64_t blocks = block + task_blocks < row_blocks ? task_blocks : row_blocks - block;
+    const int64_t begin = tiling.begin(first), tokens = tiling.begin(last) - begin, width = blocks * ROWS;
+    float* sums = scratch<TaskSums, float>(tokens * width);
+    Matrix w;
+    w.words = p.words + item * row_blocks * steps * Kind::WORD_BYTES;
+    w.steps = steps;
+    multiply<Kind>(w, block, blocks, packed + item * p.tokens * token_units, tiling, first, last, sums, width);
+    const int64_t kept = block * ROWS + width < p.out ? width : p.out - block * ROWS;
+    for (int64_t m = 0; m < tokens; m++) {
+      Y* to = static_cast<Y*>(p.y) + (begin + m) * p.y_token_stride + item * p.y_batch_stride + block * ROWS;
+      int64_t i = 0;
+      for (; i + 16 <= kept; i += 16) store(to + i, load(sums + m * width + i));
+      for (; i < kept; i++) round_to(to + i, sums[m * width + i]);
+    }
+  };
+
+  Tasks packing(p.batch * tiling.tiles), computing(p.batch * token_tasks * row_tasks);
+  if (p.batch * p.tokens * p.in * p.out < SMALL_WORK) threads = 1;
+  const bool pack_alone = p.batch * p.tokens * p.in < SMALL_WORK;
+  if (pack_alone) packing.run(pack);
+  parallel(threads, [&] {
+    if (!pack_alone) {
+      packing.run(pack);
+      barrier();
+    }
+    computing.run(compute);
+  });
+}
+
+}  // namespace
+}  // namespace moonshard
+
+using namespace moonshard;
+
+extern "C" {
+
+int64_t packed_linear_bytes(int64_t out, int64_t in) { return (out + ROWS - 1) / ROWS * ((in + 1) / 2) * 64; }
+
+// weight [out, in] bf16, row_stride elements apart -> packed, rows and columns padded with zeros
+void pack_linear(const uint16_t* weight, int64_t row_stride, int64_t out, int64_t in, uint16_t* packed,
+                 int64_t threads) {
+  const int64_t steps = (in + 1) / 2, row_blocks = (out + ROWS - 1) / ROWS;
+  Tasks tasks(row_blocks);
+  parallel(threads, [&] {
+    tasks.run([&](int64_t block) {
+      uint16_t* to = packed + block * steps * 2 * ROWS;
+      for (int64_t row = 0; row < ROWS; row++) {
+        const int64_t source = block * ROWS + row;
+        for (int64_t k = 0; k < 2 * steps; k++)
+          to[(k / 2 * ROWS + row) * 2 + k % 2] = source < out && k < in ? weight[source * row_stride + k] : 0;
+      }
+    });
+  });
+}
+
+void linear(const uint8_t* words, const void* x, int64_t x_is_bf16, void* y, int64_t y_is_bf16, int64_t batch,
+            int64_t tokens, int64_t in, int64_t out, int64_t x_token_stride, int64_t x_batch_stride,
+            int64_t y_token_stride, int64_t y_batch_stride, int64_t threads) {
+  const Products p{words, x,   y,   batch, tokens, in, out, x_token_stride, x_batch_stride, y_token_stride,
+                   y_batch_stride};
+  if (tokens == 0 || out == 0 || batch == 0) return;
+  if (x_is_bf16 && y_is_bf16)
+    run<DenseBf16, uint16_t, uint16_t>(p, threads);
+  else if (x_is_bf16)
+    run<DenseBf16, uint16_t, float>(p, threads);
+  else if (y_is_bf16)
+    run<DenseF32, float, uint16_t>(p, threads);
+  else
+    run<DenseF32, float, float>(p, threads);
+}
+
+}  // extern "C"

@@ -1,0 +1,92 @@
+// Sixteen lanes on a CPU with AVX512 and its BF16 dot product: one register.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace moonshard {
+namespace {
+
+constexpr int MAX_TILE_TOKENS = 12;    // 12 tokens x 32 rows are 24 accumulators of 32 registers
+constexpr int TILE_REGISTERS = 24;     // accumulators of sixteen lanes that a tile may use
+constexpr bool HAS_BF16_DOT = true;
+
+struct F16 {
+  __m512 all;
+};
+struct W16 {  // sixteen 32-bit words
+  __m512i all;
+};
+
+inline F16 splat(float v) { return {_mm512_set1_ps(v)}; }
+inline F16 zeros() { return {_mm512_setzero_ps()}; }
+inline F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F16 v) { _mm512_storeu_ps(p, v.all); }
+inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.all, b.all)}; }
+inline F16 sub(F16 a, F16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
+inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.all, b.all)}; }
+inline F16 div(F16 a, F16 b) { return {_mm512_div_ps(a.all, b.all)}; }
+inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
+// Where a lane of b is NaN the result is NaN.
+inline F16 max(F16 a, F16 b) { return {_mm512_max_ps(a.all, b.all)}; }
+inline F16 min(F16 a, F16 b) { return {_mm512_min_ps(a.all, b.all)}; }
+
+inline void pin(F16&, const float*&) {}  // thirty-two registers are enough
+
+inline F16 round_even(F16 v) { return {_mm512_roundscale_ps(v.all, 0)}; }
+
+inline F16 power_of_two(F16 whole) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(whole.all), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+inline float sum(F16 v) {  // the same tree as with AVX2
+  float lane[16];
+  _mm512_storeu_ps(lane, v.all);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+inline W16 load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
+
+// The two bf16 numbers of each word as float32.
+inline F16 low_half(W16 w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(w.all, 16))}; }
+inline F16 high_half(W16 w) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(w.all, _mm512_set1_epi32(int(0xFFFF0000u))))};
+}
+
+inline W16 shift_right_4(W16 w) { return {_mm512_srli_epi32(w.all, 4)}; }
+
+// Nibble `place` of each word where it stands: its value times 16^place. place 7 would meet the sign bit.
+template <int place>
+inline F16 nibble(W16 w) {
+  static_assert(place < 7);
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(w.all, _mm512_set1_epi32(15 << (4 * place))))};
+}
+
+inline F16 load(const uint16_t* p) {  // sixteen bf16
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+
+// Rounded by hand, as with AVX2: the conversion instruction would flush denormals to zero.
+inline void store(uint16_t* p, F16 v) {
+  const __m512i bits = _mm512_castps_si512(v.all);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(v.all, v.all, _CMP_UNORD_Q);
+  const __m512i chosen = _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7FC00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
+}
+
+// Lane += low half of w times low half of x + high half of w times high half of x, all bf16.
+inline F16 bf16_dot(F16 c, W16 w, uint32_t x) {
+  return {_mm512_dpbf16_ps(c.all, (__m512bh)w.all, (__m512bh)_mm512_set1_epi32(int(x)))};
+}
+inline W16 shift_right_16bit(W16 w, int bits) { return {_mm512_srli_epi16(w.all, unsigned(bits))}; }
+// Replaces each 16-bit lane by the entry of the table that its low five bits name.
+inline W16 look_up(W16 index, W16 table) { return {_mm512_permutexvar_epi16(index.all, table.all)}; }
+
+}  // namespace
+}  // namespace moonshard
