@@ -233,6 +233,9 @@ def test_unfinished_characters_end_as_replacements(tiny, size):
         *tiny.encode_with_special('"}' + END),
     ]
     assert parse(tiny, token_ids, OPTIONS).answer.calls[0].arguments == '{"city":"\ufffd"}'
+    token_ids = [*tiny.encode_with_special(weather(0, "x", end="")), *half]
+    answer = parse(tiny, [*token_ids, *tiny.encode_with_special(END + SECTION_END + "y")], OPTIONS).answer
+    assert (answer.calls[0].arguments, answer.content) == ("x\ufffd", "y")
 
 
 def test_unknown_tokens_are_refused(tiny):
