@@ -16,13 +16,15 @@ REQUEST_ID = "x-request-id"
 TRACE_PARENT = "traceparent"
 WATCH_RETRY_S = 0.1
 
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 64 * 1024),
-    # A peer that hangs or whose host is gone is noticed after 15 s, also on an idle stream.
+    # A peer that hangs or whose host is gone is noticed within 20 s, also on an idle stream. The keepalive timeout does
+    # not suffice: while another ping is under way, that one's timeout counts, which is 60 s unless set.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # A peer that was restarted is found within about a second.
@@ -44,8 +46,8 @@ def open_channel(address: str, **options: int | str) -> grpc.aio.Channel:
     address  "host:port" or "unix:/path"; nothing is connected before the first call
     options  further channel arguments, dots written as two underscores
     """
-    further = tuple((name.replace("__", "."), value) for name, value in options.items())
-    return _Channel(grpc.aio.insecure_channel(address, CHANNEL_OPTIONS + further), address)
+    further = {name.replace("__", "."): value for name, value in options.items()}
+    return _Channel(grpc.aio.insecure_channel(address, [*(dict(CHANNEL_OPTIONS) | further).items()]), address)
 
 
 def call_metadata(request_id: str, *, trace_parent: str = "") -> tuple[tuple[str, str], ...]:

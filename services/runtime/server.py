@@ -28,11 +28,12 @@ SERVER_OPTIONS = (
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.max_concurrent_streams", 4096),  # a connection; the real bounds are those of the engines
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    # Our clients ping idle connections every 10 s.
+    # Our clients ping, also when nothing is said.
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -103,7 +103,7 @@ def _complaints(kind: type[BaseSettings], error: ValidationError) -> Iterator[st
         secret = field is None or not field.repr or SecretStr in _parts(field.annotation)
         if value is None:
             yield f"{variable} is not set: {reason}" if problem["type"] == "missing" else f"{variable}: {reason}"
-        elif secret or value in reason:
+        elif secret or repr(value) in reason:
             yield f"{variable}: {reason}"
         else:
             yield f"{variable}={value[:100]}: {reason}"
@@ -118,9 +118,8 @@ def _parts(annotation: Any) -> set[Any]:
 
 def _misspelt(kind: type[BaseSettings]) -> Iterator[str]:
     """Variables that are nearly one of ours. Others belong to other processes."""
-    ours = {f"{PREFIX}{name.upper()}" for name in kind.model_fields}
-    unset = sorted(ours - os.environ.keys())
-    for name in sorted(os.environ.keys() - ours):
-        close = difflib.get_close_matches(name, unset, n=1, cutoff=0.92) if name.startswith(PREFIX) else []
-        if close:
-            yield f"{name} is not known here: was {close[0]} meant?"
+    ours = {name.upper() for name in kind.model_fields}
+    given = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)}
+    for name in sorted(given - ours):
+        for close in difflib.get_close_matches(name, ours - given, n=1, cutoff=0.88):
+            yield f"{PREFIX}{name} is not known here: was {PREFIX}{close} meant?"

@@ -1,0 +1,80 @@
+"""Real servers for the tests of the runtime."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.runtime.redis_server import RedisServer
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, which pytest's own need not be."""
+    with tempfile.TemporaryDirectory(prefix="moonshard-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
+    with RedisServer(socket_folder) as server:
+        yield server
+
+
+class ProbeProcess:
+    """`probe.py` as a process; its log is read line by line."""
+
+    def __init__(self, **variables: str) -> None:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("MOONSHARD_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.services.runtime.probe"],
+            cwd=ROOT,
+            env=clean | {f"MOONSHARD_{key.upper()}": value for key, value in variables.items()},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    async def line(self, msg: str) -> dict:
+        """The next line of the log with this message."""
+        while text := await asyncio.to_thread(self.process.stderr.readline):
+            line = json.loads(text)
+            if line["msg"] == msg:
+                return line
+        raise AssertionError(f"the log ended without {msg!r}")
+
+    async def end(self) -> tuple[int, list[str]]:
+        """Exit code and the rest of the log."""
+        _, rest = await asyncio.to_thread(self.process.communicate, timeout=20)
+        return self.process.returncode, rest.splitlines()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def start_probe(socket_folder: Path):
+    started: list[ProbeProcess] = []
+
+    def start(**variables: str) -> ProbeProcess:
+        variables = {"listen": f"unix:{socket_folder}/probe.sock", "log_level": "debug"} | variables
+        started.append(ProbeProcess(**variables))
+        return started[-1]
+
+    yield start
+    for probe in started:
+        probe.close()
