@@ -59,12 +59,12 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        return self.token_ids.shape[0]
 
     @property
     def num_decode(self) -> int:
         """Tokens [0, num_decode) are the decode rows."""
-        return len(self.context_lens)
+        return self.context_lens.shape[0]
 
     def to_bytes(self) -> bytes:
         """A header of counts, then the arrays as they are, little endian."""

@@ -100,27 +100,27 @@ def attention(
     write_latent(cache, batch.slots, rms_norm(latent, weights.kv_a_norm, latent_norm_eps), key)
 
     q = linear(rms_norm(q_latent, weights.q_a_norm, latent_norm_eps), weights.q_b)
-    q_nope, q_rope = q.view(len(x), config.num_attention_heads, config.qk_head_dim).split_with_sizes(
+    q_nope, q_rope = q.view(-1, config.num_attention_heads, config.qk_head_dim).split_with_sizes(
         [config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1
     )
     q_rope = rope(q_rope, batch.positions, weights.inv_freq)
-    parts = prefill(q_nope, q_rope, batch, weights, cache, config)
-    if batch.num_decode:
-        parts = [decode(q_nope, q_rope, batch, weights, cache, config), *parts]
-    heads = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if not batch.segments:
+        heads = decode(q_nope, q_rope, batch, weights, cache)
+    else:
+        heads = torch.cat(prefill(q_nope, q_rope, batch, weights, cache, config))
+        if batch.num_decode:
+            rows = slice(batch.num_decode)
+            heads = torch.cat([decode(q_nope[rows], q_rope[rows], batch, weights, cache), heads])
     return linear(heads.flatten(1), weights.o)
 
 
-def decode(
-    q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor, config: TextConfig
-) -> Tensor:
-    """The absorbed form, for rows of one token: [num_decode, heads, v].
+def decode(q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor) -> Tensor:
+    """The absorbed form, for the rows of one token: [num_decode, heads, v].
 
     q_abs[h] = q_nope[h] W_UK[h];  p = softmax((q_abs[h] . c + q_pe[h] . k_pe) * s);  o[h] = (sum p c) W_UV[h]^T
     """
-    rows = slice(batch.num_decode)
-    q_absorbed = head_linear(q_nope[rows], weights.key_absorbed)
-    o_latent = mla_decode(q_absorbed, q_rope[rows], cache, batch.block_tables, batch.context_lens, config.softmax_scale)
+    q_absorbed = head_linear(q_nope, weights.key_absorbed)
+    o_latent = mla_decode(q_absorbed, q_rope, cache, batch.block_tables, batch.context_lens, weights.softmax_scale)
     return head_linear(o_latent, weights.value_up)
 
 
@@ -140,7 +140,7 @@ def prefill(
             segment.context_len,
             weights.kv_b,
             config.v_head_dim,
-            config.softmax_scale,
+            weights.softmax_scale,
         )
         for segment in batch.segments
     ]

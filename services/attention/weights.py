@@ -29,7 +29,8 @@ class PackedAttention:
     key_absorbed: HeadWeight  # [heads, kv_lora, nope], W_UK transposed
     value_up: HeadWeight  # [heads, v, kv_lora], W_UV
     o: LinearWeight  # [hidden, heads * v]
-    inv_freq: Tensor  # [rope / 2] f32, the same in every layer
+    inv_freq: Tensor  # [rope / 2] f32, as softmax_scale the same in every layer
+    softmax_scale: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,7 @@ def _load_layer(checkpoint: Checkpoint, config: TextConfig, layer: int, inv_freq
         value_up=pack_heads(value_up.contiguous()),
         o=pack_linear(plain.o),
         inv_freq=inv_freq,
+        softmax_scale=config.softmax_scale,
     )
     if config.is_moe(layer):
         mlp = _pack_mlp(text_weights.shared_expert_weights(checkpoint, layer))
