@@ -28,12 +28,20 @@ def listen_on(address: str) -> socket.socket:
     return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
 
 
+def shown(listener: socket.socket) -> str:
+    """The address as bound, with the port that the kernel chose for port 0."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
 def main() -> None:
     """Reads the settings and serves until SIGTERM or SIGINT, which end it when the open requests have ended."""
     settings = load(GatewaySettings)
     setup_logging(settings.log_level, "gateway", settings.instance)
     listener = listen_on(settings.listen)
-    log.info("listening", extra={"address": str(listener.getsockname())})
+    log.info("listening", extra={"address": shown(listener)})
     config = uvicorn.Config(
         create_app(settings),
         loop="uvloop",

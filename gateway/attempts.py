@@ -8,7 +8,7 @@ from gateway.choose import choose_decode
 from gateway.metrics import HAND_OVERS
 from gateway.replicas import Replica, ReplicaPool
 from gateway.settings import GatewaySettings
-from services.runtime.errors import MoonshardError, Overloaded
+from services.runtime.errors import ExpertsUnavailable, MoonshardError, Overloaded
 
 MAX_LOSSES = 3
 ROOM_S = 0.5
@@ -52,7 +52,7 @@ class Attempts:
 
     async def failed(self, replica: Replica, error: MoonshardError, *, begun: bool) -> None:
         """Notes a failure; returns if another attempt makes sense, else raises the error."""
-        if isinstance(error, Overloaded):
+        if isinstance(error, Overloaded | ExpertsUnavailable):
             self._avoid.append(replica.address)
             if all(other.address in self._avoid for other in self._pool.serving):
                 await self._wait_for_room(error, begun=begun)
@@ -64,7 +64,7 @@ class Attempts:
         self._pool.lose(replica)
         self._avoid.append(replica.address)
 
-    async def _wait_for_room(self, error: Overloaded, *, begun: bool) -> None:
+    async def _wait_for_room(self, error: MoonshardError, *, begun: bool) -> None:
         if not begun or time.monotonic() - self._since_s > self._settings.resume_s:
             raise error
         await asyncio.sleep(ROOM_S)

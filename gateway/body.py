@@ -87,24 +87,22 @@ def quote(value: object) -> str:
 
 def _complaint(error: ErrorDetails, body: Mapping[str, Any]) -> InvalidRequest:
     path = _dotted_path(error["loc"], error["type"], body)
-    message = _rule(error)
-    return InvalidRequest(f"{path}: {message}"[:MAX_MESSAGE_CHARS], field=path or None)
-
-
-def _rule(error: ErrorDetails) -> str:
-    """The rule that was broken, without what pydantic repeats of the input."""
     context = error.get("ctx", {})
     match error["type"]:
         case "missing":
-            return "this field is required"
-        case "model_type" | "model_attributes_type" | "dict_type" | "union_tag_not_found" if (
-            "expected_tags" not in context
-        ):
-            return "must be an object"
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"must be one of {context.get('expected_tags')}"
+            rule = "this field is required"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            rule = "must be an object"
+        case "union_tag_not_found":
+            path += f".{context['discriminator']}".replace("'", "")
+            rule = "this field is required"
+        case "union_tag_invalid":
+            # What pydantic says would repeat the input.
+            path += f".{context['discriminator']}".replace("'", "")
+            rule = f"must be one of {context['expected_tags']}"
         case _:
-            return error["msg"].removeprefix("Value error, ")
+            rule = error["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{path}: {rule}"[:MAX_MESSAGE_CHARS], field=path)
 
 
 def _dotted_path(location: Sequence[int | str], kind: str, body: Mapping[str, Any]) -> str:

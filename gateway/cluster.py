@@ -11,7 +11,7 @@ from gateway.metrics import HAND_OVERS
 from gateway.replicas import Replica, ReplicaPool
 from gateway.settings import GatewaySettings
 from protos.tokenizer_pb2 import DescribeRequest, DescribeResponse, RenderRequest, RenderResponse
-from services.runtime.errors import MoonshardError
+from services.runtime.errors import MoonshardError, Overloaded
 
 T = TypeVar("T")
 
@@ -81,6 +81,10 @@ class Cluster:
             replica = await self.tokenizers.pick(self.next_tokenizer, avoid=avoid, hold_s=hold_s)
             try:
                 return await ask(replica, call.left_s(self._settings.tokenizer_s))
+            except Overloaded:
+                avoid.append(replica.address)
+                if all(other.address in avoid for other in self.tokenizers.serving):
+                    raise
             except MoonshardError as error:
                 if not is_loss(error) or len(avoid) >= MAX_LOSSES:
                     raise

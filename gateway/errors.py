@@ -93,7 +93,12 @@ def openai_error(error: MoonshardError) -> dict[str, Any]:
     """The body of an error on the OpenAI faces, in JSON answers and in streams alike."""
     rule = _rule_of(error)
     message = str(error) if rule is not _INTERNAL else "the server failed to answer this request"
-    return {"error": {"message": message, "type": rule.type, "param": error.field, "code": rule.code}}
+    return {"error": {"message": message, "type": rule.type, "param": _dotted(error.field), "code": rule.code}}
+
+
+def _dotted(field: str | None) -> str | None:
+    """`messages.0.role` for what a service calls `messages[0].role`."""
+    return field and field.replace("[", ".").replace("]", "")
 
 
 def error_headers(error: MoonshardError) -> dict[str, str]:

@@ -24,11 +24,11 @@ class Feed(Generic[T]):
 
     async def put(self, item: T) -> None:
         """Appends an item; waits while the feed is full."""
-        await self._room.wait()
+        while len(self._items) >= self._bound:
+            self._room.clear()
+            await self._room.wait()
         self._items.append(item)
         self._filled.set()
-        if len(self._items) >= self._bound:
-            self._room.clear()
 
     def close(self, error: BaseException | None = None) -> None:
         """Nothing more comes. With an error, the consumer gets it after the items before it."""

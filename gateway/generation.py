@@ -89,7 +89,7 @@ class Generation:
         hashes = chain_hashes(self._start.prompt_ids)
         full: Overloaded | None = None
         asked: set[str] = set()
-        while left := [replica for replica in pool.serving if replica.address not in asked]:
+        while left := [replica for replica in pool.serving if replica.address not in asked and self._fits(replica)]:
             replica = choose_prefill(left, self._cluster.prefixes.cached_tokens(hashes))
             asked.add(replica.address)
             try:
@@ -108,6 +108,10 @@ class Generation:
         if full is not None and self._leads:
             raise full
         return None
+
+    def _fits(self, replica: Replica) -> bool:
+        context_tokens = replica.load.context_tokens
+        return context_tokens == 0 or len(self._start.prompt_ids) < context_tokens
 
     async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
         replica.note_sent(len(self._start.prompt_ids))

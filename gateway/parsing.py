@@ -18,7 +18,9 @@ from protos.tokenizer_pb2 import (
     ParseTokens,
     ToolCallArguments,
 )
-from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable
+from services.runtime.errors import DeadlineExceeded, MoonshardError, Overloaded, Unavailable
+
+ROOM_S = 0.5
 
 
 class Delivered:
@@ -118,6 +120,10 @@ class AnswerParser:
                     if self._token_ids:
                         fresh += await self._exchange(ParseRequest(tokens=ParseTokens(token_ids=self._token_ids)))
                 return fresh + await self._exchange(request)
+            except Overloaded:
+                # The answer has begun: a full queue is waited out, until the deadline.
+                self.close()
+                await asyncio.sleep(self._call.left_s(ROOM_S))
             except MoonshardError as error:
                 self.close()
                 if not is_loss(error) or len(lost) >= MAX_LOSSES:

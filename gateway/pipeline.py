@@ -21,6 +21,11 @@ class Pipeline:
         self._settings = settings
         self._admission = Admission(settings.max_open_requests)
 
+    @property
+    def num_open(self) -> int:
+        """Requests that were admitted and not closed."""
+        return self._admission.num_open
+
     async def start(self, request: Request, call: CallContext) -> Run:
         """A running request, which the caller must close.
 

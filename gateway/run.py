@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
 
 from gateway.call import CallContext
 from gateway.cluster import Cluster
@@ -109,20 +109,28 @@ class Run:
 
     async def _parse(self, choice: int, generation: Generation, tokens: Feed[list[int]], parser: AnswerParser) -> None:
         """Tokens into events, until the tokens end or what was asked for is complete."""
+        async with aclosing(self._portions(tokens)) as portions:
+            async for token_ids in portions:
+                deltas = await parser.feed(token_ids)
+                self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
+                await self._emit(choice, deltas)
+                if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
+                    truncated = False
+                    break
+            else:
+                truncated = generation.finish_reason == LENGTH
+                deltas = await parser.end(truncated=truncated)
+                self._count(choice, len(generation.token_ids), parser)
+                await self._emit(choice, deltas)
+        await self.events.put(Finish(choice, _finish_name(parser, truncated=truncated), parser.stop))
+
+    async def _portions(self, tokens: Feed[list[int]]) -> AsyncGenerator[list[int], None]:
+        """All tokens that have come, or one at a time where one may end the answer, so that none beyond it counts."""
+        one_by_one = self._parser.stop or self._parser.max_tool_calls
         while batches := await tokens.take():
             token_ids = [token_id for batch in batches for token_id in batch]
-            deltas = await parser.feed(token_ids)
-            self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
-            await self._emit(choice, deltas)
-            if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
-                truncated = False
-                break
-        else:
-            truncated = generation.finish_reason == LENGTH
-            deltas = await parser.end(truncated=truncated)
-            self._count(choice, len(generation.token_ids), parser)
-            await self._emit(choice, deltas)
-        await self.events.put(Finish(choice, _finish_name(parser, truncated=truncated), parser.stop))
+            for portion in [[token_id] for token_id in token_ids] if one_by_one else [token_ids]:
+                yield portion
 
     def _count(self, choice: int, num_tokens: int, parser: AnswerParser) -> None:
         now_s = time.monotonic()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from gateway.chat.schema import (
+from gateway.chat.message_schema import (
     AssistantMessage,
     ChatMessage,
     ImagePart,

@@ -2,144 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from gateway.body import Body, Int, NaturalInt, PositiveInt
+from gateway.chat.message_schema import ChatMessage, text_or_list, text_or_object
 
 TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
-
-
-def _text_or_list(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or a list."""
-    match value:
-        case str():
-            return "~text"
-        case list():
-            return "~list"
-        case _:
-            return None
-
-
-def _text_or_object(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or an object."""
-    match value:
-        case str():
-            return "~text"
-        case dict():
-            return "~object"
-        case _:
-            return None
-
-
-class TextPart(Body):
-    """Text. `input_text` is its name in the Responses API."""
-
-    type: Literal["text", "input_text"]
-    text: str
-
-
-class RefusalPart(Body):
-    """A refusal that another model wrote; read as text."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-class MediaUrl(Body):
-    """Where a picture or a video is: a data: URL, or a remote one where the server allows it."""
-
-    url: str
-
-
-Url = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[MediaUrl, Tag("~object")],
-    Discriminator(
-        _text_or_object,
-        custom_error_type="url_form",
-        custom_error_message="must be a string or an object with `url`",
-    ),
-]
-
-
-class ImagePart(Body):
-    """An image."""
-
-    type: Literal["image_url"]
-    image_url: Url
-
-
-class VideoPart(Body):
-    """A video."""
-
-    type: Literal["video_url"]
-    video_url: Url
-
-
-Part = Annotated[TextPart | RefusalPart | ImagePart | VideoPart, Field(discriminator="type")]
-Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[Part], Tag("~list")],
-    Discriminator(
-        _text_or_list,
-        custom_error_type="content_form",
-        custom_error_message="must be a string or a list of parts",
-    ),
-]
-
-
-class AnyMessage(Body):
-    """What every message may carry. Only the last one, an assistant's, may be partial."""
-
-    name: str | None = None
-    partial: bool | None = None
-
-
-class SystemMessage(AnyMessage):
-    """Instructions. `developer` is another word for `system`."""
-
-    role: Literal["system", "developer"]
-    content: Content
-
-
-class UserMessage(AnyMessage):
-    """What the user says."""
-
-    role: Literal["user"]
-    content: Content
-
-
-class CalledFunction(Body):
-    """Name and arguments of a call. Arguments that are an object instead of text are accepted."""
-
-    name: str
-    arguments: str | dict[str, Any] | None = Field(default=None, union_mode="left_to_right")
-
-
-class MessageCall(Body):
-    """A tool call of the history. The shape of its id is free."""
-
-    id: str | None = None
-    function: CalledFunction
-
-
-class AssistantMessage(AnyMessage):
-    """What the model said. `reasoning` wins over `reasoning_content`; null is absent, "" is not."""
-
-    role: Literal["assistant"]
-    content: Content | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[MessageCall] | None = None
-
-
-class ToolMessage(AnyMessage):
-    """What a tool returned."""
-
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: str
-
-
-ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class Function(Body):
@@ -174,7 +43,7 @@ class NamedChoice(Body):
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("~text")] | Annotated[NamedChoice, Tag("~object")],
     Discriminator(
-        _text_or_object,
+        text_or_object,
         custom_error_type="tool_choice_form",
         custom_error_message="must be none, auto, required, or an object that names a function",
     ),
@@ -219,11 +88,28 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
+def _thinking_word(*words: str) -> BeforeValidator:
+    """Clients look for "invalid thinking" in the message."""
+
+    def check(value: object) -> object:
+        if value is not None and value not in words:
+            raise PydanticCustomError("thinking", "invalid thinking: must be {words}", {"words": " or ".join(words)})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _thinking_object(value: object) -> object:
+    if value is not None and not isinstance(value, dict):
+        raise PydanticCustomError("thinking", "invalid thinking: must be an object")
+    return value
+
+
 class Thinking(Body):
     """Kimi's switch for reasoning, and whether reasoning of earlier turns stays in the prompt."""
 
-    type: Literal["enabled", "disabled"] | None = None
-    keep: Literal["all"] | None = None
+    type: Annotated[Literal["enabled", "disabled"] | None, _thinking_word("enabled", "disabled")] = None
+    keep: Annotated[Literal["all"] | None, _thinking_word("all")] = None
 
 
 class TemplateArguments(Body):
@@ -234,11 +120,11 @@ class TemplateArguments(Body):
     preserve_thinking: bool | None = None
 
 
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 StopStrings = Annotated[
-    Annotated[str, Tag("~text"), Field(min_length=1)]
-    | Annotated[list[Annotated[str, Field(min_length=1)]], Tag("~list"), Field(max_length=16)],
+    Annotated[StopString, Tag("~text")] | Annotated[list[StopString], Tag("~list"), Field(max_length=16)],
     Discriminator(
-        _text_or_list,
+        text_or_list,
         custom_error_type="stop_form",
         custom_error_message="must be a string or a list of strings",
     ),
@@ -265,7 +151,7 @@ class ChatCompletionRequest(Body):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StopStrings | None = None
-    stop_token_ids: Annotated[list[NaturalInt], Field(max_length=128)] | None = None
+    stop_token_ids: Annotated[list[NaturalInt], Field(max_length=32)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="No effect: special tokens never appear in a chat.")
@@ -280,7 +166,7 @@ class ChatCompletionRequest(Body):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
-    thinking: Thinking | None = None
+    thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
     chat_template_kwargs: TemplateArguments | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None

@@ -22,6 +22,7 @@ from services.tokenizer.vocabulary import Vocabulary
 from tests.gateway.engine import Engine
 
 MODEL = "kimi-k2.6"
+CONTEXT_TOKENS = 2048
 HELLO = "Let me see.</think>Hello, wörld! 👋<|im_end|>"
 
 
@@ -125,6 +126,18 @@ class Site:
             await self.sees("prefill", sum(engine.is_up for engine in self.prefills))
             await self.sees("decode", sum(engine.is_up for engine in self.decodes))
             await self.sees("tokenizer", sum(tokenizer.is_up for tokenizer in self.tokenizers))
+
+    @property
+    def context_tokens(self) -> int:
+        return CONTEXT_TOKENS
+
+    async def reports_of_load(self) -> None:
+        """Waits until the gateway has what the engines say of their load now."""
+        pools = ((self.gateway.cluster.prefills, self.prefills), (self.gateway.cluster.decodes, self.decodes))
+        async with asyncio.timeout(10):
+            for pool, engines in pools:
+                while [r.load for r in pool.serving] != [engine.load for engine in engines if engine.is_up]:
+                    await asyncio.sleep(0.005)
 
     async def sees(self, role: str, num_replicas: int) -> None:
         """Waits until the gateway counts so many ready replicas."""

@@ -1,0 +1,85 @@
+"""`python -m gateway` as a process: settings, readiness, SIGTERM in the middle of a stream."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.gateway.site import HELLO
+from tests.gateway.streams import read_stream
+
+
+def environment(site, **more):
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")},
+        "MOONSHARD_LISTEN": "127.0.0.1:0",
+        "MOONSHARD_TOKENIZERS": site.tokenizers[0].address if site else "127.0.0.1:1",
+        "MOONSHARD_DECODES": site.decodes[0].address if site else "127.0.0.1:1",
+        **more,
+    }
+
+
+@pytest.fixture
+async def gateway(site):
+    """A gateway process before the site's engines: (process, URL)."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", env=environment(site), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        address = None
+        while address is None:
+            line = json.loads(await process.stderr.readline())
+            address = line.get("address")
+        yield process, f"http://{address}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_sigterm_lets_streams_end(site, gateway):
+    process, url = gateway
+    site.say(HELLO.replace("Hello", "Hello " * 20))
+    site.decodes[0].token_s = 0.02
+    body = {"model": "kimi-k2.6", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http:
+        async with asyncio.timeout(20):
+            while (await http.get("/health")).status_code != 200:
+                await asyncio.sleep(0.05)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            pieces = response.aiter_raw()
+            raw = await anext(pieces)
+            process.send_signal(signal.SIGTERM)
+            raw += b"".join([piece async for piece in pieces])
+    assert read_stream(raw).text[0].startswith("Hello Hello")
+    async with asyncio.timeout(10):
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MOONSHARD_TOKENIZERS", ""),
+        ("MOONSHARD_DECODES", "nowhere"),
+        ("MOONSHARD_LISTEN", "here"),
+        ("MOONSHARD_STALL_S", "0"),
+        ("MOONSHARD_STREAM_REASONING_FIELDS", "thoughts"),
+    ],
+)
+def test_a_bad_setting_stops_the_process_and_is_named(name, value):
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        env=environment(None, **{name: value}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
