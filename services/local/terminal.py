@@ -1,6 +1,9 @@
 """What `moonshard up` shows of its processes: a line for every step, and the warnings among what they log."""
 
 import time
+import unicodedata
+from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 from rich.status import Status
@@ -10,16 +13,21 @@ from services.local.child import ProcessFailed
 from services.local.cluster_log import LogRecord
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+# Embeddings, overrides and isolates of the bidirectional algorithm.
+TURNS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
 def printable(text: str) -> str:
     """Text without the control characters that would move the cursor, change colours or ring; line ends and tabs stay.
 
-    What a model or a client wrote must not be able to command the terminal.
+    What a model or a client wrote must not be able to command the terminal, nor to turn the direction of what follows.
     """
-    text = text.replace("\r", "")
-    return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(char if _is_harmless(char) else "\N{REPLACEMENT CHARACTER}" for char in text.replace("\r", ""))
+
+
+def _is_harmless(char: str) -> bool:
+    return char in "\n\t" or (unicodedata.category(char) not in {"Cc", "Cs"} and char not in TURNS)
 
 
 class Terminal:
@@ -37,23 +45,28 @@ class Terminal:
         self._waiting = set(processes)
         if self._console.is_terminal:
             self._status = self._console.status("")
-            self._status.start()
+            self._write(self._status.start)
             self._update()
 
     def end(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        status, self._status = self._status, None
+        if status is not None:
+            self._write(status.stop)
 
     def say(self, text: str | Text) -> None:
-        """Prints a line, or nothing at all once nobody reads any more (a closed terminal, `| head`)."""
-        if self._is_gone:
-            return
-        try:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-        except OSError:
-            self._is_gone = True
-            self._console.quiet = True
+        """Prints a line."""
+        self._write(lambda: self._console.print(text, highlight=False, markup=False, soft_wrap=True))
+
+    def _write(self, work: Callable[[], None]) -> None:
+        """Does something with the console, or nothing once nobody reads any more (a closed terminal, `| head`).
+
+        The cluster must be stopped in order all the same, so this never raises.
+        """
+        if not self._is_gone:
+            try:
+                work()
+            except OSError:
+                self._is_gone = True
 
     def started(self, process: str, pid: int) -> None:
         self._update()
@@ -84,7 +97,8 @@ class Terminal:
 
     def _update(self) -> None:
         if self._status is not None:
-            self._status.update(f"waiting for {', '.join(sorted(self._waiting))}")
+            text = f"waiting for {', '.join(sorted(self._waiting))}"
+            self._write(partial(self._status.update, text))
 
 
 def record_line(record: LogRecord) -> Text:

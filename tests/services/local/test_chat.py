@@ -3,13 +3,10 @@
 import contextlib
 import io
 import os
-import pty
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from rich.console import Console
 from services.local.answer import ChatClient, ChatFailed, Piece, Question
 from services.local.chat import ChatOptions, converse
 from tests.services.local.scripted_server import DONE, HANG, said, scripted_server, thought
+from tests.services.local.typist import Typist
 
 ROOT = Path(__file__).resolve().parents[3]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -187,35 +185,9 @@ def test_command_says_what_is_wrong(tmp_path):
     assert "nobody answers at http://127.0.0.1:1" in gone.stderr
 
 
-class Typist:
-    """A terminal with `moonshard chat` in it."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.chdir(ROOT)
-            os.execv(sys.executable, [sys.executable, "-m", "services.local", "chat", *arguments])
-        self.screen = ""
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 30
-        while text not in self.screen:
-            assert select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))[0], self.screen
-            self.screen += os.read(self._fd, 4096).decode()
-
-    def type(self, text: str) -> None:
-        self.screen = ""
-        os.write(self._fd, text.encode())
-
-    def exit_code(self) -> int:
-        _, status = os.waitpid(self._pid, 0)
-        os.close(self._fd)
-        return os.waitstatus_to_exitcode(status)
-
-
 def test_ctrl_c_stops_the_running_answer_only():
     with scripted_server([thought("hm"), said("one two"), HANG], [said("three"), DONE]) as server:
-        typist = Typist("--url", server.url)
+        typist = Typist("chat", "--url", server.url)
         typist.wait_for("> ")
         typist.type("first\n")
         typist.wait_for("one two")
@@ -235,7 +207,7 @@ def test_ctrl_c_stops_the_running_answer_only():
 
 def test_ctrl_c_ends_a_single_question():
     with scripted_server([said("one"), HANG]) as server:
-        typist = Typist("--url", server.url, "first")
+        typist = Typist("chat", "--url", server.url, "first")
         typist.wait_for("one")
         typist.type(chr(3))
         assert typist.exit_code() == 128 + signal.SIGINT

@@ -19,6 +19,7 @@ import pytest
 
 from services.local.random_checkpoint import write_random_checkpoint
 from services.local.run_folder import running_clusters, sweep
+from tests.services.local.typist import Typist
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 120
@@ -159,6 +160,22 @@ def test_stop_while_starting(tmp_path, model):
         assert command.stop(signal.SIGTERM) == 0
         assert [child for child in children if child.is_running()] == []
         assert "Ready after" not in command.printed()
+
+
+@pytest.mark.parametrize("when", ["waiting for", "Ctrl-C stops everything."], ids=["while-starting", "when-ready"])
+def test_closed_window(tmp_path, model, when):
+    temporary = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(temporary)}
+    arguments = ["up", "--model", str(model), "--port", "20000", "--experts", "0", "--prefill", "0"]
+    typist = Typist(*arguments, environ=environ)
+    typist.wait_for(when, START_S)
+    children = psutil.Process(typist.pid).children(recursive=True)
+    typist.close_window()
+    assert typist.exit_code() == 0
+    assert [child for child in children if child.is_running()] == []
+    # Stopped in order, not by the death of the supervisor: that would leave this behind.
+    temporary.rmdir()
+    assert running_clusters(tmp_path / "moonshard") == []
 
 
 def test_bad_checkpoint_stops_everything_with_its_sentence(tmp_path):
