@@ -54,8 +54,8 @@ class Head:
         magic, name_bytes, length, digest = FIXED.unpack_from(stored)
         if magic != MAGIC or length > MAX_VALUE_BYTES:
             return Cause.DAMAGED
-        value_at = FIXED.size + name_bytes
-        if stored[FIXED.size : value_at] != name:
+        value_at = FIXED.size + len(name)
+        if name_bytes != len(name) or stored[FIXED.size : value_at] != name:
             return Cause.MISNAMED
         inline = memoryview(stored)[value_at:]
         if len(inline) != (0 if num_chunks(length) else length):

@@ -53,7 +53,7 @@ class BlobStore:
         urls: Sequence[str],
         *,
         ttl_s: float,
-        timeout_s: float = 2.0,
+        timeout_s: float = 5.0,
         namespace: str = "moonshard",
         num_connections: int = 4,
     ) -> None:
