@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from protos.media_pb2 import MediaRef
 from protos.tokenizer_pb2 import ChatMessage, ContentPart
-from services.runtime.errors import InvalidRequest
+from services.tokenizer.invalid import invalid
 
 # A bound on what one request can make us allocate; an hour of video is below it.
 MAX_MEDIA_TOKENS = 1 << 22
@@ -54,22 +54,20 @@ def messages_from_proto(messages: Sequence[ChatMessage]) -> list[Message]:
     checked = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     num_media_tokens = sum(_num_media_tokens(part) for message in checked for part in message.content)
     if num_media_tokens > MAX_MEDIA_TOKENS:
-        raise InvalidRequest(
-            f"images and videos take {num_media_tokens} tokens, at most {MAX_MEDIA_TOKENS}", field="messages"
-        )
+        raise invalid("messages", f"media take {num_media_tokens} tokens, at most {MAX_MEDIA_TOKENS}")
     return checked
 
 
 def _message(message: ChatMessage, field: str) -> Message:
     if not message.role:
-        raise InvalidRequest("a message needs a role", field=f"{field}.role")
+        raise invalid(f"{field}.role", "a message needs a role")
     if message.role == "tool" and not message.tool_call_id:
-        raise InvalidRequest("a tool message needs the id of the call that it answers", field=f"{field}.tool_call_id")
+        raise invalid(f"{field}.tool_call_id", "a tool message needs the id of the call that it answers")
     if message.tool_calls and message.role != "assistant":
-        raise InvalidRequest(f"a message of role {message.role:.40} cannot call tools", field=f"{field}.tool_calls")
+        raise invalid(f"{field}.tool_calls", f"a message of role {message.role:.40} cannot call tools")
     for index, call in enumerate(message.tool_calls):
         if not call.name:
-            raise InvalidRequest("a tool call needs a name", field=f"{field}.tool_calls[{index}].name")
+            raise invalid(f"{field}.tool_calls[{index}].name", "a tool call needs a name")
     return Message(
         role=message.role,
         content=tuple(_part(part, f"{field}.content[{index}]") for index, part in enumerate(message.content)),
@@ -88,19 +86,19 @@ def _part(part: ContentPart, field: str) -> Part:
             return Image(part.image)
         case "video":
             if not part.video.chunks:
-                raise InvalidRequest("a video needs at least one chunk", field=f"{field}.video.chunks")
+                raise invalid(f"{field}.video.chunks", "a video needs at least one chunk")
             for index, chunk in enumerate(part.video.chunks):
                 _check_media(chunk.media, f"{field}.video.chunks[{index}].media")
             return Video(part.video)
         case "text":
             return part.text
         case _:
-            raise InvalidRequest("a content part needs a text, an image or a video", field=field)
+            raise invalid(field, "a content part needs a text, an image or a video")
 
 
 def _check_media(media: MediaRef, field: str) -> None:
     if not media.num_tokens:
-        raise InvalidRequest("a medium takes at least one token", field=f"{field}.num_tokens")
+        raise invalid(f"{field}.num_tokens", "a medium takes at least one token")
 
 
 def _num_media_tokens(part: Part) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from protos import tokenizer_pb2
-from services.runtime.errors import InvalidRequest
+from services.tokenizer.invalid import invalid
 from services.tokenizer.tools import DeclaredTool, declared_tools, parse_tools
 
 # The gateway allows fewer and shorter ones; these bounds keep the search for them cheap.
@@ -48,10 +48,10 @@ class ParserOptions:
 def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
     """The options, or InvalidRequest that names the field."""
     if len(start.stop) > MAX_STOPS:
-        raise InvalidRequest(f"{len(start.stop)} stop strings, at most {MAX_STOPS}", field="stop")
+        raise invalid("stop", f"{len(start.stop)} stop strings, at most {MAX_STOPS}")
     for index, stop in enumerate(start.stop):
         if not 0 < len(stop) <= MAX_STOP_CHARS:
-            raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_CHARS} characters", field=f"stop[{index}]")
+            raise invalid(f"stop[{index}]", f"a stop string has 1 to {MAX_STOP_CHARS} characters")
     return ParserOptions(
         state=State.RAW if start.raw else _state(start.state),
         tools=declared_tools(parse_tools(start.tools_json)),
@@ -71,4 +71,4 @@ def _state(state: tokenizer_pb2.ParserState.ValueType) -> State:
             return State.REASONING
         case tokenizer_pb2.CONTENT:
             return State.CONTENT
-    raise InvalidRequest("the parser needs to know where the answer starts", field="state")
+    raise invalid("state", "the parser needs to know where the answer starts")

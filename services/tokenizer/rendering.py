@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from protos.tokenizer_pb2 import CONTENT, REASONING, RenderRequest, RenderResponse
-from services.runtime.errors import InvalidRequest
 from services.tokenizer.call_ids import canonical_ids
 from services.tokenizer.declaration import declare
 from services.tokenizer.encoding import encode_prompt
+from services.tokenizer.invalid import invalid
 from services.tokenizer.markers import Marker
 from services.tokenizer.messages import Message, messages_from_proto
 from services.tokenizer.template import PromptOptions, render
@@ -41,8 +41,8 @@ def render_prompt(request: RenderRequest, vocabulary: Vocabulary) -> RenderRespo
 def _check_continuation(messages: Sequence[Message], options: PromptOptions) -> None:
     field = f"messages[{len(messages) - 1}]"
     if options.add_generation_prompt:
-        raise InvalidRequest("an answer either begins or goes on", field="continue_final_message")
+        raise invalid("continue_final_message", "an answer either begins or goes on")
     if not messages or messages[-1].role != "assistant":
-        raise InvalidRequest("only an assistant message can go on", field=f"{field}.role" if messages else "messages")
+        raise invalid(f"{field}.role" if messages else "messages", "only an assistant message can go on")
     if messages[-1].calls:
-        raise InvalidRequest("a message that calls tools cannot go on", field=f"{field}.tool_calls")
+        raise invalid(f"{field}.tool_calls", "a message that calls tools cannot go on")

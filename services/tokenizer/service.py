@@ -9,7 +9,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceServicer
-from services.runtime.errors import InvalidRequest
+from services.tokenizer.invalid import invalid
 from services.tokenizer.long_work import LongWork
 from services.tokenizer.metrics import TOKENS, ParserMetrics
 from services.tokenizer.parser import Parser
@@ -68,7 +68,7 @@ class TokenizerServicer(TokenizerServiceServicer):
                 case "end", Parser():
                     parser.end(truncated=request.end.truncated)
                 case event, _:
-                    raise InvalidRequest("a stream is one start, then tokens, then one end", field=event or "event")
+                    raise invalid(event or "event", "a stream is one start, then tokens, then one end")
             yield _parsed(parser)
             if request.HasField("end"):
                 return
@@ -76,7 +76,7 @@ class TokenizerServicer(TokenizerServiceServicer):
     def _size(self, request: ProtoMessage, field: str) -> int:
         size_bytes = request.ByteSize()
         if size_bytes > self._max_request_bytes:
-            raise InvalidRequest(f"{size_bytes} bytes, at most {self._max_request_bytes}", field=field)
+            raise invalid(field, f"{size_bytes} bytes, at most {self._max_request_bytes}")
         return size_bytes
 
 

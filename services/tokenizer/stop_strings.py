@@ -13,6 +13,8 @@ class StopStrings:
         self._stops = stops
         self._include = include
         self._held = ""
+        # What the beginning of a stop string may end with: most text ends otherwise, and need not be looked at.
+        self._inner_chars = frozenset("".join(stop[:-1] for stop in stops))
 
     def add(self, text: str) -> tuple[str, str | None]:
         """The text that can be shown now, and the stop string that ends it, if one was met."""
@@ -24,7 +26,8 @@ class StopStrings:
             end, start, stop = min(found)
             self._held = ""
             return text[: end if self._include else start], stop
-        num_held = max(_overlap(text, stop) for stop in self._stops)
+        may_begin = text[-1:] in self._inner_chars
+        num_held = max(_overlap(text, stop) for stop in self._stops) if may_begin else 0
         self._held = text[len(text) - num_held :]
         return text[: len(text) - num_held], None
 

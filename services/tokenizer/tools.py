@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.runtime.errors import InvalidRequest
+from services.tokenizer.invalid import invalid
 
 MAX_DEPTH = 200
 
@@ -32,14 +32,14 @@ def parse_tools(tools_json: str) -> list[Json]:
         tools = json.loads(tools_json, parse_constant=_refuse_constant)
         json.dumps(tools, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the tools are no valid JSON: {error}", field="tools") from error
+        raise invalid("tools", f"the tools are no valid JSON: {error}") from error
     if tools is None:
         return []
     if not isinstance(tools, list):
-        raise InvalidRequest("the tools must be a list", field="tools")
+        raise invalid("tools", "the tools must be a list")
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
-            raise InvalidRequest("a tool must be an object", field=f"tools[{index}]")
+            raise invalid(f"tools[{index}]", "a tool must be an object")
     sorted_tools: list[Json] = _sorted(tools, MAX_DEPTH)
     return sorted_tools
 
@@ -61,7 +61,7 @@ def _property_names(parameters: object) -> frozenset[str]:
 
 def _sorted(value: Any, depth: int) -> Any:
     if depth == 0:
-        raise InvalidRequest(f"the tools are nested deeper than {MAX_DEPTH} levels", field="tools")
+        raise invalid("tools", f"the tools are nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, dict):
         return {key: _sorted(value[key], depth - 1) for key in sorted(value)}
     return [_sorted(item, depth - 1) for item in value] if isinstance(value, list) else value

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import tiktoken
 
-from services.runtime.errors import CheckpointError, InvalidRequest
+from services.runtime.errors import CheckpointError
 from services.tokenizer.checkpoint import read_ranks, read_special_tokens, read_stop_ids, read_text_size
+from services.tokenizer.invalid import invalid
 from services.tokenizer.markers import STOPS, Marker
 
 # The split pattern of the K2 family, tried from left to right (text-model.md 4.2).
@@ -105,7 +106,7 @@ class Vocabulary:
             return [b"" if token_id in hidden else table[token_id] for token_id in token_ids]
         except IndexError:
             outside = next(token_id for token_id in token_ids if token_id >= self.size)
-            raise InvalidRequest(f"{outside} is no token: ids end at {self.size - 1}", field="token_ids") from None
+            raise invalid("token_ids", f"{outside} is no token: ids end at {self.size - 1}") from None
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Text of the tokens; bytes that are no UTF-8 become U+FFFD."""

@@ -249,6 +249,7 @@ def test_bad_requests_name_the_field(tiny, messages, change, field):
     with pytest.raises(InvalidRequest) as caught:
         render_prompt(request, tiny)
     assert caught.value.field == field
+    assert caught.value.message.startswith(f"{field}: ")
 
 
 def test_an_empty_conversation_has_an_empty_prompt(tiny):
