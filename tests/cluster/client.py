@@ -1,0 +1,92 @@
+"""What the gateway does, by hand: tokens of one generation through a prefill and a decode replica."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from protos import attention_pb2 as pb
+from protos import attention_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc
+from services.runtime.channels import open_channel
+from tests.cluster.harness import Cluster
+
+TIMEOUT_S = 120.0
+
+
+class TokenClient:
+    """Speaks to the replicas of a cluster in token ids. Belongs to one test's event loop."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._channels = {name: open_channel(cluster.address(name)) for name in cluster.names if "redis" not in name}
+        self._has_prefill = "prefill-0" in cluster.names
+
+    async def __aenter__(self) -> "TokenClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    def attention(self, name: str) -> Any:
+        return attention_pb2_grpc.AttentionServiceStub(self._channels[name])
+
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        num_tokens: int,
+        *,
+        decode: str = "decode-0",
+        prefill: str = "prefill-0",
+        **how: Any,
+    ) -> list[int]:
+        """All new tokens: the first from the prefill replica, if there is one, the others from the decode replica."""
+        sampling = pb.Sampling(**{"temperature": 0.0, "top_p": 1.0, "max_new_tokens": num_tokens, **how})
+        generated: list[int] = []
+        manifest = None
+        if self._has_prefill:
+            first = await self.prefill(token_ids, sampling, prefill)
+            generated, manifest = [first.token_id], first.manifest
+        async for token_id in self.stream(token_ids, generated, sampling, decode, manifest):
+            generated.append(token_id)
+        return generated
+
+    async def prefill(self, token_ids: Sequence[int], sampling: pb.Sampling, name: str = "prefill-0") -> Any:
+        prompt = pb.Prompt(token_ids=token_ids, num_prompt_tokens=len(token_ids))
+        request = pb.PrefillRequest(prompt=prompt, sampling=sampling)
+        return await self.attention(name).Prefill(request, timeout=TIMEOUT_S)
+
+    async def stream(
+        self,
+        token_ids: Sequence[int],
+        generated: Sequence[int],
+        sampling: pb.Sampling,
+        name: str = "decode-0",
+        manifest: pb.KvManifest | None = None,
+    ) -> AsyncIterator[int]:
+        """The tokens after those generated so far."""
+        if len(generated) == sampling.max_new_tokens:
+            return
+        prompt = pb.Prompt(token_ids=[*token_ids, *generated], num_prompt_tokens=len(token_ids))
+        request = pb.DecodeRequest(prompt=prompt, sampling=sampling, manifest=manifest)
+        async for response in self.attention(name).Decode(request, timeout=TIMEOUT_S):
+            for token_id in response.token_ids:
+                yield token_id
+
+    async def render(self, messages: Sequence[tuple[str, str]], *, thinking: bool = True) -> list[int]:
+        """Prompt tokens of (role, text) messages."""
+        request = tokenizer_pb2.RenderRequest(
+            messages=[
+                tokenizer_pb2.ChatMessage(role=role, content=[tokenizer_pb2.ContentPart(text=text)])
+                for role, text in messages
+            ],
+            thinking=thinking,
+            add_generation_prompt=True,
+        )
+        stub = tokenizer_pb2_grpc.TokenizerServiceStub(self._channels["tokenizer-0"])
+        return list((await stub.Render(request)).token_ids)
+
+    async def idle(self, num_blocks: int | None = None) -> None:
+        """Waits until no replica runs anything, and asserts that every block is free."""
+        for name in [name for name in self._channels if name.startswith(("prefill", "decode")) and "shard" not in name]:
+            async with asyncio.timeout(TIMEOUT_S):
+                while (load := await self.attention(name).GetLoad(pb.GetLoadRequest())).num_running or load.num_waiting:
+                    await asyncio.sleep(0.02)
+            assert load.num_free_blocks == load.num_blocks, name
