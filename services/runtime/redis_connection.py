@@ -119,8 +119,10 @@ class RedisConnection(asyncio.BufferedProtocol):
             self._filled += num_bytes
         try:
             self._read_scratch()
-        except (RedisError, ValueError) as error:
+        except RedisError as error:
             self._fail(error)
+        except ValueError as error:
+            self._fail(RedisError(f"not Redis' protocol: {error}"))
 
     def _fail(self, error: Exception) -> None:
         self.close()

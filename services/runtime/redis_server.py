@@ -94,9 +94,10 @@ class RedisServer:
         ]
 
     def _answers(self) -> bool:
+        """Whether this server answers, and not another one that has its port."""
         with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
             try:
-                return bool(client.ping())
+                return bool(client.info("server")["process_id"] == self.pid)
             except redis.RedisError:
                 return False
 
