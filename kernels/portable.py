@@ -84,11 +84,12 @@ def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None
     return out
 
 
-def _pack_matrix(packed: Tensor, scale: Tensor) -> Int4Matrix:
+def _pack_matrix(*parts: tuple[Tensor, Tensor]) -> Int4Matrix:
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-    nibbles = ((packed[..., None] >> shifts) & 15).flatten(-2)
-    scale_and_zero = torch.stack((scale.T, torch.zeros_like(scale.T)), dim=-1).contiguous()
-    return Int4Matrix(torch.ops.aten._convert_weight_to_int4pack_for_cpu(nibbles, 1), scale_and_zero, (packed, scale))
+    nibbles = torch.cat([((words[..., None] >> shifts) & 15).flatten(-2) for words, _ in parts])
+    scale = torch.cat([scale for _, scale in parts]).T
+    scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).contiguous()
+    return Int4Matrix(torch.ops.aten._convert_weight_to_int4pack_for_cpu(nibbles, 1), scale_and_zero, parts)
 
 
 def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:

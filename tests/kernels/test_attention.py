@@ -1,0 +1,84 @@
+"""MLA of every implementation against the reference: paged, any block order, unused slots full of NaN."""
+
+import pytest
+import torch
+
+from tests.kernels.checks import assert_near, paged_cache
+
+
+def filled_cache(num_rows, lens, block_tokens, width, dtype):
+    """A cache whose used slots alone are numbers, and tables with the blocks in any order and -1 past the end."""
+    counts = [-(-length // block_tokens) for length in lens]
+    cache = paged_cache(sum(counts) + 3, block_tokens, width, dtype)
+    order = torch.randperm(sum(counts) + 3).tolist()
+    tables = torch.full((num_rows, max([1, *counts]) + 2), -1, dtype=torch.int32)
+    for row, length in enumerate(lens):
+        for i in range(counts[row]):
+            tables[row, i] = block = order.pop()
+            used = min(block_tokens, length - i * block_tokens)
+            cache[block, :used] = torch.randn(used, width).to(dtype)
+    return cache, tables
+
+
+@pytest.mark.parametrize("block_tokens", [1, 16, 64])
+@pytest.mark.parametrize("heads, latent, rope", [(1, 16, 2), (3, 20, 6), (16, 64, 16), (18, 32, 8)])
+@pytest.mark.parametrize("lens", [[], [1], [64], [65, 1, 63], [130, 0, 7, 129, 2]], ids=str)
+def test_mla_decode(fast, oracle, dtype, block_tokens, heads, latent, rope, lens):
+    cache, tables = filled_cache(len(lens), lens, block_tokens, latent + rope, dtype)
+    q_latent, q_rope = torch.randn(len(lens), heads, latent).to(dtype), torch.randn(len(lens), heads, rope).to(dtype)
+    arguments = (q_latent, q_rope, cache, tables, torch.tensor(lens, dtype=torch.int32), 0.14)
+    assert_near(fast.mla_decode(*arguments), oracle.mla_decode(*arguments))
+
+
+def test_mla_decode_with_the_sizes_of_k26(fast, oracle, dtype):
+    lens = [1, 200, 70]
+    cache, tables = filled_cache(3, lens, 64, 576, dtype)
+    q = torch.randn(3, 64, 576).to(dtype)
+    arguments = (q[..., :512], q[..., 512:], cache, tables, torch.tensor(lens, dtype=torch.int32), 0.14467962580268923)
+    assert_near(fast.mla_decode(*arguments), oracle.mla_decode(*arguments))
+
+
+def test_mla_decode_of_very_different_scores(fast, oracle):
+    cache, tables = filled_cache(1, [150], 16, 24, torch.float32)
+    arguments = (torch.randn(1, 2, 16) * 100, torch.randn(1, 2, 8) * 100, cache, tables, torch.tensor([150]).int(), 0.5)
+    assert_near(fast.mla_decode(*arguments), oracle.mla_decode(*arguments))
+
+
+def test_a_row_attends_alike_in_every_batch(native, dtype, threads):
+    lens = [300, 1, 64, 129, 65, 40]
+    cache, tables = filled_cache(6, lens, 32, 80, dtype)
+    q_latent, q_rope = torch.randn(6, 20, 64).to(dtype), torch.randn(6, 20, 16).to(dtype)
+    counts = torch.tensor(lens, dtype=torch.int32)
+    threads(1)
+    together = native.mla_decode(q_latent, q_rope, cache, tables, counts, 0.2)
+    for num_threads in (1, 2, 3):
+        threads(num_threads)
+        assert torch.equal(native.mla_decode(q_latent, q_rope, cache, tables, counts, 0.2), together)
+        for i in range(6):
+            one = slice(i, i + 1)
+            alone = native.mla_decode(q_latent[one], q_rope[one], cache, tables[one], counts[one], 0.2)
+            assert torch.equal(alone[0], together[i])
+
+
+def test_attention_does_not_depend_on_which_blocks_are_used(native, dtype):
+    cache, tables = filled_cache(1, [100], 16, 40, dtype)
+    q_latent, q_rope = torch.randn(1, 4, 32).to(dtype), torch.randn(1, 4, 8).to(dtype)
+    before = native.mla_decode(q_latent, q_rope, cache, tables, torch.tensor([100]).int(), 0.2)
+    moved = paged_cache(20, 16, 40, dtype)
+    new_tables = tables.clone()
+    for i in range(7):
+        new_tables[0, i] = 19 - i
+        moved[19 - i] = cache[tables[0, i]]
+    after = native.mla_decode(q_latent, q_rope, moved, new_tables, torch.tensor([100]).int(), 0.2)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("context, tokens", [(1, 1), (5, 5), (64, 3), (65, 65), (300, 1), (300, 140)])
+def test_mla_prefill(fast, oracle, dtype, context, tokens):
+    heads, nope, rope, v_dim, latent = 3, 24, 8, 20, 48
+    cache, tables = filled_cache(1, [context], 16, latent + rope, dtype)
+    weight = torch.randn(heads * (nope + v_dim), latent).bfloat16() * 0.2
+    q = torch.randn(tokens, heads, nope + rope).to(dtype)
+    arguments = (q[..., :nope], q[..., nope:], cache, tables[0], context)
+    actual = fast.mla_prefill(*arguments, fast.pack_linear(weight), v_dim, 0.2)
+    assert_near(actual, oracle.mla_prefill(*arguments, oracle.pack_linear(weight), v_dim, 0.2))
