@@ -24,7 +24,7 @@ async def serve_replica(settings: AttentionSettings) -> None:
 
     ready = functools.partial(replica.open, settings.startup_s)
     try:
-        await serve(settings, NAME, add_services, ready=ready, on_drain=servicer.drain)
+        await serve(settings, NAME, add_services, ready=ready, on_drain=servicer.drain, serving=replica.serving())
     finally:
         await replica.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ from services.runtime.blobs import BlobStore
 
 log = logging.getLogger(__name__)
 
+SHARD_CHECK_S = 0.05
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -49,6 +52,15 @@ class Replica:
         await self.engine.run(self.experts.open())
         for shard in self.further:
             await self.engine.run(shard.open(timeout_s))
+
+    async def serving(self) -> AsyncIterator[bool]:
+        """Whether every further shard is connected, as it changes."""
+        able = True
+        while True:
+            await asyncio.sleep(SHARD_CHECK_S)
+            if able != all(shard.is_connected for shard in self.further):
+                able = not able
+                yield able
 
     async def close(self) -> None:
         for shard in self.further:

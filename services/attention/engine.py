@@ -32,6 +32,8 @@ from services.runtime.errors import MoonshardError, Unavailable
 
 log = logging.getLogger(__name__)
 
+SHARD_PAUSE_S = 0.02
+
 
 @dataclass(frozen=True)
 class Load:
@@ -125,8 +127,11 @@ class Engine:
             plan: list[Chunk] = []
             try:
                 self._between_steps()
-                plan = self._roster.plan(self._step_tokens)
                 self._report()
+                if not all(shard.is_connected for shard in self._shards):
+                    await asyncio.sleep(SHARD_PAUSE_S)
+                    continue
+                plan = self._roster.plan(self._step_tokens)
                 if plan:
                     await self._run_step(plan)
                     await asyncio.sleep(0)  # lets what arrived during a step without a wait come in

@@ -42,6 +42,10 @@ class LayerShard(Protocol):
     async def fetch_tail(self, tail_name: str, block_id: int, num_tokens: int) -> bool:
         """Fills the beginning of a block from the store."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used now. While it cannot, generations wait; their callers may go elsewhere meanwhile."""
+
     def take_loss(self) -> bool:
         """True once after the shard has lost its latent KV."""
 
@@ -114,6 +118,10 @@ class LocalLayers:
         if data is None or len(data) != place.numel() * place.element_size():
             return False
         place.copy_(torch.frombuffer(bytearray(data), dtype=place.dtype).view(place.shape))
+        return True
+
+    @property
+    def is_connected(self) -> bool:
         return True
 
     def take_loss(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from typing import Any
 
 import grpc
 import torch
@@ -40,6 +41,11 @@ class RemoteLayers:
         self._connected = asyncio.Event()
         self._lost = False
         self._connection: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """May be asked from any thread."""
+        return self._connected.is_set()
 
     async def open(self, timeout_s: float) -> None:
         """Connects; Unavailable if the shard does not answer in time."""
@@ -121,7 +127,8 @@ class RemoteLayers:
 
     async def _converse(self) -> None:
         async with open_channel(self._address) as channel:
-            stream = channel.stream_stream(RUN)()
+            # Without serialisers messages are bytes, which the stubs do not know.
+            stream: Any = channel.stream_stream(RUN)()
             await stream.write(wire.frame(Kind.HELLO, 0, self._hello))
             first = await stream.read()
             if first is grpc.aio.EOF:
@@ -137,7 +144,7 @@ class RemoteLayers:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
 
-    async def _write(self, stream: "grpc.aio.StreamStreamCall[bytes, bytes]", outgoing: "asyncio.Queue[bytes]") -> None:
+    async def _write(self, stream: Any, outgoing: "asyncio.Queue[bytes]") -> None:
         while True:
             await stream.write(await outgoing.get())
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +66,7 @@ async def serve(
     ready: Hook | None = None,
     on_drain: Hook | None = None,
     until: Hook | None = None,
+    serving: AsyncIterator[bool] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains and returns.
 
@@ -75,6 +76,7 @@ async def serve(
               the streams that do not end by themselves. It shares `drain_s` with the calls in flight
     until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
               drains and ends too, with its error if it has one
+    serving   whether the process can serve just now, as that changes; without it health says SERVING until the drain
     """
     log = logging.getLogger(name)
     with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
@@ -87,7 +89,9 @@ async def serve(
             if not (stop.done() or work.done()):
                 await health.set(True)
                 log.info("ready", extra={"address": address})
+                following = asyncio.create_task(_follow(serving, health, log))
                 await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
+                following.cancel()
             log.info("draining", extra={"drain_s": settings.drain_s})
             await _drain(server, health, on_drain, settings.drain_s, log)
         finally:
@@ -104,6 +108,13 @@ async def start_server(add_services: AddServices, listen: str = "127.0.0.1:0") -
     server, health, address = await _start(add_services, listen, logging.getLogger("server"))
     await health.set(True)
     return server, address
+
+
+async def _follow(serving: AsyncIterator[bool] | None, health: HealthServicer, log: logging.Logger) -> None:
+    if serving is not None:
+        async for able in serving:
+            await health.set(able)
+            log.info("ready again" if able else "not ready")
 
 
 @contextmanager

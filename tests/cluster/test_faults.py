@@ -111,6 +111,12 @@ async def test_without_a_second_replica_streams_wait_for_the_restart(start_clust
     await settle(cluster)
 
 
+async def test_a_lost_attention_shard_takes_its_replica_out_until_it_is_back(start_cluster, undisturbed):
+    cluster = start_cluster(experts=1, attention_shards=2)
+    assert await answers(cluster, lambda: cluster.kill("decode-0-shard-1")) == undisturbed
+    await settle(cluster)
+
+
 async def test_a_process_that_is_asked_to_stop_hands_its_streams_over(doubled, undisturbed):
     assert await answers(doubled, lambda: doubled.kill("decode-1", signal.SIGTERM)) == undisturbed
     await settle(doubled)
