@@ -18,6 +18,7 @@ class Engine(AttentionServiceServicer):
     """One replica. Tests change the fields below; what was asked for is in `prefills` and `decodes`.
 
     token_s       time per token
+    num_at_once   tokens per message
     die_after     tokens of a stream after which the whole server is gone; counts once, then it is None
     hang_after    tokens of a stream after which nothing comes any more
     fail_after    tokens of a stream after which `failure` is raised
@@ -29,6 +30,7 @@ class Engine(AttentionServiceServicer):
         self.role = role
         self.script = script
         self.token_s = 0.0
+        self.num_at_once = 1
         self.prefill_s = 0.0
         self.die_after: int | None = None
         self.hang_after: int | None = None
@@ -86,17 +88,20 @@ class Engine(AttentionServiceServicer):
             num_sent = 0
             finish = pb.FINISH_REASON_UNSPECIFIED
             while finish == pb.FINISH_REASON_UNSPECIFIED:
-                await self._fail_at(num_sent)
-                await asyncio.sleep(self.token_s)
-                finish = self._finish(answer, position + 1, request.sampling)
-                self.num_sent += 1
+                token_ids: list[int] = []
+                while finish == pb.FINISH_REASON_UNSPECIFIED and len(token_ids) < self.num_at_once:
+                    await self._fail_at(num_sent)
+                    await asyncio.sleep(self.token_s)
+                    token_ids.append(answer[position])
+                    position += 1
+                    num_sent += 1
+                    finish = self._finish(answer, position, request.sampling)
+                self.num_sent += len(token_ids)
                 yield pb.DecodeResponse(
-                    token_ids=[answer[position]],
+                    token_ids=token_ids,
                     finish_reason=finish,
-                    num_cached_tokens=self.num_cached if num_sent == 0 else 0,
+                    num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
                 )
-                num_sent += 1
-                position += 1
         except (asyncio.CancelledError, GeneratorExit):
             self.num_cancelled += 1
             raise

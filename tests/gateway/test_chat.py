@@ -42,9 +42,11 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.parametrize("num_at_once", [1, 5])
 @pytest.mark.parametrize(("fields", "answer"), ANSWERS)
-async def test_stream_equals_whole(site, fields, answer):
+async def test_stream_equals_whole(site, fields, answer, num_at_once):
     site.say(answer)
+    site.decodes[0].num_at_once = num_at_once
     fields = {**fields, "seed": 7}
     whole = check_completion((await site.chat(**fields)).json())
     streamed = await stream_chat(site.http, **fields, stream_options={"include_usage": True})
@@ -144,14 +146,14 @@ async def test_usage_of_three_choices_counts_the_prompt_once(site):
     assert usage["completion_tokens"] == 3 * len(site.answer_ids)
 
 
-async def test_a_stop_string_ends_generation(site):
-    site.decodes[0].token_s = 0.02
+@pytest.mark.parametrize("num_at_once", [1, 7, 1000])
+async def test_a_stop_string_ends_generation(site, num_at_once):
+    site.decodes[0].num_at_once = num_at_once
     site.say("</think>abc STOP " + "x" * 400 + "<|im_end|>")
     body = (await site.chat(stop="STOP")).json()
     assert body["choices"][0]["message"]["content"] == "abc "
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["usage"]["completion_tokens"] == len(site.vocabulary.encode_with_special("</think>abc STOP"))
-    assert site.decodes[0].num_running == 0
 
 
 async def test_a_stop_string_may_stay(site):
