@@ -1,0 +1,104 @@
+"""Images and video chunks of all requests, taken together where their frame counts are equal."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.vision.metrics import BATCH_PATCHES, BATCH_SECONDS
+from services.vision.model import Grid, VisionModel
+from services.vision.preprocess import Pixels, patchify, value_table
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """Pixels that wait for the tower, [frames, height, width, 3], and who waits for their features."""
+
+    pixels: Pixels
+    grid: Grid
+    features: "asyncio.Future[Tensor]"
+
+
+class Batcher:
+    """Owns the queue and the thread in which the model runs. The caller bounds the queue.
+
+    max_patches  in one batch, unless a single item has more
+    """
+
+    def __init__(self, model: VisionModel, patch_size: int, max_patches: int) -> None:
+        self._model = model
+        self._patch_size = patch_size
+        self._max_patches = max_patches
+        self._table = torch.from_numpy(value_table())
+        self._waiting: deque[Item] = deque()
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vision")
+
+    async def features(self, pixels: Pixels) -> Tensor:
+        """Features [tokens, hidden] of one image or chunk, once its batch is computed."""
+        frames, height, width, _ = pixels.shape
+        grid = Grid(frames, height // self._patch_size, width // self._patch_size)
+        item = Item(pixels, grid, asyncio.get_running_loop().create_future())
+        self._waiting.append(item)
+        self._wake.set()
+        return await item.features
+
+    async def run(self) -> None:
+        """Computes batch after batch, for ever. What breaks a batch goes to those who wait for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                self._wake.clear()
+                continue
+            started = time.perf_counter()
+            computed = loop.run_in_executor(self._thread, self._compute, batch)
+            await asyncio.wait([computed])
+            for index, item in enumerate(batch):
+                if item.features.done():
+                    continue
+                if (error := computed.exception()) is not None:
+                    item.features.set_exception(error)
+                else:
+                    item.features.set_result(computed.result()[index])
+            BATCH_SECONDS.observe(time.perf_counter() - started)
+            BATCH_PATCHES.observe(sum(item.grid.num_patches for item in batch))
+
+    def close(self) -> None:
+        """Ends the thread after the batch in hand."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self) -> list[Item]:
+        """The oldest item and, as long as they fit, those that have as many frames; in order of arrival."""
+        batch, left = take_batch([item for item in self._waiting if not item.features.done()], self._max_patches)
+        self._waiting = deque(left)
+        return batch
+
+    def _compute(self, batch: Sequence[Item]) -> list[Tensor]:
+        patches = torch.cat([torch.from_numpy(patchify(item.pixels, self._patch_size)) for item in batch])
+        return self._model.encode(self._table[patches.int()], [item.grid for item in batch])
+
+
+def take_batch(waiting: Sequence[Item], max_patches: int) -> tuple[list[Item], list[Item]]:
+    """What is computed together now, and what goes on waiting."""
+    batch: list[Item] = []
+    left: list[Item] = []
+    num_patches = 0
+    for item in waiting:
+        fits = (
+            num_patches + item.grid.num_patches <= max_patches and item.grid.frames == batch[0].grid.frames
+            if batch
+            else True
+        )
+        if fits:
+            batch.append(item)
+            num_patches += item.grid.num_patches
+        else:
+            left.append(item)
+    return batch, left

@@ -1,0 +1,142 @@
+"""The decoder processes as the service sees them: a few, leased to one file at a time, and replaced when one dies."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from services.vision.decoder_process import HEADER, DecoderOptions, Kind
+from services.vision.limits import refusal
+from services.vision.preprocess import Pixels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedChunk:
+    """Frames that are encoded together, and the text before them in the prompt; an image is one without text."""
+
+    num_frames: int
+    prompt_text: str
+
+
+@dataclass(frozen=True)
+class MediaPlan:
+    """What a file turns out to be, before its pixels are there."""
+
+    grid_h: int
+    grid_w: int
+    num_tokens: int  # of each chunk
+    chunks: Sequence[PlannedChunk]
+
+
+class Decoder:
+    """One decoder process, started when it is first needed. Used by one file at a time."""
+
+    def __init__(self, options: DecoderOptions) -> None:
+        self._options = options
+        self._process: Process | None = None
+        self._num_messages = 0  # that the process has still to write for the file in hand
+
+    async def plan(self, kind: Kind, data: bytes | bytearray) -> MediaPlan:
+        """Hands over a file. InvalidRequest if it is refused. As many chunks as the plan names must be read next."""
+        if self._process is None or self._process.returncode is not None:
+            self._process = await self._start()
+        text = json.dumps({"kind": kind}).encode()
+        stdin = self._process.stdin
+        assert stdin is not None
+        self._num_messages = 1
+        stdin.writelines((HEADER.pack(len(text), len(data)), text, data))
+        try:
+            await stdin.drain()
+        except ConnectionError:
+            await self._died()
+        record, _ = await self._message()
+        chunks = [PlannedChunk(**chunk) for chunk in record.pop("chunks")]
+        self._num_messages = len(chunks)
+        return MediaPlan(**record, chunks=chunks)
+
+    async def chunk(self) -> Pixels:
+        """The next chunk's pixels, [frames, height, width, 3]."""
+        record, data = await self._message()
+        return np.frombuffer(data, dtype=np.uint8).reshape(record["shape"])
+
+    async def release(self) -> None:
+        """Makes ready for the next file: a process that is in the midst of one is ended."""
+        if self._num_messages:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Ends the process, whatever it is doing; the next file starts a new one."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        self._process = None
+        self._num_messages = 0
+
+    async def _start(self) -> Process:
+        # A session of its own: Ctrl-C is for the service, which ends its decoders.
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "services.vision.decoder_process", self._options.to_json()),
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,
+        )
+
+    async def _message(self) -> tuple[dict[str, Any], bytes]:
+        assert self._process is not None and self._process.stdout is not None
+        stdout = self._process.stdout
+        try:
+            num_text, num_data = HEADER.unpack(await stdout.readexactly(HEADER.size))
+            record = json.loads(await stdout.readexactly(num_text))
+            data = await stdout.readexactly(num_data)
+        except asyncio.IncompleteReadError:
+            await self._died()
+        self._num_messages -= 1
+        if "refused" in record:
+            self._num_messages = 0
+            raise refusal(record["refused"])
+        return record, data
+
+    async def _died(self) -> NoReturn:
+        assert self._process is not None
+        code = await self._process.wait()
+        self._num_messages = 0
+        if code == -signal.SIGPROF:
+            raise refusal(f"decoding took longer than {self._options.cpu_s:g} s (decode_s)")
+        log.warning("a decoder process died", extra={"exit_code": code})
+        raise refusal("the file makes the decoder fail")
+
+
+class DecoderPool:
+    """Owns the decoder processes: so many files are decoded at a time, others wait their turn."""
+
+    def __init__(self, num_decoders: int, options: DecoderOptions) -> None:
+        self._decoders = [Decoder(options) for _ in range(num_decoders)]
+        self._idle: asyncio.Queue[Decoder] = asyncio.Queue()
+        for decoder in self._decoders:
+            self._idle.put_nowait(decoder)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Decoder]:
+        """A decoder for one file."""
+        decoder = await self._idle.get()
+        try:
+            yield decoder
+        finally:
+            try:
+                await decoder.release()
+            finally:
+                self._idle.put_nowait(decoder)
+
+    async def close(self) -> None:
+        """Ends all processes."""
+        await asyncio.gather(*(decoder.stop() for decoder in self._decoders))

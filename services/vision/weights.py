@@ -1,0 +1,23 @@
+"""The tensors of the vision tower and the projector, and nothing else of the checkpoint."""
+
+import torch
+from torch import Tensor
+
+from services.model.checkpoint import Checkpoint
+from services.model.config import VisionConfig
+from services.model.tensor_names import vision_specs
+from services.runtime.errors import CheckpointError
+
+
+def load_vision(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[VisionConfig, dict[str, Tensor]]:
+    """The sizes and the weights by name, copied out of the mapped files into `dtype`.
+
+    Raises CheckpointError if the checkpoint has no vision tower, or a tensor of it is missing or of another form.
+    """
+    config = checkpoint.config.vision
+    if config is None:
+        raise CheckpointError(f"{checkpoint.path}: expected vision_config in config.json, found none")
+    views = {
+        spec.name: checkpoint.tensor(spec.name, shape=spec.shape, dtype=spec.dtype) for spec in vision_specs(config)
+    }
+    return config, {name: view.to(dtype, copy=True) for name, view in views.items()}
