@@ -20,19 +20,25 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Collection[str]) -> None:
         self._services = {"", *services}
         self._serving = False
+        self._draining = False
         self._closed = False
         self._changed = asyncio.Condition()
 
     async def set(self, serving: bool) -> None:
-        """Tells probes and watchers. A process does not serve until told otherwise."""
-        self._serving = serving
+        """Whether the process serves, which it does not until told so. Without effect once it drains."""
+        self._serving = serving and not self._draining
         async with self._changed:
             self._changed.notify_all()
 
-    async def close(self) -> None:
-        """Not serving, and every watcher's stream ends."""
-        self._closed = True
+    async def drain(self) -> None:
+        """From now on it does not serve."""
+        self._draining = True
         await self.set(False)
+
+    async def close(self) -> None:
+        """Ends the stream of every watcher."""
+        self._closed = True
+        await self.drain()
 
     async def Check(self, request: Any, context: Any) -> Any:
         if request.service not in self._services:

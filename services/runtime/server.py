@@ -76,30 +76,32 @@ async def serve(
               the streams that do not end by themselves. It shares `drain_s` with the calls in flight
     until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
               drains and ends too, with its error if it has one
-    serving   whether the process can serve just now, as that changes; without it health says SERVING until the drain
+    serving   whether the process can serve just now, as that changes; its end or error ends the process, as `until` does
     """
     log = logging.getLogger(name)
     with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
         server, health, address = await _start(add_services, settings.listen, log)
         log.info("listening", extra={"address": address, "metrics_address": metrics_address})
-        work: asyncio.Future[Any] = stop.get_loop().create_future() if until is None else asyncio.ensure_future(until())
+        beside = [asyncio.ensure_future(stop.get_loop().create_future() if until is None else until())]
         try:
             if ready is not None:
-                await _unless([stop, work], ready())
-            if not (stop.done() or work.done()):
+                await _unless([stop, *beside], ready())
+            if not any(end.done() for end in (stop, *beside)):
                 await health.set(True)
                 log.info("ready", extra={"address": address})
-                following = asyncio.create_task(_follow(serving, health, log))
-                await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
-                following.cancel()
+                if serving is not None:
+                    beside.append(asyncio.create_task(_follow(serving, health, log)))
+                await asyncio.wait([stop, *beside], return_when=asyncio.FIRST_COMPLETED)
             log.info("draining", extra={"drain_s": settings.drain_s})
             await _drain(server, health, on_drain, settings.drain_s, log)
         finally:
             await server.stop(None)
-            work.cancel()
-            await asyncio.wait([work])
-    if not work.cancelled():
-        work.result()
+            for work in beside:
+                work.cancel()
+            await asyncio.wait(beside)
+    for work in beside:
+        if not work.cancelled():
+            work.result()
     log.info("stopped")
 
 
@@ -110,11 +112,10 @@ async def start_server(add_services: AddServices, listen: str = "127.0.0.1:0") -
     return server, address
 
 
-async def _follow(serving: AsyncIterator[bool] | None, health: HealthServicer, log: logging.Logger) -> None:
-    if serving is not None:
-        async for able in serving:
-            await health.set(able)
-            log.info("ready again" if able else "not ready")
+async def _follow(serving: AsyncIterator[bool], health: HealthServicer, log: logging.Logger) -> None:
+    async for able in serving:
+        await health.set(able)
+        log.info("ready again" if able else "not ready")
 
 
 @contextmanager
@@ -153,7 +154,7 @@ async def _drain(
     server: grpc.aio.Server, health: HealthServicer, on_drain: Hook | None, drain_s: float, log: logging.Logger
 ) -> None:
     deadline = asyncio.get_running_loop().time() + drain_s
-    await health.set(False)
+    await health.drain()
     if on_drain is not None:
         try:
             async with asyncio.timeout_at(deadline):

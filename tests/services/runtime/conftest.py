@@ -35,6 +35,7 @@ class ProbeProcess:
     """`probe.py` as a process; its log is read line by line."""
 
     def __init__(self, **variables: str) -> None:
+        self.address = variables["listen"]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MOONSHARD_")}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.services.runtime.probe"],

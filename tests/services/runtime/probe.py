@@ -90,7 +90,7 @@ class ProbeSettings(ServiceSettings):
 def main() -> None:
     """A process whose messages say what to do, and whose setting says what goes wrong around the server."""
     settings = load(ProbeSettings)
-    draining = asyncio.Event()
+    draining, moody = asyncio.Event(), asyncio.Event()
 
     async def act(message: bytes) -> None:
         match message:
@@ -100,6 +100,8 @@ def main() -> None:
                 await asyncio.sleep(60)
             case b"until-drain":
                 await draining.wait()
+            case b"cheer-up":
+                moody.set()
             case b"overloaded":
                 raise Overloaded("full", retry_after_s=2.5)
 
@@ -110,16 +112,25 @@ def main() -> None:
         draining.set()
         await asyncio.sleep(60 if settings.probe == "drain-hangs" else 0.2)
 
+    async def moods() -> AsyncIterator[bool]:
+        yield False
+        await moody.wait()
+        yield True
+        await draining.wait()
+        yield True  # too late: it drains
+        await asyncio.sleep(60)
+
     async def until() -> None:
         await asyncio.sleep(60 if settings.probe != "engine-dies" else 0.2)
         raise KeyError("engine")
 
     probe = Probe(act)
     ready = {"ready-fails": fail, "ready-hangs": lambda: asyncio.sleep(60)}.get(settings.probe)
+    serving = moods() if settings.probe == "moody" else None
     run(
         settings,
         "probe",
-        lambda: serve(settings, "probe", probe.add_to, ready=ready, on_drain=drain, until=until),
+        lambda: serve(settings, "probe", probe.add_to, ready=ready, on_drain=drain, until=until, serving=serving),
     )
 
 

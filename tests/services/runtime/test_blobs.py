@@ -118,6 +118,17 @@ async def test_deleted_values_leave_nothing(store, raw):
     assert await store.get(["v1"]) == [b"\0"]
 
 
+async def test_pipelines_are_bounded(store, raw):
+    values = {f"v{i}": os.urandom(BLOCK_BYTES) for i in range(12)}
+    await store.put(values)
+    # Redis hangs up on a client for which it must hold more than this.
+    raw.config_set("client-output-buffer-limit", f"normal {PIPELINE_BYTES + (4 << 20)} 0 0")
+    assert await store.get(list(values)) == list(values.values())
+    many = {f"s{i}": os.urandom(CHUNK_BYTES) for i in range(64)}
+    await store.put(many)
+    assert await store.get(list(many)) == list(many.values())
+
+
 async def test_reads_and_writes_are_counted(store):
     before = outcomes()
     await store.put({"a": b"1", "b": bytes(2 * CHUNK_BYTES)})
