@@ -179,7 +179,7 @@ def test_seeds_are_pinned(seed, params, token_ids):
 )
 def test_penalties_bias_and_bans(params):
     raw = [3.0, 5.0, -1.0, 0.5, 4.0, 5.5, 2.0, -2.0]
-    prompt, generated = [0, 5, 7], [1, 1, 2]
+    prompt, generated = [0, 5, 7, 3], [1, 1, 2]
     expected = list(raw)
     for token_id in {*prompt, *generated}:
         positive = expected[token_id] > 0
