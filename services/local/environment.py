@@ -14,8 +14,6 @@ SHARED = {
     **MALLOC,
     # No service forks, and without this every gRPC call takes a lock for the case that one does.
     "GRPC_ENABLE_FORK_SUPPORT": "0",
-    # Threads that wait in a spin take the core from the process that they are waiting for.
-    "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     # A process that crashes in native code says where, and no last words are left in a buffer.
     "PYTHONFAULTHANDLER": "1",
@@ -23,11 +21,16 @@ SHARED = {
 }
 
 
-def cluster_environment(environ: Mapping[str, str], num_threads: int) -> dict[str, str]:
+def cluster_environment(environ: Mapping[str, str], num_threads: int, *, is_crowded: bool) -> dict[str, str]:
     """What every process inherits: the caller's environment, and over it what makes these processes fast.
+
+    num_threads  for tensor arithmetic in each process
+    is_crowded   all processes together have more such threads than there are cores
 
     MOONSHARD_* variables of the caller are passed on: they reach every service that knows them, below what
     `process_specs` sets.
     """
     threads = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**environ, **SHARED, **threads}
+    # A thread that waits in a spin is back at once, but where cores are short it takes one from whom it is waiting for.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if is_crowded else {}
+    return {**environ, **SHARED, **threads, **waiting}

@@ -45,6 +45,12 @@ class Topology:
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 
     @property
+    def num_tensor_processes(self) -> int:
+        """Processes that have tensor arithmetic to do."""
+        replicas = self.prefills + self.decodes
+        return replicas * self.attention_shards + self.experts * self.expert_replicas
+
+    @property
     def listen(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -60,9 +66,7 @@ def default_threads(num_cores: int, topology: Topology) -> int:
 
     Threads beyond the cores make every parallel section wait for a thread that is not running.
     """
-    replicas = topology.prefills + topology.decodes
-    num_processes = replicas * topology.attention_shards + topology.experts * topology.expert_replicas
-    return max(1, num_cores // num_processes)
+    return max(1, num_cores // topology.num_tensor_processes)
 
 
 def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> list[ProcessSpec]:
