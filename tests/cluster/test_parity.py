@@ -100,7 +100,7 @@ async def test_a_handoff_computes_no_prompt_token_twice(cluster):
         assert responses[0].num_cached_tokens == len(tokens)
 
 
-@pytest.mark.parametrize("seed, damage", enumerate(["flipped", "truncated", "swapped", "missing"], start=1000))
+@pytest.mark.parametrize("seed, damage", list(enumerate(["flipped", "truncated", "swapped", "missing"], start=1000)))
 async def test_a_damaged_block_is_computed_again_and_never_used(cluster, reference, seed, damage):
     tokens = prompt(80, seed)  # new to the decode replica, so that it depends on the store
     expected = reference.generate(tokens, 8)
