@@ -98,9 +98,13 @@ class Cluster:
         self._call(self._child(name).release)
 
     def wait_ready(self, *names: str, timeout_s: float = START_S) -> None:
-        """Returns when these processes, or all, serve."""
+        """Returns when these processes, or all, serve: asked now, since they may have lost one that they depend on."""
         children = [self._child(name) for name in names or self.names]
-        self._wait(lambda: all(child.is_ready for child in children), f"{names or 'all'} to serve", timeout_s)
+
+        def all_serve() -> bool:
+            return all(child.is_ready and child.spec.ready() for child in children)
+
+        self._wait(all_serve, f"{names or 'all'} to serve", timeout_s)
 
     def restart(self, name: str) -> None:
         """Ends a process the polite way and returns when it serves again."""
@@ -178,7 +182,7 @@ class Cluster:
     def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
         async def poll() -> None:
             async with asyncio.timeout(timeout_s):
-                while not condition():
+                while not await asyncio.to_thread(condition):
                     await asyncio.sleep(0.005)
 
         try:
