@@ -16,6 +16,7 @@ from services.attention.forward import Forward
 from services.attention.handoff import Handoff
 from services.attention.layer_service import LayerServicer, LayerWorker
 from services.attention.layer_shard import LayerShard, LocalLayers
+from services.attention.media import MediaSource
 from services.attention.pool import BlockPool
 from services.attention.remote_layers import RemoteLayers
 from services.attention.requests import Limits
@@ -25,6 +26,7 @@ from services.attention.weights import load_ends, load_layers
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
 from services.model.fingerprint import layout_fingerprint
+from services.model.media import model_name
 from services.model.placement import expert_placement, layer_ranges
 from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
@@ -133,9 +135,11 @@ class Assembly:
             num_blocks=settings.num_blocks,
             max_positions=config.max_position_embeddings,
             max_waiting=settings.max_waiting,
+            media_token_id=self._checkpoint.config.media_placeholder_token_id,
+            takes_media=self._store is not None,
         )
         self._report()
-        engine = Engine(settings.role, forward, shards, roster, settings.step_tokens)
+        engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media())
         return Replica(engine, limits, experts, further, self._store)
 
     def further_shard(self) -> FurtherShard:
@@ -179,11 +183,17 @@ class Assembly:
             ),
         )
 
+    def _media(self) -> MediaSource | None:
+        if self._store is None:
+            return None
+        name, width = model_name(self._digest), self._config.hidden_size
+        return MediaSource(self._store, name, width, asyncio.get_running_loop())
+
     def _open_store(self) -> BlobStore | None:
         settings = self._settings
         if not settings.store:
             return None
-        return BlobStore(settings.store, ttl_s=settings.kv_ttl_s, timeout_s=settings.store_timeout_s, namespace="kv")
+        return BlobStore(settings.store, ttl_s=settings.kv_ttl_s, timeout_s=settings.store_timeout_s)
 
     def _fingerprint(self, layers: range) -> bytes:
         return layout_fingerprint(

@@ -88,7 +88,8 @@ class ReplicaConnection:
         self._carrier = None
         LIVE_REPLICAS.labels(self._expected.shard).dec()
         self.state = f"was lost: {reason}"
-        self._broken.set_result(reason)
+        if not self._broken.done():
+            self._broken.set_result(reason)
         self.on_lost(self)
 
     async def run(self) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 import uvloop
 
+from services.attention.fetcher import Fetched, Fetcher
 from services.attention.forward import Forward
 from services.attention.generation import Failed, FinishReason, Generation, HandedOver, Tokens
-from services.attention.layer_shard import LayerShard, all_of
+from services.attention.layer_shard import LayerShard
+from services.attention.media import MediaSource
 from services.attention.metrics import (
     BLOCKS,
     CACHED_TOKENS,
@@ -26,7 +28,7 @@ from services.attention.metrics import (
     TOKENS,
 )
 from services.attention.publisher import Publisher
-from services.attention.roster import Chunk, NamedBlock, Roster
+from services.attention.roster import Chunk, Roster
 from services.attention.sampler import Choice, sample
 from services.runtime.errors import MoonshardError, Unavailable
 
@@ -53,13 +55,20 @@ class Engine:
     """
 
     def __init__(
-        self, role: str, forward: Forward, shards: Sequence[LayerShard], roster: Roster, step_tokens: int
+        self,
+        role: str,
+        forward: Forward,
+        shards: Sequence[LayerShard],
+        roster: Roster,
+        step_tokens: int,
+        media: MediaSource | None,
     ) -> None:
         self._role = role
         self._forward = forward
         self._shards = shards
         self._roster = roster
         self._publisher = Publisher(shards)
+        self._fetcher = Fetcher(shards, roster.block_tokens, media)
         self._step_tokens = step_tokens
         self._commands: deque[Callable[[], None]] = deque()
         # Generations whose blocks the store reads or writes just now, and those of them that nobody waits for any more.
@@ -194,23 +203,13 @@ class Engine:
 
     async def _fetch(self, generation: Generation) -> Callable[[], None]:
         """Looks in the store for what this replica's memory does not have, then lets the generation run."""
-        bt = self._roster.block_tokens
-        first, last = generation.num_computed // bt, (len(generation.token_ids) - 1) // bt
-        names = generation.names.upto(last, generation.token_ids)
-        wanted = [NamedBlock(generation.block_ids[i], names[i]) for i in range(first, last)]
-        num_fetched, tail = 0, False
-        if wanted:
-            num_fetched = min(await all_of(shard.fetch(wanted) for shard in self._shards))
-        if generation.tail_name and num_fetched == len(wanted) and generation.tail_tokens // bt == last:
-            block_id, num_tokens = generation.block_ids[last], generation.tail_tokens % bt
-            tail = all(
-                await all_of(shard.fetch_tail(generation.tail_name, block_id, num_tokens) for shard in self._shards)
-            )
-        return lambda: self._start(generation, num_fetched, tail)
+        fetched = await self._fetcher.fetch(generation)
+        return lambda: self._start(generation, fetched)
 
-    def _start(self, generation: Generation, num_fetched: int, tail: bool) -> None:
+    def _start(self, generation: Generation, fetched: Fetched) -> None:
         comes_back = generation.num_cached is not None
-        num_cached = self._roster.start(generation, num_fetched, tail)
+        num_cached = self._roster.start(generation, fetched.num_blocks, fetched.tail)
+        generation.features = fetched.features
         if not comes_back:
             CACHED_TOKENS.inc(num_cached)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from services.attention.batch import Batch, Row, make_batch, split
 from services.attention.layer_shard import LayerShard
 from services.attention.layers import embed, logits
+from services.attention.media import media_rows
 from services.attention.roster import Chunk
 from services.attention.weights import EndWeights
 from services.model.config import TextConfig
@@ -42,15 +43,17 @@ class Forward:
         # Below this size two halves cost more than the wait that they hide.
         halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
         parts = split(batch, self._num_micro_batches) if halves else [batch]
+        hidden = embed(batch.token_ids, self._ends, self._dtype, media_rows(plan, batch.row_starts))
         if len(parts) == 1:
-            hidden = await self._run_layers(step, 0, batch)
+            hidden = await self._run_layers(step, 0, batch, hidden)
         else:
             # While one micro-batch waits for its experts the other computes its attention.
-            hidden = torch.cat(await asyncio.gather(*(self._run_layers(step, i, part) for i, part in enumerate(parts))))
+            pieces = hidden.split_with_sizes([part.num_tokens for part in parts])
+            work = [self._run_layers(step, i, *piece) for i, piece in enumerate(zip(parts, pieces, strict=True))]
+            hidden = torch.cat(await asyncio.gather(*work))
         return logits(hidden[batch.logit_rows], self._ends, self._config)
 
-    async def _run_layers(self, step: int, micro_batch: int, batch: Batch) -> Tensor:
-        hidden = embed(batch.token_ids, self._ends, self._dtype)
+    async def _run_layers(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
         for shard in self._shards:
             hidden = await shard.forward(step, micro_batch, batch, hidden)
         return hidden

@@ -1,8 +1,10 @@
 """One request as an attention replica sees it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+
+from torch import Tensor
 
 from services.attention.sampler import Choice, History, SamplingParams
 from services.model.fingerprint import BlockNames
@@ -67,6 +69,7 @@ class Generation:
     arrival: int = 0
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)
 

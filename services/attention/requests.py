@@ -7,6 +7,7 @@ from protos import attention_pb2 as pb
 from services.attention.generation import Event, Generation
 from services.attention.sampler import SamplingParams
 from services.model.fingerprint import BlockNames, MediaMark
+from services.model.media import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest
 
 MAX_STOP_TOKENS = 64
@@ -22,6 +23,8 @@ class Limits:
     num_blocks: int
     max_positions: int
     max_waiting: int
+    media_token_id: int  # stands in a prompt where features go
+    takes_media: bool  # it has a store to fetch features from
 
     @property
     def context_tokens(self) -> int:
@@ -82,8 +85,26 @@ def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> No
         raise InvalidRequest(
             f"token {max(token_ids)} is outside the vocabulary of {limits.vocab_size}", field="prompt.token_ids"
         )
-    if prompt.media:
-        raise InvalidRequest("media in the prompt are not served yet", field="prompt.media")
+    _check_media(prompt, token_ids, limits)
+
+
+def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> None:
+    """Spans in order, each over placeholders only, and no placeholder of the prompt outside them."""
+    if prompt.media and not limits.takes_media:
+        raise InvalidRequest("this replica has no store to take media from", field="prompt.media")
+    end = num_covered = 0
+    for index, span in enumerate(prompt.media):
+        field, first, count = f"prompt.media[{index}]", span.offset, span.media.num_tokens
+        if len(span.media.digest) != DIGEST_BYTES:
+            raise InvalidRequest(f"a digest has {DIGEST_BYTES} bytes", field=f"{field}.media.digest")
+        if count == 0 or first < end or first + count > prompt.num_prompt_tokens:
+            raise InvalidRequest(f"{count} tokens from {first} on do not fit here", field=field)
+        end = first + count
+        if token_ids[first:end].count(limits.media_token_id) != count:
+            raise InvalidRequest(f"not all tokens {first}..{end - 1} are placeholders", field=field)
+        num_covered += count
+    if token_ids[: prompt.num_prompt_tokens].count(limits.media_token_id) != num_covered:
+        raise InvalidRequest("the prompt has placeholders that no medium covers", field="prompt.media")
 
 
 def _sampling(sampling: pb.Sampling, limits: Limits) -> SamplingParams:

@@ -154,6 +154,7 @@ class Roster:
         self.pool.release(generation.block_ids)
         generation.block_ids = []
         generation.num_computed = 0
+        generation.features = {}
 
     def _grow(self, generation: Generation) -> bool:
         missing = self._blocks_for(len(generation.token_ids)) - len(generation.block_ids)
@@ -174,6 +175,8 @@ class Roster:
     def _name(self, generation: Generation, num_computed: int) -> list[NamedBlock]:
         first, last = generation.num_computed // self.block_tokens, num_computed // self.block_tokens
         generation.num_computed = num_computed
+        if num_computed >= generation.names.media_end:
+            generation.features = {}
         names = generation.names.upto(last, generation.token_ids)
         return [
             NamedBlock(generation.block_ids[index], names[index])

@@ -45,13 +45,18 @@ class MediaMark:
 
 @dataclass
 class BlockNames:
-    """The chain of names of one token sequence, made as far as it is asked for."""
+    """The chain of names of one token sequence, made as far as it is asked for. The media are in order."""
 
     root: bytes
     block_tokens: int
     salt: str = ""
     media: Sequence[MediaMark] = ()
     _names: list[bytes] = field(default_factory=list)
+
+    @property
+    def media_end(self) -> int:
+        """The place after the last token of any medium."""
+        return self.media[-1].offset + self.media[-1].num_tokens if self.media else 0
 
     def upto(self, num_blocks: int, token_ids: Sequence[int]) -> list[bytes]:
         """Names of the first `num_blocks` blocks of `token_ids`, which must fill them."""

@@ -52,6 +52,12 @@ class KvMissing(MoonshardError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class MediaMissing(MoonshardError):
+    """The store dropped features of an image or video. The caller should have it encoded again."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class Overloaded(MoonshardError):
     """A bound is reached. Try again after `retry_after_s`."""
 
