@@ -8,7 +8,9 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from services.runtime.errors import Unavailable
 from services.runtime.logs import setup_logging
+from services.runtime.metrics import metrics_port
 from services.runtime.settings import load
 
 BACKLOG = 2048
@@ -18,14 +20,17 @@ log = logging.getLogger("gateway")
 
 
 def listen_on(address: str) -> socket.socket:
-    """A listening socket for "host:port" or "unix:/path"."""
-    if address.startswith("unix:"):
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address.removeprefix("unix:"))
-        return listener
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+    """A listening socket for "host:port" or "unix:/path". Raises Unavailable if the place is taken."""
+    try:
+        if address.startswith("unix:"):
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(address.removeprefix("unix:"))
+            return listener
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {address}: {error.strerror}") from error
 
 
 def shown(listener: socket.socket) -> str:
@@ -40,11 +45,16 @@ def main() -> None:
     """Reads the settings and serves until SIGTERM or SIGINT, which end it when the open requests have ended."""
     settings = load(GatewaySettings)
     setup_logging(settings.log_level, "gateway", settings.instance)
-    listener = listen_on(settings.listen)
+    try:
+        listener = listen_on(settings.listen)
+    except Unavailable as error:
+        log.critical(error.message)
+        raise SystemExit(1) from None
     log.info("listening", extra={"address": shown(listener)})
     config = uvicorn.Config(
         create_app(settings),
         loop="uvloop",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -57,7 +67,8 @@ def main() -> None:
     # these the process ends with status 0, also when it is told before uvicorn listens to signals.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    server.run(sockets=[listener])
+    with metrics_port(settings.metrics_listen):
+        server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -88,7 +88,17 @@ class Run:
         TOKENS.labels("completion").inc(usage.num_completion_tokens)
         TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
         error = None if task.cancelled() else task.exception()
-        self.events.close(error and _first(error))
+        told = error and _first(error)
+        self.events.close(told)
+        fields = {
+            "request_id": self._call.request_id,
+            "num_prompt_tokens": usage.num_prompt_tokens,
+            "num_cached_tokens": usage.num_cached_tokens,
+            "num_completion_tokens": usage.num_completion_tokens,
+            "seconds": round(time.monotonic() - self._call.arrived_s, 4),
+            "outcome": type(told).__name__ if told else "left" if task.cancelled() else "complete",
+        }
+        log.info("run", extra=fields)
 
     async def _choose(self, choice: int) -> None:
         """One choice, from its prompt to its Finish."""

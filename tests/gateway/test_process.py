@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -83,3 +84,18 @@ def test_a_bad_setting_stops_the_process_and_is_named(name, value):
     assert done.returncode == 2
     assert name in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_a_line_in_the_log():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway"],
+            env=environment(None, MOONSHARD_LISTEN=address),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["msg"].startswith(f"cannot listen on {address}: Address already in use")
