@@ -47,8 +47,8 @@ def generation_from_proto(
     num_new = len(token_ids) - prompt.num_prompt_tokens
     if num_new >= sampling.max_new_tokens:
         raise InvalidRequest(
-            f"{num_new} tokens were generated already, sampling.max_new_tokens is {sampling.max_new_tokens}",
-            field="sampling.max_new_tokens",
+            f"max_new_tokens is {sampling.max_new_tokens} and {num_new} tokens were generated already",
+            field="max_new_tokens",
         )
     manifest = request.manifest if isinstance(request, pb.DecodeRequest) else pb.KvManifest()
     # A manifest of another layout is of no use: the blocks are computed here.
@@ -108,8 +108,6 @@ def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> Non
 
 
 def _sampling(sampling: pb.Sampling, limits: Limits) -> SamplingParams:
-    if sampling.max_new_tokens == 0:
-        raise InvalidRequest("max_new_tokens is 0", field="max_new_tokens")
     if len(sampling.stop_token_ids) > MAX_STOP_TOKENS:
         raise InvalidRequest(f"more than {MAX_STOP_TOKENS} stop tokens", field="stop_token_ids")
     params = SamplingParams(
