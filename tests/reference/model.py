@@ -1,5 +1,7 @@
 """The whole text model of Kimi K2.6 in one file of plain PyTorch: the oracle of every other implementation.
 
+Pictures are the business of `vision.py`; their features replace the embeddings of the placeholder tokens here.
+
 It shares no code with the rest of the project. It reads a released checkpoint folder with the safetensors library,
 unpacks the INT4 experts, and computes each token the long way: keys and values are expanded for every head (no
 absorbed form), experts run one by one. Row vectors throughout; a linear with weight W [out, in] is x W^T.
@@ -24,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 Choose = Callable[[Tensor, int], int]  # logits [vocab] f32 and the new token's position -> its id
+Media = Sequence[tuple[int, Tensor]]  # the place of the first placeholder, and the features [tokens, hidden]
 
 
 @dataclass
@@ -70,27 +73,38 @@ class ReferenceModel:
 
     @torch.no_grad()
     def generate(
-        self, prompt_ids: Sequence[int], num_tokens: int, *, choose: Choose = greedy, stop_ids: Iterable[int] = ()
+        self,
+        prompt_ids: Sequence[int],
+        num_tokens: int,
+        *,
+        choose: Choose = greedy,
+        stop_ids: Iterable[int] = (),
+        media: Media = (),
     ) -> list[int]:
         """The tokens after the prompt: at most num_tokens, the stop token included when one is chosen."""
         context, new_ids, stops = Context(), list(prompt_ids), set(stop_ids)
         generated: list[int] = []
         while len(generated) < num_tokens and not stops.intersection(generated[-1:]):
-            logits = self.forward(new_ids, context, last_only=True)[-1]
+            logits = self.forward(new_ids, context, last_only=True, media=media)[-1]
+            media = ()
             new_ids = [choose(logits, context.num_tokens)]
             generated += new_ids
         return generated
 
     @torch.no_grad()
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
+    def logits(self, token_ids: Sequence[int], *, media: Media = ()) -> Tensor:
         """Logits after each token of one text: [tokens, vocab] f32."""
-        return self.forward(token_ids, Context())
+        return self.forward(token_ids, Context(), media=media)
 
-    def forward(self, token_ids: Sequence[int], context: Context, *, last_only: bool = False) -> Tensor:
+    def forward(
+        self, token_ids: Sequence[int], context: Context, *, last_only: bool = False, media: Media = ()
+    ) -> Tensor:
         """Logits [tokens, vocab] f32 (or of the last token only) of new tokens that follow the context."""
         w, eps = self.weights, self.config["rms_norm_eps"]
         positions = torch.arange(context.num_tokens, context.num_tokens + len(token_ids))
         hidden = w["model.embed_tokens.weight"][torch.tensor(token_ids)]
+        for offset, features in media:
+            hidden[offset : offset + len(features)] = features.to(self.dtype)
         for layer in range(self.config["num_hidden_layers"]):
             prefix = f"model.layers.{layer}"
             x = rms_norm(hidden, w[f"{prefix}.input_layernorm.weight"], eps)
