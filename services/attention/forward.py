@@ -1,13 +1,12 @@
 """One step's arithmetic: from a plan to the logits of the generations that get a token."""
 
-import asyncio
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from services.attention.batch import Batch, Row, make_batch, split
-from services.attention.layer_shard import LayerShard
+from services.attention.layer_shard import LayerShard, all_of
 from services.attention.layers import embed, logits
 from services.attention.media import media_rows
 from services.attention.roster import Chunk
@@ -50,7 +49,8 @@ class Forward:
             # While one micro-batch waits for its experts the other computes its attention.
             pieces = hidden.split_with_sizes([part.num_tokens for part in parts])
             work = [self._run_layers(step, i, *piece) for i, piece in enumerate(zip(parts, pieces, strict=True))]
-            hidden = torch.cat(await asyncio.gather(*work))
+            # All of them, also if one fails: none may write latent KV after the step is over.
+            hidden = torch.cat(await all_of(work))
         return logits(hidden[batch.logit_rows], self._ends, self._config)
 
     async def _run_layers(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
