@@ -5,15 +5,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from kernels.native.library import Library
+from kernels.interface import LinearWeight
+from kernels.native.dense import Dense
 from kernels.native.tensors import is_bf16, packed_as, with_rows
+from kernels.reference import gather_context
 
 
-class Attention:
-    """Absorbed attention of the decode step."""
-
-    def __init__(self, library: Library) -> None:
-        self._library = library
+class Attention(Dense):
+    """Absorbed attention of the decode step, projected attention of a prompt chunk."""
 
     def mla_decode(
         self,
@@ -44,6 +43,44 @@ class Attention:
             q_rope.shape[2],
             cache.shape[1],
             (ctypes.c_int64 * 7)(*strides),
+            softmax_scale,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def mla_prefill(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache: Tensor,
+        block_table: Tensor,
+        context_len: int,
+        kv_b: LinearWeight,
+        v_dim: int,
+        softmax_scale: float,
+    ) -> Tensor:
+        assert q_nope.dtype == q_rope.dtype == cache.dtype
+        q_nope, q_rope = with_rows(q_nope), with_rows(q_rope)
+        tokens, heads, nope = q_nope.shape
+        context = gather_context(cache, block_table, context_len)
+        projected = self.linear(context[:, : kv_b.shape[1]], kv_b)
+        rope_keys = context[:, kv_b.shape[1] :]
+        out = torch.empty(tokens, heads, v_dim, dtype=q_nope.dtype)
+        strides = (*q_nope.stride()[:2], *q_rope.stride()[:2], rope_keys.stride(0))
+        self._library.mla_prefill(
+            q_nope.data_ptr(),
+            q_rope.data_ptr(),
+            projected.data_ptr(),
+            rope_keys.data_ptr(),
+            is_bf16(q_nope),
+            out.data_ptr(),
+            tokens,
+            heads,
+            nope,
+            q_rope.shape[2],
+            v_dim,
+            context_len,
+            (ctypes.c_int64 * 5)(*strides),
             softmax_scale,
             torch.get_num_threads(),
         )

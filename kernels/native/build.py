@@ -20,12 +20,12 @@ LIBRARIES = {
     "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16", "-DMOONSHARD_AVX512"],
 }
 
-# Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wmaybe-uninitialized is wrong inside
+# Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wuninitialized is wrong inside
 # GCC 12's own AVX512 headers.
 FLAGS = [
     *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
     *("-fno-math-errno", "-fno-trapping-math"),
-    *("-Wall", "-Wextra", "-Wno-maybe-uninitialized"),
+    *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
 
 

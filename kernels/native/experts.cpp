@@ -3,6 +3,7 @@
 // One expert is one run of bytes: gate and up words, their scales, down words, their scales. Gate and up blocks of 16
 // rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...), so four blocks give 32 numbers of the inner
 // vector, which is one group of columns of `down`: the result is packed for the second product where it is made.
+#include "int4_tiles.h"
 #include "product.h"
 
 namespace moonshard {

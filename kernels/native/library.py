@@ -26,6 +26,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "pack_expert": (None, [*[_P] * 6, _I, _I, _P, _I]),
     "expert_mlp": (None, [_P, _I, _I, _I, _P, _I, _I, _P, _P, _I, _I, _P, _I]),
     "mla_decode": (None, [_P, _P, _P, _I, _P, _P, _P, *[_I] * 5, _P, _F, _I]),
+    "mla_prefill": (None, [*[_P] * 4, _I, _P, *[_I] * 6, _P, _F, _I]),
     "rms_norm": (None, [_P, _I, _I, _P, _P, _I, _I, _F, _I]),
     "silu_mul": (None, [_P, _I, _I, _P, _I, _I, _I]),
     "rope": (None, [_P, _I, _P, _P, _P, *[_I] * 6]),
@@ -47,6 +48,7 @@ class Library:
     pack_expert: Callable[..., None]
     expert_mlp: Callable[..., None]
     mla_decode: Callable[..., None]
+    mla_prefill: Callable[..., None]
     rms_norm: Callable[..., None]
     silu_mul: Callable[..., None]
     rope: Callable[..., None]

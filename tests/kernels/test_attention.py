@@ -82,3 +82,21 @@ def test_mla_prefill(fast, oracle, dtype, context, tokens):
     arguments = (q[..., :nope], q[..., nope:], cache, tables[0], context)
     actual = fast.mla_prefill(*arguments, fast.pack_linear(weight), v_dim, 0.2)
     assert_near(actual, oracle.mla_prefill(*arguments, oracle.pack_linear(weight), v_dim, 0.2))
+
+
+def test_a_prompt_is_the_same_however_it_is_cut(native, dtype, threads):
+    heads, nope, rope, v_dim, latent, context = 3, 24, 8, 20, 48, 200
+    cache, tables = filled_cache(1, [context], 16, latent + rope, dtype)
+    weight = native.pack_linear(torch.randn(heads * (nope + v_dim), latent).bfloat16() * 0.2)
+    q = torch.randn(context, heads, nope + rope).to(dtype)
+
+    def attend(begin, end):
+        part = q[begin:end]
+        return native.mla_prefill(part[..., :nope], part[..., nope:], cache, tables[0], end, weight, v_dim, 0.2)
+
+    whole = attend(0, context)
+    threads(2)
+    assert torch.equal(attend(0, context), whole)
+    for cuts in ([0, 64, 128, 200], [0, 1, 2, 199, 200], [0, 33, 150, 200]):
+        parts = [attend(begin, end) for begin, end in zip(cuts, cuts[1:], strict=False)]
+        assert torch.equal(torch.cat(parts), whole)

@@ -1,0 +1,154 @@
+// In which numbers decode attention computes: float32 everywhere, or pairs of bf16 where the CPU multiplies those.
+#pragma once
+#include "simd.h"
+
+namespace moonshard {
+namespace {
+
+constexpr int64_t TILE_TOKENS = 64;
+constexpr int64_t LANES = 16;
+
+// float32, from a cache of either dtype.
+template <class T>
+struct FloatMath {
+  using Cached = T;
+  using Unit = float;
+  using Lanes = F16;
+
+  static int64_t units(int64_t count) { return count; }
+  static Lanes load_lanes(const float* w) { return load(w); }
+  static F16 multiply_add(F16 sum, F16 w, float x) { return fma(splat(x), w, sum); }
+  static F16 rounded(F16 weight) { return weight; }
+  static void put(float* queries, int64_t d, int64_t lane, T value) { queries[d * LANES + lane] = widen(value); }
+
+  static void read(const T* from, int64_t width, float* to) {
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) store(to + d, load(from + d));
+    for (; d < width; d++) to[d] = widen(from[d]);
+  }
+  // Softmax weights [tokens][16] and tokens [tokens][width] serve as they are.
+  static const float* pack_weights(const float* weights, int64_t, float*) { return weights; }
+  template <class Memory>
+  static const float* as_values(const float* tokens, int64_t, int64_t, int64_t, int64_t&, const Memory&) {
+    return tokens;
+  }
+};
+
+#ifdef MOONSHARD_AVX512
+// Words of two bf16, neighbours in the summed dimension: two columns of a key, two tokens of the values. The softmax
+// weights are rounded to bf16 and summed as rounded.
+struct Bf16Math {
+  using Cached = uint16_t;
+  using Unit = uint32_t;
+  using Lanes = W16;
+
+  static int64_t units(int64_t count) { return (count + 1) / 2; }
+  static Lanes load_lanes(const uint32_t* w) { return load_words(w); }
+  static F16 multiply_add(F16 sum, W16 w, uint32_t x) { return bf16_dot(sum, w, x); }
+  static F16 rounded(F16 weight) {
+    uint16_t half[LANES];
+    store(half, weight);
+    return load(half);
+  }
+  static void put(uint32_t* queries, int64_t d, int64_t lane, uint16_t value) {
+    queries[d / 2 * LANES + lane] |= uint32_t(value) << (d % 2 * 16);
+  }
+  static void read(const uint16_t* from, int64_t width, uint32_t* to) { std::memcpy(to, from, size_t(width) * 2); }
+
+  static const uint32_t* pack_weights(const float* weights, int64_t tokens, uint32_t* out) {
+    for (int64_t t = 0; t < tokens; t += 2)
+      for (int64_t lane = 0; lane < LANES; lane++) {
+        const uint32_t next = t + 1 < tokens ? to_bf16(weights[(t + 1) * LANES + lane]) : 0;
+        out[t / 2 * LANES + lane] = to_bf16(weights[t * LANES + lane]) | next << 16;
+      }
+    return out;
+  }
+
+  // [tokens][width] -> [token pairs][latent], the two tokens of a pair in one word; the pair of a last odd token is 0.
+  template <class Memory>
+  static const uint32_t* as_values(const uint32_t* keys, int64_t tokens, int64_t width, int64_t latent,
+                                   int64_t& value_units, const Memory& memory) {
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(keys);
+    value_units = latent;
+    uint32_t* out = memory(units(tokens) * latent);
+    for (int64_t t = 0; t < tokens; t += 2) {
+      const uint16_t *even = from + t * width, *odd = t + 1 < tokens ? even + width : nullptr;
+      for (int64_t d = 0; d < latent; d++) out[t / 2 * latent + d] = even[d] | (odd ? uint32_t(odd[d]) << 16 : 0);
+    }
+    return out;
+  }
+};
+#else
+using Bf16Math = FloatMath<uint16_t>;
+#endif
+
+// sums[m][r] of M tokens and R times sixteen lanes: x[m * x_token + k * x_step] times w[k * w_step + r * 16 + lane]
+template <class Math, int M, int R>
+void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step, const typename Math::Unit* w,
+                  int64_t w_step, int64_t steps, float* out, int64_t out_token) {
+  F16 sums[M][R];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) sums[m][r] = zeros();
+  for (int64_t k = 0; k < steps; k++, x += x_step, w += w_step) {
+    typename Math::Lanes weight[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) weight[r] = Math::load_lanes(w + r * LANES);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) sums[m][r] = Math::multiply_add(sums[m][r], weight[r], x[m * x_token]);
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) store(out + m * out_token + r * LANES, sums[m][r]);
+}
+
+// scores [tokens][16] = keys [tokens][units] times queries [units][16]
+template <class Math>
+void score_tokens(const typename Math::Unit* keys, int64_t units, int64_t tokens, const typename Math::Unit* queries,
+                  float* scores) {
+  constexpr int MANY = MAX_TILE_TOKENS;
+  int64_t t = 0;
+  for (; t + MANY <= tokens; t += MANY)
+    tile_product<Math, MANY, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+  for (; t + 4 <= tokens; t += 4)
+    tile_product<Math, 4, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+  for (; t < tokens; t++)
+    tile_product<Math, 1, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+}
+
+// M heads, all latents. Numbers past a multiple of sixteen latents are summed one by one.
+template <class Math, int M>
+void weigh_heads(const typename Math::Unit* weights, const typename Math::Unit* values, int64_t value_units,
+                 int64_t steps, int64_t latent, float* sums) {
+  constexpr int WIDE = TILE_REGISTERS >= 16 ? 2 : 1;
+  int64_t d = 0;
+  for (; d + WIDE * LANES <= latent; d += WIDE * LANES)
+    tile_product<Math, M, WIDE>(weights, 1, LANES, values + d, value_units, steps, sums + d, latent);
+  for (; d < latent; d += LANES) {
+    typename Math::Unit edge[TILE_TOKENS * LANES] = {};
+    const int64_t lanes = latent - d < LANES ? latent - d : LANES;
+    for (int64_t k = 0; k < steps; k++) std::memcpy(edge + k * LANES, values + k * value_units + d, size_t(lanes) * 4);
+    float whole[M * LANES];
+    tile_product<Math, M, 1>(weights, 1, LANES, edge, LANES, steps, whole, LANES);
+    for (int m = 0; m < M; m++) std::memcpy(sums + m * latent + d, whole + m * LANES, size_t(lanes) * 4);
+  }
+}
+
+// sums [16][latent] = softmax weights [steps][16], transposed, times values [steps][value_units]
+template <class Math>
+void weigh_values(const typename Math::Unit* weights, int64_t heads, const typename Math::Unit* values,
+                  int64_t value_units, int64_t steps, int64_t latent, float* sums) {
+  constexpr int MANY = TILE_REGISTERS >= 16 ? 8 : 6;
+  int64_t head = 0;
+  for (; head + MANY <= LANES && head < heads; head += MANY)
+    weigh_heads<Math, MANY>(weights + head, values, value_units, steps, latent, sums + head * latent);
+  for (; head < heads; head += 4)
+    weigh_heads<Math, 4>(weights + head, values, value_units, steps, latent, sums + head * latent);
+}
+
+}  // namespace
+}  // namespace moonshard

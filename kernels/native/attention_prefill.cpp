@@ -1,0 +1,230 @@
+// Causal MLA attention of a prompt chunk: keys and values are already projected from the latents.
+//
+// One task is one head: it packs the head's keys and values once, as weights of tiles.h, then takes the queries in
+// chunks. The context is cut into tiles of TILE_TOKENS positions counted from its start, and each row goes through its
+// tiles in order (running maximum, sum and output). A tile past a row's own position leaves the row exactly as it is, so
+// a row's result depends neither on how the prompt was cut into chunks nor on what else is in its chunk.
+#include "product.h"
+
+namespace moonshard {
+namespace {
+
+constexpr int64_t TILE_TOKENS = 64;
+constexpr int64_t TILE_BLOCKS = TILE_TOKENS / ROWS;
+constexpr int64_t CHUNK_TILES = 8;  // queries of a chunk times one tile of keys stay in the first two caches
+
+struct Prompt {
+  const void* q_nope;     // [tokens, heads, nope]
+  const void* q_rope;     // [tokens, heads, rope]
+  const void* projected;  // [context, heads, nope + v_dim], contiguous
+  const void* rope_keys;  // [context, rope]
+  void* out;              // [tokens, heads, v_dim], contiguous
+  int64_t tokens, heads, nope, rope, v_dim, context;
+  int64_t q_nope_strides[2], q_rope_strides[2], rope_key_stride;
+  float scale;
+
+  int64_t key() const { return nope + rope; }
+};
+
+struct HeadKeys;
+struct HeadValues;
+struct ChunkQueries;
+struct ChunkWeights;
+struct ChunkScores;
+struct ChunkSums;
+struct ChunkState;
+struct RowBuffer;
+
+template <class Kind>
+void put(uint8_t* block, int64_t row, int64_t column, float value);
+template <>
+void put<PlainF32>(uint8_t* block, int64_t row, int64_t column, float value) {
+  reinterpret_cast<float*>(block)[column * ROWS + row] = value;
+}
+#ifdef MOONSHARD_AVX512
+template <>
+void put<DenseBf16>(uint8_t* block, int64_t row, int64_t column, float value) {
+  reinterpret_cast<uint16_t*>(block)[(column / 2 * ROWS + row) * 2 + column % 2] = to_bf16(value);
+}
+using AttendBf16 = DenseBf16;
+#else
+using AttendBf16 = PlainF32;
+#endif
+
+template <class Kind>
+int64_t steps_of(int64_t columns) {
+  return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS;
+}
+
+// One head's queries, keys and values, and what is known of a chunk's rows so far.
+template <class Kind, class T>
+struct Head {
+  using Unit = typename Kind::Unit;
+  const Prompt& p;
+  const int64_t head;
+  Matrix keys, values;  // rows: positions; rows: numbers of the value, columns: positions
+
+  int64_t padded_v() const { return (p.v_dim + ROWS - 1) / ROWS * ROWS; }
+  int64_t first_position() const { return p.context - p.tokens; }
+
+  void pack() {
+    const int64_t tiles = (p.context + TILE_TOKENS - 1) / TILE_TOKENS, padded = tiles * TILE_TOKENS;
+    keys.steps = steps_of<Kind>(p.key());
+    values.steps = steps_of<Kind>(padded);
+    const int64_t key_bytes = padded / ROWS * keys.steps * Kind::WORD_BYTES;
+    const int64_t value_bytes = padded_v() / ROWS * values.steps * Kind::WORD_BYTES;
+    uint8_t* key_words = scratch<HeadKeys, uint8_t>(key_bytes);
+    uint8_t* value_words = scratch<HeadValues, uint8_t>(value_bytes);
+    std::memset(key_words, 0, size_t(key_bytes));
+    std::memset(value_words, 0, size_t(value_bytes));
+    for (int64_t t = 0; t < p.context; t++) {
+      const T* from = static_cast<const T*>(p.projected) + (t * p.heads + head) * (p.nope + p.v_dim);
+      const T* rope = static_cast<const T*>(p.rope_keys) + t * p.rope_key_stride;
+      uint8_t* block = key_words + t / ROWS * keys.steps * Kind::WORD_BYTES;
+      for (int64_t d = 0; d < p.nope; d++) put<Kind>(block, t % ROWS, d, widen(from[d]));
+      for (int64_t d = 0; d < p.rope; d++) put<Kind>(block, t % ROWS, p.nope + d, widen(rope[d]));
+      for (int64_t d = 0; d < p.v_dim; d++)
+        put<Kind>(value_words + d / ROWS * values.steps * Kind::WORD_BYTES, d % ROWS, t, widen(from[p.nope + d]));
+    }
+    keys.words = key_words;
+    values.words = value_words;
+  }
+
+  // Rows [begin, begin + tiling.tokens) of the prompt chunk.
+  void attend(int64_t begin, const Tiling& tiling) const {
+    const int64_t rows = tiling.tokens, key_units = keys.steps * Kind::UNITS;
+    const int64_t tile_steps = TILE_TOKENS / Kind::COLUMNS;
+    Unit* queries = scratch<ChunkQueries, Unit>(rows * key_units);
+    Unit* weights = scratch<ChunkWeights, Unit>(rows * tile_steps * Kind::UNITS);
+    float* scores = scratch<ChunkScores, float>(rows * TILE_TOKENS);
+    float* sums = scratch<ChunkSums, float>(rows * padded_v());
+    float* maximum = scratch<ChunkState, float>(2 * rows);
+    float* total = maximum + rows;
+    pack_queries(begin, tiling, queries);
+    std::memset(sums, 0, size_t(rows * padded_v()) * sizeof(float));
+    for (int64_t m = 0; m < rows; m++) maximum[m] = -__builtin_inff(), total[m] = 0.0f;
+    const int64_t last_position = first_position() + begin + rows - 1;
+    for (int64_t tile = 0; tile * TILE_TOKENS <= last_position; tile++) {
+      multiply<Kind>(keys, tile * TILE_BLOCKS, TILE_BLOCKS, queries, tiling, 0, tiling.tiles, scores, TILE_TOKENS);
+      for (int64_t m = 0; m < rows; m++) {
+        const int64_t visible = first_position() + begin + m + 1 - tile * TILE_TOKENS;
+        soften(scores + m * TILE_TOKENS, visible, maximum[m], total[m], sums + m * padded_v());
+      }
+      pack_tiles(tiling, scores, weights);
+      add_values(tiling, tile * tile_steps, tile_steps, weights, sums);
+    }
+    for (int64_t m = 0; m < rows; m++) {
+      T* out = static_cast<T*>(p.out) + ((begin + m) * p.heads + head) * p.v_dim;
+      for (int64_t d = 0; d < p.v_dim; d++) round_to(out + d, sums[m * padded_v() + d] / total[m]);
+    }
+  }
+
+  void pack_queries(int64_t begin, const Tiling& tiling, Unit* out) const {
+    float* row = scratch<RowBuffer, float>(MAX_TILE_TOKENS * p.key());
+    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
+      const int64_t first = tiling.begin(tile), tokens = tiling.begin(tile + 1) - first;
+      for (int64_t m = 0; m < tokens; m++) {
+        const int64_t t = begin + first + m;
+        const T* nope = static_cast<const T*>(p.q_nope) + t * p.q_nope_strides[0] + head * p.q_nope_strides[1];
+        const T* rope = static_cast<const T*>(p.q_rope) + t * p.q_rope_strides[0] + head * p.q_rope_strides[1];
+        for (int64_t d = 0; d < p.nope; d++) row[m * p.key() + d] = widen(nope[d]);
+        for (int64_t d = 0; d < p.rope; d++) row[m * p.key() + p.nope + d] = widen(rope[d]);
+      }
+      pack_tile<Kind, float>([&](int64_t m) { return row + m * p.key(); }, tokens, p.key(),
+                             out + first * keys.steps * Kind::UNITS);
+    }
+  }
+
+  // Scores of one row and tile -> softmax weights; the row's sums move to the new maximum. Nothing visible: all zero.
+  void soften(float* scores, int64_t visible, float& maximum, float& total, float* sums) const {
+    if (visible <= 0) {
+      std::memset(scores, 0, TILE_TOKENS * sizeof(float));
+      return;
+    }
+    for (int64_t i = visible; i < TILE_TOKENS; i++) scores[i] = -__builtin_inff();
+    F16 top = splat(maximum);
+    for (int64_t i = 0; i < TILE_TOKENS; i += 16) {
+      store(scores + i, mul(load(scores + i), splat(p.scale)));
+      top = max(top, load(scores + i));
+    }
+    float lane[16];
+    store(lane, top);
+    float highest = lane[0];
+    for (float v : lane) highest = v > highest || v != v ? v : highest;
+    store(lane, exp(splat(maximum - highest)));
+    const float keep = lane[0];
+    F16 added = zeros();
+    for (int64_t i = 0; i < TILE_TOKENS; i += 16) store(scores + i, exp(sub(load(scores + i), splat(highest))));
+    for (int64_t i = visible; i < TILE_TOKENS; i++) scores[i] = 0.0f;
+    for (int64_t i = 0; i < TILE_TOKENS; i += 16) {
+      store(scores + i, as_multiplied(load(scores + i)));
+      added = add(added, load(scores + i));
+    }
+    total = __builtin_fmaf(total, keep, sum(added));
+    maximum = highest;
+    for (int64_t d = 0; d < padded_v(); d += 16) store(sums + d, mul(load(sums + d), splat(keep)));
+  }
+
+  // The weight as the product will see it, so that weights and their sum agree.
+  static F16 as_multiplied(F16 weight) {
+    if (Kind::COLUMNS == 1) return weight;
+    uint16_t half[16];
+    store(half, weight);
+    return load(half);
+  }
+
+  static void pack_tiles(const Tiling& tiling, const float* scores, Unit* weights) {
+    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
+      const int64_t first = tiling.begin(tile);
+      pack_tile<Kind, float>([&](int64_t m) { return scores + (first + m) * TILE_TOKENS; },
+                             tiling.begin(tile + 1) - first, TILE_TOKENS,
+                             weights + first * (TILE_TOKENS / Kind::COLUMNS) * Kind::UNITS);
+    }
+  }
+
+  void add_values(const Tiling& tiling, int64_t step, int64_t steps, const Unit* weights, float* sums) const {
+    const int64_t blocks = padded_v() / ROWS;
+    const int widest = blocks_per_tile(tiling.largest());
+    for (int64_t block = 0; block < blocks;) {
+      const int together = block + widest <= blocks ? widest : 1;
+      for (int64_t tile = 0; tile < tiling.tiles; tile++) {
+        const int64_t first = tiling.begin(tile), tokens = tiling.begin(tile + 1) - first;
+        choose_tile<Kind>(together, tokens)(values, block, step, step + steps, weights + first * steps * Kind::UNITS,
+                                            sums + first * padded_v() + block * ROWS, padded_v(), true);
+      }
+      block += together;
+    }
+  }
+};
+
+template <class Kind, class T>
+void run(const Prompt& p, int64_t threads) {
+  Tasks tasks(p.heads);
+  parallel(threads, [&] {
+    tasks.run([&](int64_t head) {
+      Head<Kind, T> work{p, head, {}, {}};
+      work.pack();
+      for (int64_t begin = 0; begin < p.tokens; begin += CHUNK_TILES * MAX_TILE_TOKENS) {
+        const int64_t left = p.tokens - begin, chunk = CHUNK_TILES * MAX_TILE_TOKENS;
+        work.attend(begin, Tiling(left < chunk ? left : chunk));
+      }
+    });
+  });
+}
+
+}  // namespace
+}  // namespace moonshard
+
+using namespace moonshard;
+
+extern "C" void mla_prefill(const void* q_nope, const void* q_rope, const void* projected, const void* rope_keys,
+                            int64_t is_bf16, void* out, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                            int64_t v_dim, int64_t context, const int64_t* strides, float scale, int64_t threads) {
+  const Prompt p{q_nope,  q_rope, projected, rope_keys, out, tokens, heads, nope, rope, v_dim,
+                 context, {strides[0], strides[1]}, {strides[2], strides[3]}, strides[4], scale};
+  if (tokens == 0) return;
+  if (is_bf16)
+    run<AttendBf16, uint16_t>(p, threads);
+  else
+    run<PlainF32, float>(p, threads);
+}
