@@ -76,7 +76,7 @@ async def serve(
               the streams that do not end by themselves. It shares `drain_s` with the calls in flight
     until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
               drains and ends too, with its error if it has one
-    serving   whether the process can serve just now, as that changes; its end or error ends the process, as `until` does
+    serving   whether the process can serve just now, as that changes. It has no end; its error is as one of `until`
     """
     log = logging.getLogger(name)
     with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:

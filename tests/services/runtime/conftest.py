@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.runtime.redis_server import RedisServer
 
@@ -86,3 +88,17 @@ def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+class Causes:
+    """How many values were missing and why, since this was made."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def _now(self) -> Counter:
+        family = next(family for family in REGISTRY.collect() if family.name == "moonshard_store_reads")
+        return Counter({s.labels["outcome"]: s.value for s in family.samples if s.name.endswith("_total")})
+
+    def __call__(self) -> dict[str, float]:
+        return dict(self._now() - self._before)

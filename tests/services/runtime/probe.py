@@ -110,13 +110,14 @@ def main() -> None:
 
     async def drain() -> None:
         draining.set()
-        await asyncio.sleep(60 if settings.probe == "drain-hangs" else 0.2)
+        await asyncio.sleep(60 if settings.probe == "drain-hangs" else 0.3)
 
     async def moods() -> AsyncIterator[bool]:
         yield False
         await moody.wait()
         yield True
         await draining.wait()
+        await asyncio.sleep(0.1)
         yield True  # too late: it drains
         await asyncio.sleep(60)
 
