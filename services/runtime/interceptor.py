@@ -80,7 +80,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if task is not None and task.cancelling():
                 raise
             # What the handler waited for was cancelled, not the call: without an answer the client would hang.
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the work was cancelled")
+            code = grpc.StatusCode.UNAVAILABLE
+            await context.abort(code, "the work was cancelled")
         except grpc.aio.BaseError:  # gRPC's own: the client is gone, or the server was stopped
             code = grpc.StatusCode.CANCELLED
             raise
