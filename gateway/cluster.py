@@ -25,8 +25,10 @@ class Cluster:
         self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, load_poll_s=None)
         self.prefills = ReplicaPool("prefill", settings.prefills, load_poll_s=settings.load_poll_s)
         self.decodes = ReplicaPool("decode", settings.decodes, load_poll_s=settings.load_poll_s)
+        self.visions = ReplicaPool("vision", settings.visions, load_poll_s=None)
         self.prefixes = PrefixMap()
         self.next_tokenizer = RoundRobin()
+        self._next_vision = RoundRobin()
         self._settings = settings
         self._model: DescribeResponse | None = None
 
@@ -68,30 +70,44 @@ class Cluster:
             call, lambda replica, left_s: replica.tokenizer.Render(request, timeout=left_s, metadata=call.metadata)
         )
 
+    async def encode(self, ask: Callable[[Replica, float], Awaitable[T]], call: CallContext) -> T:
+        """The answer of any vision replica."""
+        return await self._ask(self.visions, self._next_vision, self._settings.vision_s, call, ask)
+
     async def context_tokens(self, call: CallContext) -> int:
         """Most tokens of prompt and answer together: the model's limit, or the decode replicas' if that is less."""
         limits = [replica.load.context_tokens for replica in self.decodes.serving if replica.load.context_tokens]
         return min([(await self.describe(call)).context_tokens, *limits])
 
     async def _ask_tokenizer(self, call: CallContext, ask: Callable[[Replica, float], Awaitable[T]]) -> T:
-        """The answer of any tokenizer replica; a lost one's call is repeated on the next."""
+        return await self._ask(self.tokenizers, self.next_tokenizer, self._settings.tokenizer_s, call, ask)
+
+    async def _ask(
+        self,
+        pool: ReplicaPool,
+        policy: RoundRobin,
+        at_most_s: float,
+        call: CallContext,
+        ask: Callable[[Replica, float], Awaitable[T]],
+    ) -> T:
+        """The answer of any replica of a stateless role; a lost one's call is repeated on the next."""
         avoid: list[str] = []
         while True:
             hold_s = call.left_s(self._settings.hold_s)
-            replica = await self.tokenizers.pick(self.next_tokenizer, avoid=avoid, hold_s=hold_s)
+            replica = await pool.pick(policy, avoid=avoid, hold_s=hold_s)
             try:
-                return await ask(replica, call.left_s(self._settings.tokenizer_s))
+                return await ask(replica, call.left_s(at_most_s))
             except Overloaded:
                 avoid.append(replica.address)
-                if all(other.address in avoid for other in self.tokenizers.serving):
+                if all(other.address in avoid for other in pool.serving):
                     raise
             except MoonshardError as error:
                 if not is_loss(error) or len(avoid) >= MAX_LOSSES:
                     raise
-                HAND_OVERS.labels("tokenizer").inc()
-                self.tokenizers.lose(replica)
+                HAND_OVERS.labels(pool.role).inc()
+                pool.lose(replica)
                 avoid.append(replica.address)
 
     @property
     def _pools(self) -> tuple[ReplicaPool, ...]:
-        return (self.tokenizers, self.prefills, self.decodes)
+        return (self.tokenizers, self.visions, self.prefills, self.decodes)

@@ -1,9 +1,10 @@
 """The tokens of one choice, made by whichever replicas are alive."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from gateway.affinity import chain_hashes
 from gateway.attempts import Attempts
@@ -11,23 +12,30 @@ from gateway.call import CallContext, is_loss
 from gateway.choose import choose_prefill
 from gateway.cluster import Cluster
 from gateway.feed import Feed
+from gateway.media import lost_media
 from gateway.metrics import HAND_OVERS
 from gateway.replicas import Replica
 from gateway.settings import GatewaySettings
 from protos import attention_pb2 as pb
 from protos.media_pb2 import MediaSpan
-from services.runtime.errors import DeadlineExceeded, KvMissing, MoonshardError, Overloaded, Unavailable
+from services.runtime.errors import DeadlineExceeded, KvMissing, MediaMissing, MoonshardError, Overloaded, Unavailable
+
+T = TypeVar("T")
+
+# Attempts at work that needs features; the store had to lose them just as often.
+MAX_SEEN_AGAIN = 3
 
 FinishReason: TypeAlias = "pb.FinishReason.ValueType"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a generation starts: the rendered prompt, and how to draw."""
+    """Where a generation starts: the rendered prompt with its media, and how to draw."""
 
     prompt_ids: Sequence[int]
     media: Sequence[MediaSpan]
     sampling: pb.Sampling
+    see_again: Callable[[], Awaitable[object]]  # puts the features of the media back into the store
 
 
 class Generation:
@@ -66,7 +74,7 @@ class Generation:
             replica = await attempts.next_replica(begun=self._begun)
             num_before = len(self.token_ids)
             try:
-                await self._decode_on(replica, manifest, shown)
+                await self._seeing(partial(self._decode_on, replica, manifest, shown))
             except KvMissing:
                 if manifest is None:
                     raise
@@ -93,7 +101,7 @@ class Generation:
             replica = choose_prefill(left, self._cluster.prefixes.cached_tokens(hashes))
             asked.add(replica.address)
             try:
-                response = await self._prefill_on(replica)
+                response = await self._seeing(partial(self._prefill_on, replica))
             except Overloaded as error:
                 full = error
             except MoonshardError as error:
@@ -149,6 +157,15 @@ class Generation:
                     return
         finally:
             stream.cancel()
+
+    async def _seeing(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work; where an engine misses features of images, has them made again and repeats it."""
+        for _ in range(MAX_SEEN_AGAIN):
+            try:
+                return await work()
+            except MediaMissing:
+                await self._start.see_again()
+        raise lost_media()
 
     def _prompt(self) -> pb.Prompt:
         """The prompt and what was generated so far, from which any replica can go on."""

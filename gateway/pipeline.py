@@ -8,6 +8,7 @@ from gateway.cluster import Cluster
 from gateway.errors import ContextExceeded
 from gateway.generation import Start
 from gateway.internal import Request, Usage
+from gateway.media import MediaDesk
 from gateway.rendering import parse_start, render_request, sampling_of, seeded
 from gateway.run import Run
 from gateway.settings import GatewaySettings
@@ -19,6 +20,7 @@ class Pipeline:
     def __init__(self, cluster: Cluster, settings: GatewaySettings) -> None:
         self._cluster = cluster
         self._settings = settings
+        self._media = MediaDesk(cluster, settings)
         self._admission = Admission(settings.max_open_requests)
 
     @property
@@ -34,9 +36,9 @@ class Pipeline:
         """
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
-            rendering = render_request(request.conversation)
+            seen = await self._media.see(request.conversation, call)
             model = await self._cluster.describe(call)
-            rendered = await self._cluster.render(rendering, call)
+            rendered = await self._cluster.render(render_request(request.conversation, seen), call)
             context_tokens = await self._cluster.context_tokens(call)
             num_tokens = len(rendered.token_ids)
             if num_tokens >= context_tokens:
@@ -53,6 +55,7 @@ class Pipeline:
                         room=context_tokens - num_tokens,
                         default_max_tokens=self._settings.default_max_tokens,
                     ),
+                    see_again=lambda: self._media.see(request.conversation, call),
                 )
                 for choice in range(request.num_choices)
             ]

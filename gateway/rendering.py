@@ -4,6 +4,7 @@ import secrets
 from dataclasses import replace
 
 from gateway.internal import Conversation, Media, Message, Output, Sampling, Text
+from gateway.media import Seen, media_key
 from protos import attention_pb2, tokenizer_pb2
 from services.runtime.errors import InvalidRequest
 
@@ -12,10 +13,10 @@ SEED_BITS = 64
 SEED_STRIDE = 0x9E3779B97F4A7C15
 
 
-def render_request(conversation: Conversation) -> tokenizer_pb2.RenderRequest:
-    """What the tokenizer is asked to render. InvalidRequest names an image or video, which nobody here can see."""
+def render_request(conversation: Conversation, seen: Seen) -> tokenizer_pb2.RenderRequest:
+    """What the tokenizer is asked to render, with the media as they were seen."""
     return tokenizer_pb2.RenderRequest(
-        messages=[_message(message) for message in conversation.messages],
+        messages=[_message(message, seen) for message in conversation.messages],
         tools_json=conversation.tools_json,
         thinking=conversation.thinking,
         preserve_thinking=conversation.preserve_thinking,
@@ -24,11 +25,11 @@ def render_request(conversation: Conversation) -> tokenizer_pb2.RenderRequest:
     )
 
 
-def _message(message: Message) -> tokenizer_pb2.ChatMessage:
+def _message(message: Message, seen: Seen) -> tokenizer_pb2.ChatMessage:
     return tokenizer_pb2.ChatMessage(
         role=message.role,
         name=message.name,
-        content=[_part(part) for part in message.content],
+        content=[_part(part, seen) for part in message.content],
         reasoning=message.reasoning,
         tool_calls=[
             tokenizer_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls
@@ -37,10 +38,14 @@ def _message(message: Message) -> tokenizer_pb2.ChatMessage:
     )
 
 
-def _part(part: Text | Media) -> tokenizer_pb2.ContentPart:
-    if isinstance(part, Media):
-        raise InvalidRequest(f"{part.field}: vision service not configured", field=part.field)
-    return tokenizer_pb2.ContentPart(text=part.text)
+def _part(part: Text | Media, seen: Seen) -> tokenizer_pb2.ContentPart:
+    match part:
+        case Text():
+            return tokenizer_pb2.ContentPart(text=part.text)
+        case Media("image"):
+            return tokenizer_pb2.ContentPart(image=seen[media_key(part)])
+        case _:
+            return tokenizer_pb2.ContentPart(video=seen[media_key(part)])
 
 
 def parse_start(output: Output, tools_json: str, rendered: tokenizer_pb2.RenderResponse) -> tokenizer_pb2.ParseStart:

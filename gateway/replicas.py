@@ -13,12 +13,14 @@ from gateway.metrics import HELD_REQUESTS, SERVING_REPLICAS
 from protos.attention_pb2 import GetLoadRequest, GetLoadResponse
 from protos.attention_pb2_grpc import AttentionServiceStub
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub
+from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.channels import open_channel, watch_health
 from services.runtime.errors import MoonshardError, Unavailable
 
 if TYPE_CHECKING:
     from protos.attention_pb2_grpc import AttentionServiceAsyncStub
     from protos.tokenizer_pb2_grpc import TokenizerServiceAsyncStub
+    from protos.vision_pb2_grpc import VisionServiceAsyncStub
 
 LOAD_S = 5.0
 
@@ -42,6 +44,11 @@ class Replica:
     def tokenizer(self) -> "TokenizerServiceAsyncStub":
         """The tokenizer's calls."""
         return TokenizerServiceStub(self.channel)
+
+    @property
+    def vision(self) -> "VisionServiceAsyncStub":
+        """The vision service's calls."""
+        return VisionServiceStub(self.channel)
 
     @property
     def sent_tokens(self) -> int:

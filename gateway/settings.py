@@ -23,6 +23,7 @@ class GatewaySettings(ServiceSettings):
     default_max_tokens: PositiveInt = 32768  # where the client says nothing
     max_choices: PositiveInt = 8
     max_open_requests: PositiveInt = 1024  # beyond: 429
+    max_media: PositiveInt = 64  # different images and videos in one request
     max_body_bytes: PositiveInt = 64 * 2**20
     prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once
 
@@ -32,5 +33,6 @@ class GatewaySettings(ServiceSettings):
     prefill_s: PositiveFloat = 600.0  # longest computation of a prompt
     stall_s: PositiveFloat = 60.0  # silence between two tokens that counts as a loss
     tokenizer_s: PositiveFloat = 30.0  # longest call of a tokenizer
+    vision_s: PositiveFloat = 300.0  # longest encoding of an image or video
     keep_alive_s: PositiveFloat = 12.0  # silence after which a stream gets a comment
     load_poll_s: PositiveFloat = 0.5  # how often replicas are asked for their load

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,9 @@ def up(
     decode: Annotated[int, typer.Option(min=1, help="Decode replicas.")] = 1,
     attention_shards: Annotated[int, typer.Option(min=1, help="Layer ranges of each attention replica.")] = 1,
     tokenizers: Annotated[int, typer.Option(min=1, help="Tokenizer replicas.")] = 1,
+    visions: Annotated[
+        int | None, typer.Option(min=0, help="Vision replicas; default: 1 if the model can see.")
+    ] = None,
     dtype: Annotated[DType, typer.Option(help="Of activations and latent KV.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="For each process; 0: share the cores among them.")] = 0,
     num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: default.")] = 0,
@@ -63,8 +67,9 @@ def up(
     free = _free_port(host, port)
     if free != port:
         console.print(f"Port {port} is taken, using {free}.", highlight=False)
+    checkpoint = _checkpoint(model, cache, console)
     topology = Topology(
-        model=_checkpoint(model, cache, console),
+        model=checkpoint,
         model_name=model_name or ("kimi-k2.6" if model else NAME),
         host=host,
         port=free,
@@ -74,6 +79,7 @@ def up(
         decodes=decode,
         attention_shards=attention_shards,
         tokenizers=tokenizers,
+        visions=int(_can_see(checkpoint)) if visions is None else visions,
         dtype=dtype,
         settings={
             "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
@@ -179,6 +185,13 @@ def _checkpoint(model: Path | None, cache: Path, console: Console) -> Path:
         except subprocess.CalledProcessError as error:
             raise _stop(f"the checkpoint cannot be written:\n{error.stderr}") from None
     return path
+
+
+def _can_see(checkpoint: Path) -> bool:
+    """Whether the checkpoint has a vision tower. A file that is no JSON is for the processes to complain about."""
+    with contextlib.suppress(ValueError):
+        return bool(json.loads((checkpoint / "config.json").read_bytes()).get("vision_config"))
+    return False
 
 
 def _free_port(host: str, port: int) -> int:

@@ -13,7 +13,7 @@ from services.runtime.redis_server import redis_options
 STORE_MAX_BYTES = 2**30
 
 DType = Literal["bfloat16", "float32"]
-Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "all"]
+Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "vision", "all"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Topology:
     decodes: int = 1
     attention_shards: int = 1
     tokenizers: int = 1
+    visions: int = 0
     stores: int = 1
     dtype: DType = "bfloat16"
     threads: int = 1
@@ -48,7 +49,7 @@ class Topology:
     def num_tensor_processes(self) -> int:
         """Processes that have tensor arithmetic to do."""
         replicas = self.prefills + self.decodes
-        return replicas * self.attention_shards + self.experts * self.expert_replicas
+        return replicas * self.attention_shards + self.experts * self.expert_replicas + self.visions
 
     @property
     def listen(self) -> str:
@@ -74,6 +75,7 @@ def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> 
     plan = _Plan(topology, folder)
     specs = [_store(folder, name, redis_program) for name in plan.stores]
     specs += [plan.tokenizer(name) for name in plan.tokenizers]
+    specs += [plan.vision(name) for name in plan.visions]
     for shard, replicas in enumerate(plan.experts):
         specs += [plan.expert(name, shard) for name in replicas]
     for chain in plan.prefills:
@@ -92,6 +94,7 @@ class _Plan:
         self._folder = folder
         self.stores = [f"redis-{index}" for index in range(t.stores)]
         self.tokenizers = [f"tokenizer-{index}" for index in range(t.tokenizers)]
+        self.visions = [f"vision-{index}" for index in range(t.visions)]
         self.experts = [
             [f"expert-{shard}-{replica}" for replica in range(t.expert_replicas)] for shard in range(t.experts)
         ]
@@ -100,6 +103,15 @@ class _Plan:
 
     def tokenizer(self, name: str) -> ProcessSpec:
         return self._service("services.tokenizer", name, ["tokenizer"], {"MODEL": str(self._topology.model)})
+
+    def vision(self, name: str) -> ProcessSpec:
+        settings = {
+            "MODEL": str(self._topology.model),
+            "STORE": self._store_urls,
+            "DTYPE": self._topology.dtype,
+            "THREADS": str(self._topology.threads),
+        }
+        return self._service("services.vision", name, ["vision"], settings)
 
     def expert(self, name: str, shard: int) -> ProcessSpec:
         settings = {
@@ -118,7 +130,7 @@ class _Plan:
             "NUM_SHARDS": str(len(chain)),
             "NEXT_SHARDS": self._addresses(chain[1:]) if shard == 0 else "",
             "EXPERTS": ",".join("|".join(map(self._address, replicas)) for replicas in self.experts),
-            "STORE": ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores),
+            "STORE": self._store_urls,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
         }
@@ -132,6 +144,7 @@ class _Plan:
             "TOKENIZERS": self._addresses(self.tokenizers),
             "PREFILLS": self._addresses([chain[0] for chain in self.prefills]),
             "DECODES": self._addresses([chain[0] for chain in self.decodes]),
+            "VISIONS": self._addresses(self.visions),
             "MODEL_NAME": t.model_name,
         }
         return ProcessSpec(
@@ -170,6 +183,10 @@ class _Plan:
         for role in ("all", *roles):
             merged |= self._topology.settings.get(role, {})
         return {f"MOONSHARD_{name}": value for name, value in merged.items()}
+
+    @property
+    def _store_urls(self) -> str:
+        return ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores)
 
     def _address(self, name: str) -> str:
         return f"unix:{self._folder.socket(name)}"

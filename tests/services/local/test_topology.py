@@ -11,6 +11,7 @@ from services.local.processes import StopStage
 from services.local.run_folder import RunFolder
 from services.local.topology import Topology, default_threads, process_specs
 from services.tokenizer.settings import TokenizerSettings
+from services.vision.settings import VisionSettings
 
 
 @pytest.fixture
@@ -57,11 +58,20 @@ def test_replicas_and_shards_know_each_other(folder):
     assert all(spec.env["MOONSHARD_LISTEN"] == at[name] for name, spec in found.items() if at[name] == spec.address)
 
 
+def test_vision_is_known_to_the_gateway_and_knows_the_store(folder):
+    found = specs(folder, visions=2, dtype="float32")
+    assert found["gateway"].env["MOONSHARD_VISIONS"] == ",".join(found[f"vision-{n}"].address for n in range(2))
+    assert found["vision-1"].env["MOONSHARD_STORE"] == found["decode-0"].env["MOONSHARD_STORE"]
+    assert found["vision-1"].env["MOONSHARD_DTYPE"] == "float32"
+    assert specs(folder)["gateway"].env["MOONSHARD_VISIONS"] == ""
+
+
 SETTINGS = {
     "gateway": GatewaySettings,
     "services.attention": AttentionSettings,
     "services.expert": ExpertSettings,
     "services.tokenizer": TokenizerSettings,
+    "services.vision": VisionSettings,
 }
 
 
@@ -70,7 +80,9 @@ SETTINGS = {
     [
         pytest.param({}, id="default"),
         pytest.param({"experts": 0, "prefills": 0, "stores": 0}, id="smallest"),
-        pytest.param({"experts": 3, "expert_replicas": 2, "attention_shards": 3, "tokenizers": 2}, id="large"),
+        pytest.param(
+            {"experts": 3, "expert_replicas": 2, "attention_shards": 3, "tokenizers": 2, "visions": 2}, id="large"
+        ),
     ],
 )
 def test_every_process_can_read_what_it_is_told(folder, monkeypatch, choices):
