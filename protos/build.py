@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc_tools
+from grpc_tools import protoc
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def build_protos() -> list[Path]:
     """Runs protoc on every file of protos/ and returns the modules written."""
-    # Imported here: a by-hand run of the other half does not need them.
-    import grpc_tools
-    from grpc_tools import protoc
-
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "protos").glob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     outputs = [f"--{plugin}={ROOT}" for plugin in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]

@@ -8,6 +8,7 @@ as the gateway does it; transformers in this process. Every figure is the median
 
 import argparse
 import asyncio
+import itertools
 import random
 import statistics
 import tempfile
@@ -107,7 +108,7 @@ async def _drive(cluster: Cluster) -> tuple[list[float], dict[int, list[float]],
                 # From the moment that every stream is decoding, to the moment that the first one ends.
                 first, last = max(t[0] for t in times), min(t[-1] for t in times)
                 decode[num_streams].append(sum(first < x <= last for t in times for x in t) / (last - first))
-                gaps[num_streams] += [b - a for t in times for a, b in zip(t[1:], t[2:], strict=False)]
+                gaps[num_streams] += [b - a for t in times for a, b in itertools.pairwise(t[1:])]
         return ttft, decode, gaps
 
 

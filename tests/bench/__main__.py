@@ -1,0 +1,21 @@
+"""python -m tests.bench: every benchmark, one after another, in one run. Needs a quiet machine."""
+
+import sys
+
+from tests.bench import dispatch, engines, kernels, store
+
+
+def main() -> None:
+    """The parts named on the command line, or all."""
+    parts = {"kernels": kernels.main, "dispatch": dispatch.main, "store": store.main, "engines": engines.main}
+    chosen = sys.argv[1:] or list(parts)
+    sys.argv[1:] = []
+    unknown = [name for name in chosen if name not in parts]
+    if unknown:
+        sys.exit(f"no benchmark {unknown[0]!r}; there are: {', '.join(parts)}")
+    for name in chosen:
+        parts[name]()
+
+
+if __name__ == "__main__":
+    main()
