@@ -33,6 +33,28 @@ NaturalInt = Annotated[Int, Field(ge=0)]
 B = TypeVar("B", bound=Body)
 
 
+def text_or_list(value: object) -> str | None:
+    """Which of the two forms a field has that may be a string or a list."""
+    match value:
+        case str():
+            return "~text"
+        case list():
+            return "~list"
+        case _:
+            return None
+
+
+def text_or_object(value: object) -> str | None:
+    """Which of the two forms a field has that may be a string or an object."""
+    match value:
+        case str():
+            return "~text"
+        case dict():
+            return "~object"
+        case _:
+            return None
+
+
 async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     """The JSON object in the body.
 

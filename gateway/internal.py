@@ -73,6 +73,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    num_top_logprobs: int | None = None  # alternatives to each token, 0 to 20; None: no log-probabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,29 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from gateway.body import Body
-
-
-def text_or_list(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or a list."""
-    match value:
-        case str():
-            return "~text"
-        case list():
-            return "~list"
-        case _:
-            return None
-
-
-def text_or_object(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or an object."""
-    match value:
-        case str():
-            return "~text"
-        case dict():
-            return "~object"
-        case _:
-            return None
+from gateway.body import Body, text_or_list, text_or_object
 
 
 class TextPart(Body):

@@ -6,18 +6,19 @@ from typing import Any
 
 import orjson
 
-from gateway.body import check, quote
+from gateway.body import check
 from gateway.chat.messages import messages_of
 from gateway.chat.schema import ChatCompletionRequest, NamedChoice
 from gateway.chat.thinking import resolve_thinking
 from gateway.chat.unsupported import refuse_unsupported
-from gateway.internal import Conversation, Message, Output, Request, Sampling
+from gateway.internal import Conversation, Message, Output, Request
+from gateway.sampling import (
+    TEMPERATURE_INSTANT,
+    TEMPERATURE_THINKING,
+    refuse_sampling_contradictions,
+    sampling_from,
+)
 from services.runtime.errors import InvalidRequest
-
-TEMPERATURE_THINKING = 1.0
-TEMPERATURE_INSTANT = 0.6
-TOP_P = 0.95
-MAX_ID_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,15 @@ def parse_chat(body: Mapping[str, Any], max_choices: int) -> ChatRequest:
             add_generation_prompt=not continued and chat.add_generation_prompt is not False,
             continue_final_message=continued,
         ),
-        _sampling_of(chat, thinking.enabled),
+        sampling_from(
+            chat,
+            temperature=TEMPERATURE_THINKING if thinking.enabled else TEMPERATURE_INSTANT,
+            max_tokens=chat.max_completion_tokens or chat.max_tokens,
+            num_top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        ),
         Output(
             drop_tool_calls=not tools or chat.tool_choice == "none",
-            stop=_stop_of(chat),
+            stop=chat.stops,
             include_stop=chat.include_stop_str_in_output is True,
             max_tool_calls=1 if chat.parallel_tool_calls is False else 0,
         ),
@@ -72,22 +78,15 @@ def parse_chat(body: Mapping[str, Any], max_choices: int) -> ChatRequest:
 
 def _refuse_contradictions(chat: ChatCompletionRequest, max_choices: int) -> None:
     """What no single field's type can say."""
-    if chat.n is not None and chat.n > max_choices:
-        raise InvalidRequest(f"n: at most {max_choices} choices are possible", field="n")
-    if chat.stream_options is not None and chat.stream is not True:
-        raise InvalidRequest("stream_options: only allowed when stream is true", field="stream_options")
+    refuse_sampling_contradictions(
+        chat, max_tokens=chat.max_completion_tokens or chat.max_tokens, max_choices=max_choices
+    )
     if chat.top_logprobs and chat.logprobs is not True:
         raise InvalidRequest("top_logprobs: needs logprobs to be true", field="top_logprobs")
     if chat.continue_final_message and chat.add_generation_prompt:
         raise InvalidRequest(
             "continue_final_message: not together with add_generation_prompt", field="continue_final_message"
         )
-    max_tokens = chat.max_completion_tokens or chat.max_tokens
-    if max_tokens is not None and chat.min_tokens is not None and chat.min_tokens > max_tokens:
-        raise InvalidRequest(f"min_tokens: more than the {max_tokens} tokens that are allowed", field="min_tokens")
-    for key in chat.logit_bias or {}:
-        if not (key.isascii() and key.isdecimal() and len(key) <= MAX_ID_DIGITS):
-            raise InvalidRequest(f"logit_bias: {quote(key)} is not a token id", field="logit_bias")
     _refuse_tool_contradictions(chat)
 
 
@@ -120,32 +119,3 @@ def _is_continued(chat: ChatCompletionRequest, messages: tuple[Message, ...]) ->
             f"{last}.tool_calls: a message with tool calls cannot be continued", field=f"{last}.tool_calls"
         )
     return True
-
-
-def _sampling_of(chat: ChatCompletionRequest, thinking: bool) -> Sampling:
-    default = TEMPERATURE_THINKING if thinking else TEMPERATURE_INSTANT
-    return Sampling(
-        temperature=chat.temperature if chat.temperature is not None else default,
-        top_p=chat.top_p if chat.top_p is not None else TOP_P,
-        seed=chat.seed,
-        max_new_tokens=chat.max_completion_tokens or chat.max_tokens,
-        min_new_tokens=chat.min_tokens or 0,
-        stop_token_ids=tuple(chat.stop_token_ids or ()),
-        ignore_eos=chat.ignore_eos is True,
-        top_k=max(0, chat.top_k or 0),
-        min_p=chat.min_p or 0.0,
-        presence_penalty=chat.presence_penalty or 0.0,
-        frequency_penalty=chat.frequency_penalty or 0.0,
-        repetition_penalty=chat.repetition_penalty or 1.0,
-        logit_bias=tuple((int(key), bias) for key, bias in (chat.logit_bias or {}).items()),
-    )
-
-
-def _stop_of(chat: ChatCompletionRequest) -> tuple[str, ...]:
-    match chat.stop:
-        case None:
-            return ()
-        case str():
-            return (chat.stop,)
-        case _:
-            return tuple(chat.stop)

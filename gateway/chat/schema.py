@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from gateway.body import Body, Int, NaturalInt, PositiveInt
-from gateway.chat.message_schema import ChatMessage, text_or_list, text_or_object
+from gateway.body import Body, Int, PositiveInt, text_or_object
+from gateway.chat.message_schema import ChatMessage
+from gateway.sampling import SamplingFields
 
 TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
 
@@ -81,13 +82,6 @@ class JsonSchemaFormat(Body):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class StreamOptions(Body):
-    """What a stream carries beside the answer."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
 def _thinking_word(*words: str) -> BeforeValidator:
     """Clients look for "invalid thinking" in the message."""
 
@@ -120,46 +114,16 @@ class TemplateArguments(Body):
     preserve_thinking: bool | None = None
 
 
-StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-StopStrings = Annotated[
-    Annotated[StopString, Tag("~text")] | Annotated[list[StopString], Tag("~list"), Field(max_length=16)],
-    Discriminator(
-        text_or_list,
-        custom_error_type="stop_form",
-        custom_error_message="must be a string or a list of strings",
-    ),
-]
-
-
-class ChatCompletionRequest(Body):
+class ChatCompletionRequest(SamplingFields):
     """A chat completion request. Fields that are not listed here have no effect."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
 
     max_completion_tokens: PositiveInt | None = None
-    max_tokens: PositiveInt | None = None
-    min_tokens: NaturalInt | None = None
-    n: PositiveInt | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopStrings | None = None
-    stop_token_ids: Annotated[list[NaturalInt], Field(max_length=32)] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="No effect: special tokens never appear in a chat.")
     logprobs: bool | None = None
     top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
-
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
