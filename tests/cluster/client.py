@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from protos import attention_pb2 as pb
-from protos import attention_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc
+from protos import attention_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc, vision_pb2, vision_pb2_grpc
+from protos.media_pb2 import MediaRef, MediaSpan
 from services.runtime.channels import open_channel
 from tests.cluster.harness import Cluster
 
@@ -35,6 +36,7 @@ class TokenClient:
         *,
         decode: str = "decode-0",
         prefill: str = "prefill-0",
+        media: Sequence[MediaSpan] = (),
         **how: Any,
     ) -> list[int]:
         """All new tokens: the first from the prefill replica, if there is one, the others from the decode replica."""
@@ -42,14 +44,21 @@ class TokenClient:
         generated: list[int] = []
         manifest = None
         if self._has_prefill:
-            first = await self.prefill(token_ids, sampling, prefill)
+            first = await self.prefill(token_ids, sampling, prefill, media=media)
             generated, manifest = [first.token_id], first.manifest
-        async for token_id in self.stream(token_ids, generated, sampling, decode, manifest):
+        async for token_id in self.stream(token_ids, generated, sampling, decode, manifest, media=media):
             generated.append(token_id)
         return generated
 
-    async def prefill(self, token_ids: Sequence[int], sampling: pb.Sampling, name: str = "prefill-0") -> Any:
-        prompt = pb.Prompt(token_ids=token_ids, num_prompt_tokens=len(token_ids))
+    async def prefill(
+        self,
+        token_ids: Sequence[int],
+        sampling: pb.Sampling,
+        name: str = "prefill-0",
+        *,
+        media: Sequence[MediaSpan] = (),
+    ) -> Any:
+        prompt = pb.Prompt(token_ids=token_ids, num_prompt_tokens=len(token_ids), media=media)
         request = pb.PrefillRequest(prompt=prompt, sampling=sampling)
         return await self.attention(name).Prefill(request, timeout=TIMEOUT_S)
 
@@ -60,15 +69,45 @@ class TokenClient:
         sampling: pb.Sampling,
         name: str = "decode-0",
         manifest: pb.KvManifest | None = None,
+        *,
+        media: Sequence[MediaSpan] = (),
     ) -> AsyncIterator[int]:
         """The tokens after those generated so far."""
         if len(generated) == sampling.max_new_tokens:
             return
-        prompt = pb.Prompt(token_ids=[*token_ids, *generated], num_prompt_tokens=len(token_ids))
+        prompt = pb.Prompt(token_ids=[*token_ids, *generated], num_prompt_tokens=len(token_ids), media=media)
         request = pb.DecodeRequest(prompt=prompt, sampling=sampling, manifest=manifest)
         async for response in self.attention(name).Decode(request, timeout=TIMEOUT_S):
             for token_id in response.token_ids:
                 yield token_id
+
+    async def encode(self, data: bytes, kind: str = "IMAGE", name: str = "vision-0") -> Any:
+        """What a vision replica answers for a file."""
+        stub: Any = vision_pb2_grpc.VisionServiceStub(self._channels[name])
+        call = stub.Encode(timeout=TIMEOUT_S)
+        start = vision_pb2.MediaStart(kind=vision_pb2.MediaKind.Value(kind), num_bytes=len(data))
+        await call.write(vision_pb2.EncodeMediaRequest(start=start))
+        await call.write(vision_pb2.EncodeMediaRequest(data=data))
+        await call.done_writing()
+        return await call
+
+    async def render_media(self, parts: Sequence[str | MediaRef]) -> Any:
+        """The prompt of one user message of texts, images and videos, thinking off: token ids and media spans."""
+        content = [
+            tokenizer_pb2.ContentPart(text=part)
+            if isinstance(part, str)
+            else tokenizer_pb2.ContentPart(**{"video" if part.chunks else "image": part})
+            for part in parts
+        ]
+        message = tokenizer_pb2.ChatMessage(role="user", content=content)
+        request = tokenizer_pb2.RenderRequest(messages=[message], add_generation_prompt=True)
+        return await tokenizer_pb2_grpc.TokenizerServiceStub(self._channels["tokenizer-0"]).Render(request)
+
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        """Tokens as a reader sees them."""
+        request = tokenizer_pb2.DetokenizeRequest(token_ids=token_ids, skip_special=True)
+        stub = tokenizer_pb2_grpc.TokenizerServiceStub(self._channels["tokenizer-0"])
+        return str((await stub.Detokenize(request)).text)
 
     async def render(self, messages: Sequence[tuple[str, str]], *, thinking: bool = True) -> list[int]:
         """Prompt tokens of (role, text) messages."""
