@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import orjson
 
+from gateway.errors import openai_error
 from gateway.internal import (
     CallArguments,
     CallEnd,
@@ -19,7 +20,8 @@ from gateway.internal import (
     Reasoning,
     Usage,
 )
-from gateway.sse import data_event
+from gateway.sse import DONE, KEEP_ALIVE, data_event
+from services.runtime.errors import MoonshardError
 
 ReasoningFields = Literal["reasoning_content", "reasoning", "both"]
 
@@ -114,11 +116,19 @@ class ChunkWriter:
         """The chunks of these events, each as one server-sent event; a choice's first is preceded by its role."""
         return b"".join(chunk for event in events for chunk in self._chunks_of(event))
 
+    def keep_alive(self) -> bytes:
+        """A comment."""
+        return KEEP_ALIVE
+
     def last(self) -> bytes:
-        """The chunk after all choices, which only carries the usage; empty if nobody asked for it."""
+        """The end, and before it, if it was asked for, the chunk after all choices that only carries the usage."""
         if not self._include_usage:
-            return b""
-        return data_event(orjson.dumps({**self._head, "choices": [], "usage": usage_of(self._usage)}))
+            return DONE
+        return data_event(orjson.dumps({**self._head, "choices": [], "usage": usage_of(self._usage)})) + DONE
+
+    def fail(self, error: MoonshardError) -> bytes:
+        """The error as the last chunk."""
+        return data_event(orjson.dumps(openai_error(error))) + DONE
 
     def _chunks_of(self, event: Event) -> Iterator[bytes]:
         if event.choice not in self._begun:

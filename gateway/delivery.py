@@ -1,0 +1,87 @@
+"""From an internal request to an HTTP answer, whole or streamed: what all faces do alike."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from gateway.context import Gateway, call_context, gateway_of
+from gateway.internal import Event, Request
+from gateway.metrics import OPEN_STREAMS
+from gateway.run import Run
+from gateway.sse import EventStream, until_gone
+from services.runtime.errors import MoonshardError
+
+
+class StreamWriter(Protocol):
+    """Turns the events of one run into the bytes of one stream."""
+
+    def write(self, events: Sequence[Event]) -> bytes:
+        """These events, in order."""
+
+    def keep_alive(self) -> bytes:
+        """What is sent when there is nothing to say."""
+
+    def last(self) -> bytes:
+        """What follows the last event."""
+
+    def fail(self, error: MoonshardError) -> bytes:
+        """What follows instead if the run breaks."""
+
+
+class Answerer(Protocol):
+    """How one face shows one run."""
+
+    def whole(self, events: Sequence[Event], run: Run) -> Mapping[str, Any]:
+        """The body of an answer that is not streamed."""
+
+    def writer(self, run: Run) -> StreamWriter:
+        """The writer of an answer that is."""
+
+
+async def deliver(request: HttpRequest, asked: Request, answerer: Answerer, *, stream: bool) -> Response:
+    """Runs what was asked and answers. Everything stops when the client leaves."""
+    return await until_gone(_deliver(request, asked, answerer, stream), request.receive)
+
+
+async def _deliver(request: HttpRequest, asked: Request, answerer: Answerer, stream: bool) -> Response:
+    gateway: Gateway = gateway_of(request)
+    run = await gateway.pipeline.start(asked, call_context(request))
+    streamed = False
+    try:
+        if not stream:
+            body = answerer.whole(await _all_events(run), run)
+            return Response(orjson.dumps(body), media_type="application/json")
+        # Errors that come before the first token, or quickly, still have their own status.
+        if await run.events.wait(gateway.settings.keep_alive_s):
+            run.events.check()
+        streamed = True
+    finally:
+        if not streamed:
+            await run.close()
+    return EventStream(_stream(run, answerer.writer(run), gateway.settings.keep_alive_s), run.close)
+
+
+async def _all_events(run: Run) -> list[Event]:
+    events: list[Event] = []
+    while batch := await run.events.take():
+        events += batch
+    return events
+
+
+async def _stream(run: Run, writer: StreamWriter, keep_alive_s: float) -> AsyncGenerator[bytes, None]:
+    """The whole event stream."""
+    with OPEN_STREAMS.track_inprogress():
+        try:
+            while True:
+                if not await run.events.wait(keep_alive_s):
+                    yield writer.keep_alive()
+                elif events := await run.events.take():
+                    yield writer.write(events)
+                else:
+                    break
+            yield writer.last()
+        except MoonshardError as error:
+            yield writer.fail(error)
