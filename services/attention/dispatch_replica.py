@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -140,7 +141,8 @@ class ReplicaConnection:
                 return await self._connect_unix(found.raw_socket)
             stream: Any = channel.stream_stream(DISPATCH)()
             # The replica answers with its metadata as soon as it serves the stream.
-            await asyncio.wait_for(stream.initial_metadata(), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                await stream.initial_metadata()
             if stream.done():
                 raise Unavailable(f"{self.address} refused the stream: {await stream.details()}")
             return GrpcCarrier(stream, self._take, self.disconnect)
@@ -152,14 +154,17 @@ class ReplicaConnection:
             raise CheckpointError(
                 f"expert replica {self.address} offers no raw Unix socket: use MOONSHARD_EXPERT_TRANSPORT=grpc"
             )
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             sock.setblocking(False)
-            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, path), CONNECT_S)
+            try:
+                # Not wait_for, which may swallow a cancellation in Python 3.11.
+                async with asyncio.timeout(CONNECT_S):
+                    await asyncio.get_running_loop().sock_connect(sock, path)
+            except OSError as error:
+                raise Unavailable(f"{path}: {error.strerror or type(error).__name__}") from error
+            undo.pop_all()
             return UnixCarrier(sock, self._take, self.disconnect)
-        except OSError as error:
-            sock.close()
-            raise Unavailable(f"{path}: {error.strerror}") from error
 
     def _take(self, frame: Buffer) -> None:
         self.on_frame(self, frame)

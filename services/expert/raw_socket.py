@@ -50,8 +50,10 @@ class RawSocket:
             # The thread reads what is there and then finds the end of the stream.
             _shut_down(connection, socket.SHUT_RD)
         await asyncio.gather(*(asyncio.to_thread(thread.join, grace_s) for thread in threads))
-        for connection in list(self._connections):
-            _shut_down(connection, socket.SHUT_RDWR)
+        for connection, thread in list(self._connections.items()):
+            if thread.is_alive():
+                log.warning("a stream did not end in time", extra={"grace_s": grace_s})
+                _shut_down(connection, socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         try:

@@ -2,21 +2,30 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack
 
 import pytest
 import torch
 
-from services.attention.dispatch import DispatchLimits, LocalExperts, RemoteExperts, parse_experts
+from services.attention.dispatch import LocalExperts
 from services.attention.dispatch_metrics import DROPPED_ANSWERS
 from services.local.random_checkpoint import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
 from services.model.placement import expert_placement
-from services.runtime.errors import CheckpointError, ExpertsUnavailable, WireError
-from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
+from services.runtime.errors import ExpertsUnavailable, WireError
+from tests.services.attention.dispatching import (
+    TRANSPORTS,
+    addresses,
+    assert_same,
+    connected,
+    dispatch,
+    serve,
+    until,
+    waiting,
+)
+from tests.services.expert.serving import ServerThread, plain_sum, random_work
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix"])
 LAYER = 2
 
 
@@ -31,49 +40,6 @@ def model(tmp_path_factory):
 def stack():
     with ExitStack() as stack:
         yield stack
-
-
-@asynccontextmanager
-async def connected(model, addresses, transport, **limits):
-    text = Checkpoint(model).config.text
-    experts = RemoteExperts(
-        addresses,
-        expert_placement(text.n_routed_experts, len(addresses)),
-        checkpoint_digest=Checkpoint(model).digest(),
-        epoch=time.time_ns(),
-        transport=transport,
-        limits=DispatchLimits(**{"open_s": 10, **limits}),
-    )
-    try:
-        await experts.open()
-        yield experts
-    finally:
-        await experts.close()
-
-
-def serve(stack, model, num_shards, num_replicas=1):
-    """Server threads by shard and replica."""
-    folder = short_folder(stack)
-    return [
-        [
-            stack.enter_context(ServerThread(model, f"unix:{folder}/{shard}-{replica}", shard, num_shards))
-            for replica in range(num_replicas)
-        ]
-        for shard in range(num_shards)
-    ]
-
-
-def addresses(servers):
-    return [[server.address for server in of_shard] for of_shard in servers]
-
-
-def dispatch(experts, work, step=0, micro_batch=0, layer=LAYER):
-    return experts.dispatch(step, layer, micro_batch, work.hidden, work.topk_ids, work.topk_weights)
-
-
-def assert_same(found, expected):
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @TRANSPORTS
@@ -162,7 +128,7 @@ async def test_a_frame_is_sent_before_the_caller_gives_way(stack, model, transpo
             server.shard.entered.clear()
             result = dispatch(experts, random_work(model, 1), step)
             # The shared expert would be computed here; this loop does nothing meanwhile.
-            assert server.shard.entered.wait(10)
+            assert server.shard.entered.wait(60)
             await result
 
 
@@ -186,7 +152,6 @@ async def test_local_experts_need_no_wire(model):
 async def test_calls_go_to_the_replica_with_fewer_of_them(stack, model, transport):
     [[held, free]] = serve(stack, model, 1, num_replicas=2)
     async with connected(model, [[held.address, free.address]], transport) as experts:
-        await asyncio.sleep(0.3)  # both replicas are connected
         held.shard.hold()
         flying = [dispatch(experts, random_work(model, 1, seed=i), i) for i in range(3)]
         for i in range(3, 9):
@@ -203,30 +168,29 @@ async def test_calls_go_to_the_replica_with_fewer_of_them(stack, model, transpor
 async def test_a_late_answer_is_repeated_elsewhere_and_then_dropped(stack, model, transport):
     [replicas] = serve(stack, model, 1, num_replicas=2)
     async with connected(model, [[r.address for r in replicas]], transport, repeat_s=0.2) as experts:
-        await asyncio.sleep(0.3)
         for replica in replicas:
             replica.shard.hold()
         before = DROPPED_ANSWERS._value.get()
         work = random_work(model, 3)
-        result = asyncio.ensure_future(_await(dispatch(experts, work)))
-        await _until(lambda: all(replica.shard.num_calls for replica in replicas))
+        result = asyncio.ensure_future(waiting(dispatch(experts, work)))
+        await until(lambda: all(replica.shard.num_calls for replica in replicas))
         replicas[1].shard.release()
         assert_same(await result, plain_sum(model, LAYER, work))
         assert DROPPED_ANSWERS._value.get() == before
         replicas[0].shard.release()
-        await _until(lambda: DROPPED_ANSWERS._value.get() == before + 1)
+        await until(lambda: DROPPED_ANSWERS._value.get() == before + 1)
 
 
 @TRANSPORTS
 async def test_a_shard_that_does_not_answer_fails_its_callers_in_time(stack, model, transport):
     servers = serve(stack, model, 2)
-    async with connected(model, addresses(servers), transport, deadline_s=0.5) as experts:
+    async with connected(model, addresses(servers), transport, deadline_s=3) as experts:
         servers[1][0].shard.hold()
         work = random_work(model, 4)
         started = time.monotonic()
         with pytest.raises(ExpertsUnavailable, match=r"expert shard 1 did not answer layer 2 .*is connected"):
             await dispatch(experts, work)
-        assert 0.5 <= time.monotonic() - started < 2
+        assert 3 <= time.monotonic() - started < 20
         servers[1][0].shard.release()
         assert_same(await dispatch(experts, work, 1), plain_sum(model, LAYER, work))
 
@@ -236,12 +200,12 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(stack, model, transp
     [[server]] = serve(stack, model, 1)
     async with connected(model, [[server.address]], transport) as experts:
         server.shard.hold()
-        task = asyncio.ensure_future(_await(dispatch(experts, random_work(model, 2))))
-        await _until(lambda: server.shard.num_calls)
+        task = asyncio.ensure_future(waiting(dispatch(experts, random_work(model, 2))))
+        await until(lambda: server.shard.num_calls)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await _until(lambda: not any(len(calls) for calls in experts._shards))
+        await until(lambda: not any(len(calls) for calls in experts._shards))
         server.shard.release()
         work = random_work(model, 3)
         assert_same(await dispatch(experts, work, 1), plain_sum(model, LAYER, work))
@@ -270,80 +234,3 @@ async def test_closing_fails_what_is_in_flight(stack, model, transport):
         await experts.close()
         with pytest.raises(ExpertsUnavailable, match="shutting down"):
             await result
-
-
-@pytest.mark.parametrize(
-    "transport, shard, num_shards, digest, complaint",
-    [
-        pytest.param("grpc", 1, 2, None, "expected shard 0 of 2, found 1 of 2", id="another-shard"),
-        pytest.param("grpc", 0, 3, None, "expected shard 0 of 2, found 0 of 3", id="another-number-of-shards"),
-        pytest.param("grpc", 0, 2, b"\1" * 32, "found 0101010101010101", id="another-checkpoint"),
-        pytest.param("unix", 0, 2, b"\1" * 32, "found 0101010101010101", id="another-checkpoint-unix"),
-    ],
-)
-async def test_a_wrong_peer_is_refused(stack, model, transport, shard, num_shards, digest, complaint):
-    folder = short_folder(stack)
-    wrong = stack.enter_context(ServerThread(model, f"unix:{folder}/0", shard, num_shards, digest=digest))
-    right = stack.enter_context(ServerThread(model, f"unix:{folder}/1", 1, 2))
-    with pytest.raises(CheckpointError, match=complaint):
-        async with connected(model, [[wrong.address], [right.address]], transport):
-            pass
-
-
-async def test_unix_transport_needs_a_unix_socket(stack, model):
-    server = stack.enter_context(ServerThread(model, "127.0.0.1:0"))
-    with pytest.raises(CheckpointError, match="offers no raw Unix socket"):
-        async with connected(model, [[server.address]], "unix"):
-            pass
-
-
-async def test_opening_waits_for_every_shard_and_then_says_who_is_missing(stack, model):
-    folder = short_folder(stack)
-    there = stack.enter_context(ServerThread(model, f"unix:{folder}/0", 0, 2))
-    with pytest.raises(ExpertsUnavailable, match=rf"1 of 2 expert shards are missing: unix:{folder}/1"):
-        async with connected(model, [[there.address], [f"unix:{folder}/1"]], "grpc", open_s=0.5):
-            pass
-
-
-@TRANSPORTS
-async def test_opening_finds_a_shard_that_comes_later(stack, model, transport):
-    folder = short_folder(stack)
-    async with AsyncExitStack() as connection:
-        opening = asyncio.ensure_future(
-            connection.enter_async_context(connected(model, [[f"unix:{folder}/0"]], transport))
-        )
-        await asyncio.sleep(0.3)
-        assert not opening.done()
-        stack.enter_context(ServerThread(model, f"unix:{folder}/0"))
-        experts = await opening
-        work = random_work(model, 1)
-        assert_same(await dispatch(experts, work), plain_sum(model, LAYER, work))
-
-
-@pytest.mark.parametrize(
-    "text, shards",
-    [
-        pytest.param("", [], id="none"),
-        pytest.param("unix:/a", [["unix:/a"]], id="one"),
-        pytest.param("a:1|b:1, c:1", [["a:1", "b:1"], ["c:1"]], id="replicas"),
-    ],
-)
-def test_addresses(text, shards):
-    assert parse_experts(text) == shards
-
-
-@pytest.mark.parametrize("text", ["a:1,", "a:1||b:2", "|"])
-def test_empty_addresses_are_a_mistake(text):
-    with pytest.raises(ValueError, match="empty address"):
-        parse_experts(text)
-
-
-async def _await(awaitable):
-    return await awaitable
-
-
-async def _until(condition, timeout_s=10):
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it never came true"
-        await asyncio.sleep(0.01)

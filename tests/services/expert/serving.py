@@ -1,4 +1,4 @@
-"""Expert replicas for tests: real processes to be killed, and real servers in a thread whose shard can be held still."""
+"""Expert replicas for tests: processes to be killed, and servers in a thread whose shard can be held still."""
 
 import asyncio
 import json
@@ -93,6 +93,7 @@ class ServerThread:
         self, model: Path, address: str, shard: int = 0, num_shards: int = 1, *, digest: bytes | None = None
     ) -> None:
         self.shard = HeldShard.load(model, shard, num_shards)
+        self.compute = Compute(self.shard)
         self.address = address
         self._identity = shard, num_shards, digest or Checkpoint(model).digest()
         self._started = threading.Event()
@@ -107,16 +108,20 @@ class ServerThread:
 
     def __exit__(self, *_: object) -> None:
         self.shard.release()
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self.stop()
         self._thread.join(30)
         self._loop.close()
 
+    def stop(self) -> None:
+        """Begins to drain, as SIGTERM does."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
     async def _serve(self) -> None:
         shard, num_shards, digest = self._identity
-        compute = Compute(self.shard)
         raw = None
         if self.address.startswith("unix:"):
-            raw = RawSocket(Path(self.address.removeprefix("unix:") + ".raw"), compute)
+            raw = RawSocket(Path(self.address.removeprefix("unix:") + ".raw"), self.compute)
             raw.start()
         description = expert_pb2.DescribeShardResponse(
             shard=shard,
@@ -125,13 +130,11 @@ class ServerThread:
             checkpoint_digest=digest,
             raw_socket=self.address.removeprefix("unix:") + ".raw" if raw else "",
         )
-        servicer = ExpertServicer(description, compute)
+        servicer = ExpertServicer(description, self.compute)
         server, self.address = await start_server(lambda s: add_expert_service(servicer, s), self.address)
         self._started.set()
         await self._stop.wait()
-        await servicer.drain()
-        if raw is not None:
-            await raw.stop(5)
+        await asyncio.gather(servicer.drain(), *([raw.stop(5)] if raw else []))
         await server.stop(5)
 
 
