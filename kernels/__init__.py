@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kernels.choice import implementations, kernels_for
+from kernels.choice import CPU, implementations, kernels_for
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
 
 __all__ = [
@@ -43,7 +43,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     weight   [width] bf16
     returns  like x
     """
-    return kernels_for(x.device).rms_norm(x, weight, eps)
+    return kernels_for(x).rms_norm(x, weight, eps)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     gate_up  [tokens, 2 * width]; columns [0, width) are the gate
     returns  [tokens, width]
     """
-    return kernels_for(gate_up.device).silu_mul(gate_up)
+    return kernels_for(gate_up).silu_mul(gate_up)
 
 
 def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
     inv_freq   [width / 2] f32
     returns    [tokens, heads, width]
     """
-    return kernels_for(x.device).rope(x, positions, inv_freq)
+    return kernels_for(x).rope(x, positions, inv_freq)
 
 
 def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
@@ -74,12 +74,12 @@ def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor)
     latent    [tokens, kv_lora]
     rope_key  [tokens, rope], already rotated
     """
-    kernels_for(cache.device).write_latent(cache, slots, latent, rope_key)
+    kernels_for(cache).write_latent(cache, slots, latent, rope_key)
 
 
 def pack_linear(weight: Tensor) -> LinearWeight:
     """Prepares a dense weight [out, in] bf16 for `linear`; the caller may drop its own copy."""
-    return kernels_for(weight.device).pack_linear(weight)
+    return kernels_for(weight).pack_linear(weight)
 
 
 def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -89,12 +89,12 @@ def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None
     out_dtype  dtype of the result, default as x; float32 for logits
     returns    [tokens, out]
     """
-    return kernels_for(x.device).linear(x, weight, out_dtype)
+    return kernels_for(x).linear(x, weight, out_dtype)
 
 
 def pack_heads(weight: Tensor) -> HeadWeight:
     """Prepares one weight per head, [heads, out, in] bf16, for `head_linear`."""
-    return kernels_for(weight.device).pack_heads(weight)
+    return kernels_for(weight).pack_heads(weight)
 
 
 def head_linear(x: Tensor, weight: HeadWeight) -> Tensor:
@@ -103,7 +103,7 @@ def head_linear(x: Tensor, weight: HeadWeight) -> Tensor:
     x        [tokens, heads, in], the last dimension contiguous
     returns  [tokens, heads, out]
     """
-    return kernels_for(x.device).head_linear(x, weight)
+    return kernels_for(x).head_linear(x, weight)
 
 
 def route(
@@ -124,7 +124,7 @@ def route(
     bias     [experts] f32, used for the choice only
     returns  ids [tokens, top_k] i32, best first; weights [tokens, top_k] f32
     """
-    return kernels_for(hidden.device).route(
+    return kernels_for(hidden).route(
         hidden,
         gate,
         bias,
@@ -141,7 +141,7 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
 
     experts  (gate_packed, gate_scale, up_packed, up_scale, down_packed, down_scale) each, as in the checkpoint
     """
-    return kernels_for(torch.device("cpu")).pack_experts(experts)
+    return CPU.pack_experts(experts)
 
 
 def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
@@ -152,7 +152,7 @@ def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: Exper
     topk_weights  [tokens, top_k] f32
     returns       [tokens, hidden] f32; zeros for a token without a local expert
     """
-    return kernels_for(x.device).expert_mlp(x, topk_ids, topk_weights, experts)
+    return kernels_for(x).expert_mlp(x, topk_ids, topk_weights, experts)
 
 
 def mla_decode(
@@ -172,7 +172,7 @@ def mla_decode(
     context_lens  [rows] i32, the row's own token included; 0 gives zeros
     returns       [rows, heads, kv_lora]
     """
-    return kernels_for(cache.device).mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
+    return kernels_for(cache).mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
 
 
 def mla_prefill(
@@ -195,11 +195,9 @@ def mla_prefill(
     kv_b         [heads * (nope + v_dim), kv_lora], per head the key rows, then the value rows
     returns      [tokens, heads, v_dim]
     """
-    return kernels_for(cache.device).mla_prefill(
-        q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale
-    )
+    return kernels_for(cache).mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)
 
 
 def describe() -> dict[str, str]:
     """Which implementation each operation uses on the CPU, for the log line at start."""
-    return kernels_for(torch.device("cpu")).describe()
+    return CPU.describe()

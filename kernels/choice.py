@@ -2,7 +2,7 @@
 
 from typing import Final
 
-import torch
+from torch import Tensor
 
 from kernels import portable, reference
 from kernels.interface import Kernels
@@ -19,8 +19,8 @@ def implementations() -> dict[str, Kernels]:
 CPU: Final[Kernels] = list(implementations().values())[-1]
 
 
-def kernels_for(device: torch.device) -> Kernels:
-    """The implementation for tensors on `device`."""
-    if device.type == "cpu":
+def kernels_for(tensor: Tensor) -> Kernels:
+    """The implementation for the device that holds this tensor."""
+    if tensor.is_cpu:
         return CPU
-    raise NotImplementedError(f"no kernels for tensors on {device}")
+    raise NotImplementedError(f"no kernels for tensors on {tensor.device}")

@@ -14,17 +14,17 @@ class Elementwise:
         self._library = library
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        width = x.shape[-1]
-        rows = with_rows(x) if x.dim() == 2 else x.reshape(-1, width)
+        rows = with_rows(x) if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        num_rows, width = rows.shape
         weight = packed_as(weight, torch.bfloat16)
-        out = torch.empty(x.shape, dtype=x.dtype)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._library.rms_norm(
             rows.data_ptr(),
             is_bf16(x),
             rows.stride(0),
             weight.data_ptr(),
             out.data_ptr(),
-            rows.shape[0],
+            num_rows,
             width,
             eps,
             torch.get_num_threads(),

@@ -48,8 +48,8 @@ struct Sums {
 };
 
 // sums += x weight for M tokens and R blocks. Sixteen registers hold the sums, one block's weights and one token; with
-// thirty-two, all weights stay and each token is broadcast once.
-template <int R, int M, class Weight>
+// thirty-two, all weights stay and each token is broadcast once. `tight`: the weights need a register for a mask too.
+template <int R, int M, bool tight = true, class Weight>
 inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) {
   if constexpr (TILE_REGISTERS < 16) {
 #pragma GCC unroll 16
@@ -59,7 +59,7 @@ inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) 
       for (int m = 0; m < M; m++) {
         sums[m][r] = fma(splat(x[m]), w, sums[m][r]);
         // Keeps the compiler from loading the next token early, for which a sum would have to leave its register.
-        if (M * R == TILE_REGISTERS) pin(sums[m][r], x);
+        if (tight && M * R == TILE_REGISTERS) pin(sums[m][r], x);
       }
     }
   } else {
@@ -85,7 +85,7 @@ struct PlainF32 {
     sums.load_or_clear(c, row_stride, resume);
     const uint8_t* from = w.words + (block * w.steps + step) * WORD_BYTES;
     for (; step < end; step++, from += WORD_BYTES, x += M)
-      accumulate<R, M>(sums.at, x, [&](int r) {
+      accumulate<R, M, false>(sums.at, x, [&](int r) {
         return load(reinterpret_cast<const float*>(from + r * w.steps * WORD_BYTES));
       });
     sums.save(c, row_stride);
