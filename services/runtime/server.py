@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -45,8 +46,8 @@ Hook = Callable[[], Awaitable[object]]
 def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """The life of a process: logs, event loop, exit code. To be called once, by `__main__`.
 
-    Returns when `main` does; a `MoonshardError` becomes one line in the log and exit code 1. A `CheckpointError` ends
-    with 2, as bad settings do: whoever supervises the process knows that starting it again would change nothing.
+    The process ends with `main`; a `MoonshardError` becomes one line in the log and exit code 1. A `CheckpointError`
+    ends with 2, as bad settings do: whoever supervises the process knows that starting it again would change nothing.
     """
     setup_logging(settings.log_level, name, settings.instance)
     try:
@@ -56,6 +57,9 @@ def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, 
         raise SystemExit(2 if isinstance(error, CheckpointError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    logging.shutdown()
+    # Everything is closed. Taking the interpreter down takes seconds with torch, and threads of gRPC may crash in it.
+    os._exit(0)
 
 
 async def serve(

@@ -75,14 +75,14 @@ async def answers(cluster, disturb=None, after_events=NUM_STREAMS * 10):
         return await streams
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def doubled(start_cluster):
     return start_cluster(**TWO_OF_EACH)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(doubled):
-    return asyncio.run(answers(doubled))
+def undisturbed(start_cluster):
+    return asyncio.run(answers(start_cluster(**TWO_OF_EACH)))
 
 
 async def settle(cluster):
@@ -104,19 +104,6 @@ async def test_a_prefill_replica_killed_in_mid_prompt_is_not_noticed(doubled, un
     await settle(doubled)
 
 
-@pytest.mark.parametrize("victim", ["decode-0", "expert-0-0", "tokenizer-0", "redis-0"])
-async def test_without_a_second_replica_streams_wait_for_the_restart(start_cluster, undisturbed, victim):
-    cluster = start_cluster(experts=1)
-    assert await answers(cluster, lambda: cluster.kill(victim)) == undisturbed
-    await settle(cluster)
-
-
-async def test_a_lost_attention_shard_takes_its_replica_out_until_it_is_back(start_cluster, undisturbed):
-    cluster = start_cluster(experts=1, attention_shards=2)
-    assert await answers(cluster, lambda: cluster.kill("decode-0-shard-1")) == undisturbed
-    await settle(cluster)
-
-
 async def test_a_process_that_is_asked_to_stop_hands_its_streams_over(doubled, undisturbed):
     assert await answers(doubled, lambda: doubled.kill("decode-1", signal.SIGTERM)) == undisturbed
     await settle(doubled)
@@ -130,3 +117,16 @@ async def test_a_client_that_leaves_frees_its_blocks_at_once(doubled):
                 await asyncio.wait_for(request, 2.0)
     async with TokenClient(doubled) as tokens, asyncio.timeout(5.0):
         await tokens.idle()
+
+
+@pytest.mark.parametrize("victim", ["decode-0", "expert-0-0", "tokenizer-0", "redis-0"])
+async def test_without_a_second_replica_streams_wait_for_the_restart(start_cluster, undisturbed, victim):
+    cluster = start_cluster(experts=1)
+    assert await answers(cluster, lambda: cluster.kill(victim)) == undisturbed
+    await settle(cluster)
+
+
+async def test_a_lost_attention_shard_takes_its_replica_out_until_it_is_back(start_cluster, undisturbed):
+    cluster = start_cluster(experts=1, attention_shards=2)
+    assert await answers(cluster, lambda: cluster.kill("decode-0-shard-1")) == undisturbed
+    await settle(cluster)

@@ -1,6 +1,7 @@
 """The harness itself: what the other tests of this folder rely on."""
 
 import signal
+import time
 
 import httpx
 import psutil
@@ -55,7 +56,10 @@ def test_held_process_stays_down(smallest):
 
 def test_stopped_process_goes_on(smallest):
     smallest.send("redis-0", signal.SIGSTOP)
-    assert psutil.Process(smallest.pids["redis-0"]).status() == psutil.STATUS_STOPPED
+    deadline = time.monotonic() + 10
+    while psutil.Process(smallest.pids["redis-0"]).status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     smallest.send("redis-0", signal.SIGCONT)
     complete(smallest)
 
