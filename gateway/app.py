@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -16,8 +15,9 @@ from gateway.body import quote
 from gateway.chat import endpoint as chat
 from gateway.chat.schema import ChatCompletionRequest
 from gateway.cluster import Cluster
-from gateway.context import Gateway
-from gateway.errors import MethodNotAllowed, error_headers, openai_error, status_of
+from gateway.context import Gateway, call_context
+from gateway.errors import MethodNotAllowed
+from gateway.faces import error_response
 from gateway.middleware import RequestMiddleware
 from gateway.models import ModelNames
 from gateway.openapi import openapi_document
@@ -63,12 +63,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
 
 async def _on_moonshard_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MoonshardError)
-    return Response(
-        orjson.dumps(openai_error(error)),
-        status_code=status_of(error),
-        headers=error_headers(error),
-        media_type="application/json",
-    )
+    return error_response(error, request.url.path, call_context(request).request_id)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -45,6 +45,12 @@ class MethodNotAllowed(InvalidRequest):
         self.allow = allow
 
 
+class MediaLost(MoonshardError):
+    """Features of images leave the store faster than engines read them. No other engine would help; try later."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
 class ClientGone(MoonshardError):
     """The client left. Nobody reads the answer."""
 
@@ -77,6 +83,22 @@ _BY_CLASS: tuple[tuple[type[MoonshardError], _Rule], ...] = (
 _UNAVAILABLE = _Rule(503, "server_unavailable", None, retry=True)
 
 
+# What Anthropic calls an error: by the name above where that says more than the status, else by the status.
+_ANTHROPIC_BY_TYPE = {
+    "engine_overloaded_error": (529, "overloaded_error"),
+    "server_unavailable": (529, "overloaded_error"),
+    "exceeded_current_quota_error": (402, "billing_error"),
+}
+_ANTHROPIC_BY_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+
+
 def _rule_of(error: MoonshardError) -> _Rule:
     for kind, rule in _BY_CLASS:
         if isinstance(error, kind):
@@ -92,8 +114,33 @@ def status_of(error: MoonshardError) -> int:
 def openai_error(error: MoonshardError) -> dict[str, Any]:
     """The body of an error on the OpenAI faces, in JSON answers and in streams alike."""
     rule = _rule_of(error)
-    message = str(error) if rule is not _INTERNAL else "the server failed to answer this request"
-    return {"error": {"message": message, "type": rule.type, "param": _dotted(error.field), "code": rule.code}}
+    return {"error": {"message": _told(error), "type": rule.type, "param": _dotted(error.field), "code": rule.code}}
+
+
+def anthropic_status(error: MoonshardError) -> int:
+    """The HTTP status of an error on the Anthropic face."""
+    return _anthropic(error)[0]
+
+
+def anthropic_error(error: MoonshardError) -> dict[str, Any]:
+    """The body of an error on the Anthropic face, without the request's id, which only JSON answers have."""
+    message = _told(error)
+    if isinstance(error, ContextExceeded):
+        # Clients recognise these words, too.
+        message = f"prompt is too long: {error.num_tokens} tokens > {error.context_tokens} maximum"
+    return {"type": "error", "error": {"type": _anthropic(error)[1], "message": message}}
+
+
+def _anthropic(error: MoonshardError) -> tuple[int, str]:
+    rule = _rule_of(error)
+    default = "invalid_request_error" if rule.status < 500 else "api_error"
+    by_status = rule.status, _ANTHROPIC_BY_STATUS.get(rule.status, default)
+    return _ANTHROPIC_BY_TYPE.get(rule.type, by_status)
+
+
+def _told(error: MoonshardError) -> str:
+    """The message for the client, which has nothing of our own mistakes."""
+    return str(error) if _rule_of(error) is not _INTERNAL else "the server failed to answer this request"
 
 
 def _dotted(field: str | None) -> str | None:

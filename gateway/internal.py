@@ -57,6 +57,13 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class RawPrompts:
+    """Prompts without a chat: text, in which markers become special tokens, or token ids. None is empty."""
+
+    prompts: tuple[str | tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. None means that the server decides."""
 
@@ -84,16 +91,44 @@ class Output:
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     max_tool_calls: int = 0  # 0: no limit
+    keep_special: bool = False  # after raw prompts: special tokens appear as their text
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedCall:
+    """The answer must call a tool: the one of this name, or any if the name is empty. `field` asked for it."""
+
+    name: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """The visible text must be JSON: by this schema, or any object if it is empty. `field` asked for it."""
+
+    schema_json: str
+    field: str
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request as the pipeline sees it, whatever face it came through."""
 
-    conversation: Conversation
+    conversation: Conversation | RawPrompts
     sampling: Sampling
     output: Output
-    num_choices: int = 1
+    num_choices: int = 1  # of each prompt
+    forced_call: ForcedCall | None = None
+    json_answer: JsonAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's bytes, the logarithm of its probability, and the same of the likeliest tokens in its place."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +141,11 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """More of a choice's visible text."""
+    """More of a choice's visible text, with the tokens that it begins if log-probabilities were asked for."""
 
     choice: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +217,7 @@ class ChoiceAnswer:
     tool_calls: list[Call] = field(default_factory=list)  # complete ones only
     finish: FinishName = "stop"
     stop: str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the content, if asked for
 
 
 def assemble(events: Sequence[Event], num_choices: int) -> list[ChoiceAnswer]:
@@ -197,6 +234,7 @@ class _Pieces:
     def __init__(self) -> None:
         self._reasoning: list[str] = []
         self._content: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._starts: dict[int, CallStart] = {}
         self._arguments: dict[int, list[str]] = {}
         self._complete: list[int] = []
@@ -208,6 +246,7 @@ class _Pieces:
                 self._reasoning.append(event.text)
             case Content():
                 self._content.append(event.text)
+                self._logprobs += event.logprobs
             case CallStart():
                 self._starts[event.index] = event
                 self._arguments[event.index] = []
@@ -226,5 +265,10 @@ class _Pieces:
             for index in self._complete
         ]
         return ChoiceAnswer(
-            "".join(self._reasoning), "".join(self._content), calls, self._finish.reason, self._finish.stop
+            "".join(self._reasoning),
+            "".join(self._content),
+            calls,
+            self._finish.reason,
+            self._finish.stop,
+            self._logprobs,
         )

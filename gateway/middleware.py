@@ -9,13 +9,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.call import CallContext
+from gateway.faces import OTHER, face_of, is_anthropic
 from gateway.metrics import REQUEST_SECONDS, REQUESTS
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-FACES = {"/v1/chat/completions": "chat", "/v1/models": "models"}
 LEFT = 499
 
 
@@ -42,16 +42,18 @@ class RequestMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = call.request_id
                 headers["x-trace-id"] = call.trace_id
+                if is_anthropic(scope["path"]):
+                    headers["request-id"] = call.request_id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_ids)
         finally:
             seconds = time.monotonic() - call.arrived_s
-            face = FACES.get(scope["path"], "other")
+            face = face_of(scope["path"])
             REQUESTS.labels(face, str(status)).inc()
             REQUEST_SECONDS.labels(face).observe(seconds)
-            if face != "other":
+            if face != OTHER:
                 fields = {"request_id": call.request_id, "face": face, "status": status, "seconds": round(seconds, 4)}
                 log.info("request", extra=fields)
 

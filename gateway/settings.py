@@ -19,6 +19,7 @@ class GatewaySettings(ServiceSettings):
     model_aliases: Names = ("moonshotai/Kimi-K2.6",)
     model_display_name: str = "Kimi K2.6"
     stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
+    anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that face says nothing
 
     default_max_tokens: PositiveInt = 32768  # where the client says nothing
     max_choices: PositiveInt = 8

@@ -8,10 +8,10 @@ import orjson
 
 from gateway.body import check
 from gateway.chat.messages import messages_of
-from gateway.chat.schema import ChatCompletionRequest, NamedChoice
+from gateway.chat.schema import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat, NamedChoice
 from gateway.chat.thinking import resolve_thinking
 from gateway.chat.unsupported import refuse_unsupported
-from gateway.internal import Conversation, Message, Output, Request
+from gateway.internal import Conversation, ForcedCall, JsonAnswer, Message, Output, Request
 from gateway.sampling import (
     TEMPERATURE_INSTANT,
     TEMPERATURE_THINKING,
@@ -64,6 +64,8 @@ def parse_chat(body: Mapping[str, Any], max_choices: int) -> ChatRequest:
             max_tool_calls=1 if chat.parallel_tool_calls is False else 0,
         ),
         num_choices=chat.n or 1,
+        forced_call=_forced_call_of(chat),
+        json_answer=_json_answer_of(chat),
     )
     options = chat.stream_options
     return ChatRequest(
@@ -96,13 +98,30 @@ def _refuse_tool_contradictions(chat: ChatCompletionRequest) -> None:
         if name in names[:index]:
             raise InvalidRequest(f"tools.{index}.function.name: declared twice", field=f"tools.{index}.function.name")
     choice = chat.tool_choice
-    if choice in (None, "none", "auto"):
-        return
-    if not names:
+    if choice not in (None, "none", "auto") and not names:
         raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
     if isinstance(choice, NamedChoice) and choice.function.name not in names:
         raise InvalidRequest("tool_choice.function.name: no such tool", field="tool_choice.function.name")
-    raise InvalidRequest("tool_choice: required and named functions are not supported yet", field="tool_choice")
+
+
+def _forced_call_of(chat: ChatCompletionRequest) -> ForcedCall | None:
+    match chat.tool_choice:
+        case NamedChoice(function=function):
+            return ForcedCall(function.name, "tool_choice")
+        case "required":
+            return ForcedCall("", "tool_choice")
+        case _:
+            return None
+
+
+def _json_answer_of(chat: ChatCompletionRequest) -> JsonAnswer | None:
+    match chat.response_format:
+        case JsonSchemaFormat(json_schema=demanded):
+            return JsonAnswer(orjson.dumps(demanded.schema_).decode(), "response_format")
+        case JsonObjectFormat():
+            return JsonAnswer("", "response_format")
+        case _:
+            return None
 
 
 def _is_continued(chat: ChatCompletionRequest, messages: tuple[Message, ...]) -> bool:

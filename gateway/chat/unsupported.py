@@ -9,7 +9,6 @@ from services.runtime.errors import InvalidRequest
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "structured_outputs": ({},),
     "guided_json": (),
     "guided_regex": (),

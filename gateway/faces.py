@@ -1,0 +1,38 @@
+"""Which dialect a path speaks: its name in logs and metrics, and the form of its errors."""
+
+import orjson
+from starlette.responses import Response
+
+from gateway.errors import anthropic_error, anthropic_status, error_headers, openai_error, status_of
+from services.runtime.errors import MoonshardError
+
+OTHER = "other"
+FACES = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/anthropic/v1/messages": "messages",
+    "/anthropic/v1/messages/count_tokens": "count_tokens",
+    "/v1/responses": "responses",
+    "/v1/models": "models",
+}
+ANTHROPIC = ("/v1/messages/", "/anthropic/")
+
+
+def face_of(path: str) -> str:
+    """The short name of a path's face."""
+    return FACES.get(path, OTHER)
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path speaks Anthropic's dialect."""
+    return f"{path}/".startswith(ANTHROPIC)
+
+
+def error_response(error: MoonshardError, path: str, request_id: str) -> Response:
+    """An error in the form of the path's face."""
+    if is_anthropic(path):
+        status, body = anthropic_status(error), {**anthropic_error(error), "request_id": request_id}
+    else:
+        status, body = status_of(error), openai_error(error)
+    return Response(orjson.dumps(body), status_code=status, headers=error_headers(error), media_type="application/json")
