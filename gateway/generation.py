@@ -11,8 +11,8 @@ from gateway.attempts import Attempts
 from gateway.call import CallContext, is_loss
 from gateway.choose import choose_prefill
 from gateway.cluster import Cluster
+from gateway.errors import MediaLost
 from gateway.feed import Feed
-from gateway.media import lost_media
 from gateway.metrics import HAND_OVERS
 from gateway.replicas import Replica
 from gateway.settings import GatewaySettings
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 # Attempts at work that needs features; the store had to lose them just as often.
 MAX_SEEN_AGAIN = 3
+LOST_RETRY_S = 5.0
 
 FinishReason: TypeAlias = "pb.FinishReason.ValueType"
 
@@ -163,9 +164,13 @@ class Generation:
         for _ in range(MAX_SEEN_AGAIN):
             try:
                 return await work()
-            except MediaMissing:
-                await self._start.see_again()
-        raise lost_media()
+            except MediaMissing as missing:
+                try:
+                    await self._start.see_again()
+                except MoonshardError as error:
+                    # Not of the engine's making: another one would not do better.
+                    raise MediaLost(f"{missing.message}; {error.message}", retry_after_s=LOST_RETRY_S) from error
+        raise MediaLost("images of this request do not stay in the store", retry_after_s=LOST_RETRY_S)
 
     def _prompt(self) -> pb.Prompt:
         """The prompt and what was generated so far, from which any replica can go on."""

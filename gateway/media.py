@@ -12,7 +12,7 @@ from gateway.replicas import Replica
 from gateway.settings import GatewaySettings
 from protos import vision_pb2 as pb
 from protos.media_pb2 import MediaRef
-from services.runtime.errors import InvalidRequest, Unavailable
+from services.runtime.errors import InvalidRequest
 
 KINDS = {"image": pb.IMAGE, "video": pb.VIDEO}
 PIECE_BYTES = 1 << 20
@@ -114,11 +114,6 @@ def _decode_data(media: Media, rest: str) -> bytes:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise InvalidRequest(f"{media.field}: the payload is not valid base64", field=media.field) from None
-
-
-def lost_media() -> Unavailable:
-    """For a request whose features leave the store faster than they are read."""
-    return Unavailable("images of this request do not stay in the store", retry_after_s=5.0)
 
 
 def _media_of(conversation: Conversation) -> Sequence[Media]:
