@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import subprocess
+import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -183,6 +185,14 @@ def test_image_is_what_pillow_makes_of_it(outcomes, name):
 def test_memory_stays_under_the_cap(outcomes):
     """One process survived it all, although the bombs together would be 10 GB, and it never took much."""
     assert outcomes.peak_bytes < PEAK_BYTES
+
+
+def test_the_decoder_process_is_light():
+    """It knows no torch: it starts quickly, and a decoder that is broken into finds little."""
+    code = (
+        "import sys, services.vision.decoder_process as d; sys.exit('torch' in sys.modules or 'redis' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 async def one(data, kind="image", **changes):

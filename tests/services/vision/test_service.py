@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -24,9 +25,10 @@ from services.vision.model import Grid, VisionModel
 from services.vision.preprocess import patchify, value_table
 from services.vision.weights import load_vision
 from tests.services.vision.conftest import Vision
-from tests.services.vision.hostile import picture, saved, video
+from tests.services.vision.hostile import picture, png, saved, video
 
 WIDTH = 128
+GROWTH_BYTES = 700 << 20
 
 
 def count(name, **labels):
@@ -234,6 +236,13 @@ async def test_the_process_serves_and_ends(tiny_checkpoint, redis, tmp_path):
         await wait_ready(channel, 60)
         ref = (await Vision(None, channel).encode(saved(picture(), "PNG"))).media
         assert isinstance(ref, MediaRef) and ref.num_tokens == 6
+        before = psutil.Process(process.pid).memory_info().rss
+        files = [png(20000, 6000), b"x", png(20, 20, rows=3), *(png(1700 + n, 1700) for n in range(4))]
+        outcomes = await asyncio.gather(*(Vision(None, channel).encode(f) for f in files), return_exceptions=True)
+        assert [isinstance(outcome, InvalidRequest) for outcome in outcomes] == [True, True, *[False] * 5]
+        # The service holds pictures of at most 10 MB, whatever was sent, and what the tower makes of a batch of them.
+        grown = max(psutil.Process(process.pid).memory_info().rss - before, 0)
+        assert grown < GROWTH_BYTES, grown
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     finally:
