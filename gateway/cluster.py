@@ -1,6 +1,6 @@
 """The cluster behind the gateway: the replicas of every role, and the calls that any of them can answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -10,7 +10,15 @@ from gateway.choose import RoundRobin
 from gateway.metrics import HAND_OVERS
 from gateway.replicas import Replica, ReplicaPool
 from gateway.settings import GatewaySettings
-from protos.tokenizer_pb2 import DescribeRequest, DescribeResponse, RenderRequest, RenderResponse
+from protos.tokenizer_pb2 import (
+    DescribeRequest,
+    DescribeResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    EncodeRequest,
+    RenderRequest,
+    RenderResponse,
+)
 from services.runtime.errors import MoonshardError, Overloaded
 
 T = TypeVar("T")
@@ -31,6 +39,7 @@ class Cluster:
         self._next_vision = RoundRobin()
         self._settings = settings
         self._model: DescribeResponse | None = None
+        self._token_bytes: dict[int, bytes] = {}
 
     async def open(self) -> None:
         """Starts to watch all replicas."""
@@ -69,6 +78,30 @@ class Cluster:
         return await self._ask_tokenizer(
             call, lambda replica, left_s: replica.tokenizer.Render(request, timeout=left_s, metadata=call.metadata)
         )
+
+    async def tokenize(self, text: str, call: CallContext, *, allow_special: bool) -> list[int]:
+        """The tokens of a text; `allow_special` makes special tokens of what looks like them."""
+        request = EncodeRequest(text=text, allow_special=allow_special)
+        encoded = await self._ask_tokenizer(
+            call, lambda replica, left_s: replica.tokenizer.Encode(request, timeout=left_s, metadata=call.metadata)
+        )
+        return list(encoded.token_ids)
+
+    async def detokenize(
+        self, token_ids: Sequence[int], call: CallContext, *, skip_special: bool
+    ) -> DetokenizeResponse:
+        """The text of tokens; InvalidRequest for one outside the vocabulary."""
+        request = DetokenizeRequest(token_ids=token_ids, skip_special=skip_special)
+        return await self._ask_tokenizer(
+            call, lambda replica, left_s: replica.tokenizer.Detokenize(request, timeout=left_s, metadata=call.metadata)
+        )
+
+    async def token_bytes(self, token_ids: Iterable[int], call: CallContext) -> Mapping[int, bytes]:
+        """The bytes of at least these tokens; each is asked for once."""
+        if unknown := [token_id for token_id in set(token_ids) if token_id not in self._token_bytes]:
+            response = await self.detokenize(unknown, call, skip_special=False)
+            self._token_bytes.update(zip(unknown, response.token_bytes, strict=True))
+        return self._token_bytes
 
     async def encode(self, ask: Callable[[Replica, float], Awaitable[T]], call: CallContext) -> T:
         """The answer of any vision replica."""

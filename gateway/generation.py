@@ -43,6 +43,7 @@ class Generation:
     """Owns the tokens of one choice, so that any replica can go on after the last one at any time.
 
     token_ids          generated so far, a final stop token included
+    logprobs           of these tokens, if asked for
     num_cached_tokens  of the prompt, as the first replica reported
     finish_reason      set once the last token is there
     prompt_computed    set once the prompt's latent KV is published or the first token is there
@@ -57,6 +58,7 @@ class Generation:
         self._start = start
         self._leads = leads  # the client sees nothing before this choice begins
         self.token_ids: list[int] = []
+        self.logprobs: list[pb.TokenLogprobs] = []
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
         self.prompt_computed = asyncio.Event()
@@ -112,6 +114,8 @@ class Generation:
                 pool.lose(replica)
             else:
                 self._cluster.prefixes.remember(hashes, replica.address)
+                if response.HasField("logprobs"):
+                    self.logprobs.append(response.logprobs)
                 await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
                 return response.manifest
         if full is not None and self._leads:
@@ -153,6 +157,7 @@ class Generation:
                 except StopAsyncIteration:
                     raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
                 silence_s = self._settings.stall_s
+                self.logprobs += response.logprobs
                 await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
                 if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
                     return

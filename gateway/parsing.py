@@ -74,6 +74,7 @@ class AnswerParser:
     stop                  the stop string that was met; nothing comes after it
     num_reasoning_tokens  so far
     num_complete_calls    so far
+    content_positions     of the tokens whose text is content, the last request's only
     """
 
     def __init__(self, cluster: Cluster, settings: GatewaySettings, call: CallContext, start: ParseStart) -> None:
@@ -88,6 +89,7 @@ class AnswerParser:
         self.stop: str | None = None
         self.num_reasoning_tokens = 0
         self.num_complete_calls = 0
+        self.content_positions: list[int] = []
 
     async def feed(self, token_ids: Sequence[int]) -> list[Delta]:
         """The deltas that these tokens complete."""
@@ -153,4 +155,5 @@ class AnswerParser:
             self.stop = response.stop
         self.num_reasoning_tokens = response.num_reasoning_tokens
         self.num_complete_calls = response.num_complete_calls
+        self.content_positions = list(response.content_positions)
         return self._delivered.new(response.deltas)

@@ -1,18 +1,20 @@
 """The life of one request: admitted, rendered, generated, parsed, and over when its last choice is."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from gateway.admission import Admission
 from gateway.call import CallContext
 from gateway.cluster import Cluster
 from gateway.errors import ContextExceeded
 from gateway.generation import Start
-from gateway.internal import Conversation, Request, Usage
+from gateway.internal import Conversation, RawPrompts, Request, Usage
 from gateway.media import MediaDesk
 from gateway.rendering import parse_start, render_request, sampling_of, seeded
 from gateway.run import Run
 from gateway.settings import GatewaySettings
-from protos.tokenizer_pb2 import RenderResponse
+from protos.tokenizer_pb2 import CONTENT, RenderResponse
 from services.runtime.errors import InvalidRequest
 
 
@@ -39,30 +41,13 @@ class Pipeline:
         _refuse_what_is_not_done(request)
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
-            rendered = await self._render(request.conversation, call)
-            model = await self._cluster.describe(call)
-            context_tokens = await self._cluster.context_tokens(call)
-            num_tokens = len(rendered.token_ids)
-            if num_tokens >= context_tokens:
-                raise ContextExceeded(num_tokens, context_tokens)
-            sampling = seeded(request.sampling)
-            starts = [
-                Start(
-                    rendered.token_ids,
-                    rendered.media,
-                    sampling_of(
-                        sampling,
-                        model,
-                        choice=choice,
-                        room=context_tokens - num_tokens,
-                        default_max_tokens=self._settings.default_max_tokens,
-                    ),
-                    see_again=lambda: self._media.see(request.conversation, call),
-                )
-                for choice in range(request.num_choices)
-            ]
-            parser = parse_start(request.output, request.conversation.tools_json, rendered)
-            run = Run(self._cluster, self._settings, call, starts, parser, Usage(num_tokens))
+            prompts = await self._prompts(request.conversation, call)
+            starts = await self._starts(request, prompts, call)
+            raw = isinstance(request.conversation, RawPrompts)
+            tools_json = "" if isinstance(request.conversation, RawPrompts) else request.conversation.tools_json
+            parser = parse_start(request.output, tools_json, prompts[0], raw=raw)
+            usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
+            run = Run(self._cluster, self._settings, call, starts, parser, usage, num_per_prompt=request.num_choices)
             run.held = held.pop_all()
             return run
 
@@ -70,6 +55,48 @@ class Pipeline:
         """Tokens of a prompt, images and videos included. Raises what start raises, but ContextExceeded."""
         with self._admission.enter():
             return len((await self._render(conversation, call)).token_ids)
+
+    async def _starts(self, request: Request, prompts: Sequence[RenderResponse], call: CallContext) -> list[Start]:
+        """Where each choice starts, those of the first prompt first. Raises ContextExceeded."""
+        model = await self._cluster.describe(call)
+        context_tokens = await self._cluster.context_tokens(call)
+        sampling = seeded(request.sampling)
+        starts: list[Start] = []
+        for prompt in prompts:
+            num_tokens = len(prompt.token_ids)
+            if num_tokens >= context_tokens:
+                raise ContextExceeded(num_tokens, context_tokens)
+            for choice in range(request.num_choices):
+                drawn = sampling_of(
+                    sampling,
+                    model,
+                    choice=choice,
+                    room=context_tokens - num_tokens,
+                    default_max_tokens=self._settings.default_max_tokens,
+                )
+                starts.append(
+                    Start(prompt.token_ids, prompt.media, drawn, see_again=partial(self._see_again, request, call))
+                )
+        return starts
+
+    async def _see_again(self, request: Request, call: CallContext) -> None:
+        if isinstance(request.conversation, Conversation):
+            await self._media.see(request.conversation, call)
+
+    async def _prompts(self, asked: Conversation | RawPrompts, call: CallContext) -> list[RenderResponse]:
+        if isinstance(asked, Conversation):
+            return [await self._render(asked, call)]
+        vocab_size = (await self._cluster.describe(call)).vocab_size
+        prompts: list[RenderResponse] = []
+        for prompt in asked.prompts:
+            if isinstance(prompt, str):
+                token_ids: Sequence[int] = await self._cluster.tokenize(prompt, call, allow_special=True)
+            else:
+                token_ids = prompt
+            if any(token_id >= vocab_size for token_id in token_ids):
+                raise InvalidRequest(f"prompt: the vocabulary ends at {vocab_size - 1}", field="prompt")
+            prompts.append(RenderResponse(token_ids=token_ids, parser_state=CONTENT))
+        return prompts
 
     async def _render(self, conversation: Conversation, call: CallContext) -> RenderResponse:
         seen = await self._media.see(conversation, call)

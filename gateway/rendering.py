@@ -48,7 +48,9 @@ def _part(part: Text | Media, seen: Seen) -> tokenizer_pb2.ContentPart:
             return tokenizer_pb2.ContentPart(video=seen[media_key(part)])
 
 
-def parse_start(output: Output, tools_json: str, rendered: tokenizer_pb2.RenderResponse) -> tokenizer_pb2.ParseStart:
+def parse_start(
+    output: Output, tools_json: str, rendered: tokenizer_pb2.RenderResponse, *, raw: bool
+) -> tokenizer_pb2.ParseStart:
     """How the parser of each choice begins."""
     return tokenizer_pb2.ParseStart(
         state=rendered.parser_state,
@@ -59,6 +61,8 @@ def parse_start(output: Output, tools_json: str, rendered: tokenizer_pb2.RenderR
         stop=output.stop,
         include_stop=output.include_stop,
         max_tool_calls=output.max_tool_calls,
+        raw=raw,
+        keep_special=output.keep_special,
     )
 
 
@@ -97,4 +101,5 @@ def sampling_of(
         frequency_penalty=sampling.frequency_penalty,
         repetition_penalty=sampling.repetition_penalty,
         logit_bias=dict(sampling.logit_bias),
+        num_top_logprobs=sampling.num_top_logprobs,
     )

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 
 from gateway.call import CallContext
 from gateway.cluster import Cluster
@@ -21,6 +22,7 @@ from gateway.internal import (
     Reasoning,
     Usage,
 )
+from gateway.logprobs import TokenLog
 from gateway.metrics import FIRST_TOKEN_SECONDS, INTER_TOKEN_SECONDS, TOKENS
 from gateway.parsing import AnswerParser
 from gateway.settings import GatewaySettings
@@ -49,6 +51,8 @@ class Run:
         starts: Sequence[Start],
         parser: ParseStart,
         usage: Usage,
+        *,
+        num_per_prompt: int,
     ) -> None:
         self.events: Feed[Event] = Feed(MAX_EVENTS)
         self.usage = usage
@@ -64,6 +68,8 @@ class Run:
         self._generations = [
             Generation(cluster, settings, call, start, leads=choice == 0) for choice, start in enumerate(starts)
         ]
+        self._num_per_prompt = num_per_prompt
+        self._logs = [TokenLog() if start.sampling.HasField("num_top_logprobs") else None for start in starts]
         self._task = asyncio.create_task(self._generate())
         self._task.add_done_callback(self._ended)
 
@@ -103,9 +109,10 @@ class Run:
     async def _choose(self, choice: int) -> None:
         """One choice, from its prompt to its Finish."""
         generation = self._generations[choice]
-        if choice > 0:
+        first = choice - choice % self._num_per_prompt
+        if choice > first:
             # The others find the prompt in the prefix cache.
-            await self._generations[0].prompt_computed.wait()
+            await self._generations[first].prompt_computed.wait()
         parser = AnswerParser(self._cluster, self._settings, self._call, self._parser)
         tokens: Feed[list[int]] = Feed(MAX_BATCHES)
         producer = asyncio.create_task(generation.run(tokens))
@@ -123,7 +130,7 @@ class Run:
             async for token_ids in portions:
                 deltas = await parser.feed(token_ids)
                 self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
-                await self._emit(choice, deltas)
+                await self._emit(choice, deltas, parser)
                 if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
                     truncated = False
                     break
@@ -131,7 +138,10 @@ class Run:
                 truncated = generation.finish_reason == LENGTH
                 deltas = await parser.end(truncated=truncated)
                 self._count(choice, len(generation.token_ids), parser)
-                await self._emit(choice, deltas)
+                await self._emit(choice, deltas, parser)
+        log = self._logs[choice]
+        if log is not None and parser.stop is None and (rest := log.rest()):
+            await self.events.put(Content(choice, "", rest))
         await self.events.put(Finish(choice, _finish_name(parser, truncated=truncated), parser.stop))
 
     async def _portions(self, tokens: Feed[list[int]]) -> AsyncGenerator[list[int], None]:
@@ -151,13 +161,23 @@ class Run:
                 FIRST_TOKEN_SECONDS.observe(now_s - self._call.arrived_s)
         elif num_new:
             INTER_TOKEN_SECONDS.observe((now_s - last_s) / num_new)
-        self.usage.num_cached_tokens = self._generations[0].num_cached_tokens
+        self.usage.num_cached_tokens = sum(g.num_cached_tokens for g in self._generations[:: self._num_per_prompt])
         self.usage.completion[choice] = num_tokens
         self.usage.reasoning[choice] = parser.num_reasoning_tokens
 
-    async def _emit(self, choice: int, deltas: Sequence[Delta]) -> None:
+    async def _emit(self, choice: int, deltas: Sequence[Delta], parser: AnswerParser) -> None:
+        log = self._logs[choice]
+        if log is not None:
+            generation = self._generations[choice]
+            await log.add(parser.content_positions, generation.token_ids, generation.logprobs, self._token_bytes)
         for delta in deltas:
-            await self.events.put(_event_of(choice, delta))
+            event = _event_of(choice, delta)
+            if log is not None and isinstance(event, Content):
+                event = replace(event, logprobs=log.shown(event.text))
+            await self.events.put(event)
+
+    async def _token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
+        return await self._cluster.token_bytes(token_ids, self._call)
 
 
 def _event_of(choice: int, delta: Delta) -> Event:

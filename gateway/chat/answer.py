@@ -18,10 +18,13 @@ from gateway.internal import (
     Event,
     Finish,
     Reasoning,
+    TokenLogprob,
     Usage,
 )
 from gateway.sse import DONE, KEEP_ALIVE, data_event
 from services.runtime.errors import MoonshardError
+
+NEVER_LOGPROB = -9999.0
 
 ReasoningFields = Literal["reasoning_content", "reasoning", "both"]
 
@@ -58,8 +61,27 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
+def logprobs_of(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """The tokens of a choice's content, each with those that might have come in its place."""
+    return {
+        "content": [
+            {
+                **_token_of(token.token, token.logprob),
+                "top_logprobs": [_token_of(other, logprob) for other, logprob in token.top],
+            }
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _token_of(token: bytes, logprob: float) -> dict[str, Any]:
+    # JSON has no infinity; the APIs say -9999 for a token that cannot come.
+    return {"token": token.decode(errors="replace"), "logprob": max(logprob, NEVER_LOGPROB), "bytes": list(token)}
+
+
 def whole_answer(
-    head: AnswerHead, choices: Sequence[ChoiceAnswer], usage: Usage, *, show_reasoning: bool
+    head: AnswerHead, choices: Sequence[ChoiceAnswer], usage: Usage, *, show_reasoning: bool, show_logprobs: bool
 ) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     return {
@@ -68,7 +90,7 @@ def whole_answer(
             {
                 "index": index,
                 "finish_reason": choice.finish,
-                "logprobs": None,
+                "logprobs": logprobs_of(choice.logprobs) if show_logprobs else None,
                 "message": _message_of(choice, show_reasoning=show_reasoning),
             }
             for index, choice in enumerate(choices)
@@ -137,10 +159,11 @@ class ChunkWriter:
         if isinstance(event, Finish):
             yield self._chunk({"index": event.choice, "delta": {}, "usage": usage_of(self._usage)}, event.reason)
         elif delta := self._delta_of(event):
-            yield self._chunk({"index": event.choice, "delta": delta})
+            logprobs = logprobs_of(event.logprobs) if isinstance(event, Content) and event.logprobs else None
+            yield self._chunk({"index": event.choice, "delta": delta, "logprobs": logprobs})
 
     def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        chunk = {**self._head, "choices": [{**choice, "logprobs": None, "finish_reason": finish_reason}]}
+        chunk = {**self._head, "choices": [{"logprobs": None, **choice, "finish_reason": finish_reason}]}
         if self._continuous_usage:
             chunk["usage"] = usage_of(self._usage)
         elif self._include_usage:

@@ -45,7 +45,13 @@ class ChatAnswerer:
     def whole(self, events: Sequence[Event], run: Run) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         choices = assemble(events, run.num_choices)
-        return whole_answer(self._head(), choices, run.usage, show_reasoning=self._chat.show_reasoning)
+        return whole_answer(
+            self._head(),
+            choices,
+            run.usage,
+            show_reasoning=self._chat.show_reasoning,
+            show_logprobs=self._chat.request.sampling.num_top_logprobs is not None,
+        )
 
     def writer(self, run: Run) -> ChunkWriter:
         """The writer of one that is."""

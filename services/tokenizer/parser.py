@@ -68,6 +68,8 @@ class Parser:
         self._deltas: list[Delta] = []
         self._num_calls = 0
         self.num_complete_calls = 0
+        self._num_tokens = 0
+        self._content_positions: list[int] = []
         self.num_reasoning_tokens = 0
         self.stop: str | None = None
 
@@ -75,19 +77,21 @@ class Parser:
         """Read the next tokens; InvalidRequest if one is not in the vocabulary."""
         skip_special = self._state is State.RAW and not self._options.keep_special
         pieces = self._vocabulary.token_bytes(token_ids, skip_special=skip_special)
+        position = self._num_tokens
+        self._num_tokens += len(token_ids)
         if self._state is State.RAW:
-            self._text(b"".join(pieces))
+            self._ordinary(pieces, position)
             return
         first_special_id = self._vocabulary.first_special_id
         start = 0
         for index, token_id in enumerate(token_ids):
             if token_id >= first_special_id:
-                self._ordinary(pieces[start:index])
+                self._ordinary(pieces[start:index], position + start)
                 # Other special tokens mean nothing in an answer, and no reader should see them.
                 if token_id in self._markers:
                     self._marker(self._markers[token_id])
                 start = index + 1
-        self._ordinary(pieces[start:])
+        self._ordinary(pieces[start:], position + start)
 
     def end(self, *, truncated: bool) -> None:
         """Hand out what was held back. `truncated`: the budget ended the answer, not the model."""
@@ -107,8 +111,16 @@ class Parser:
         deltas, self._deltas = self._deltas, []
         return deltas
 
-    def _ordinary(self, pieces: Sequence[bytes]) -> None:
+    def take_content_positions(self) -> list[int]:
+        """Positions in the answer of the tokens that became content since the last time, a later stop string's too."""
+        positions, self._content_positions = self._content_positions, []
+        return positions
+
+    def _ordinary(self, pieces: Sequence[bytes], position: int) -> None:
+        """Text of the tokens from `position` on; empty pieces are tokens that nobody shall see."""
         if pieces:
+            if self._state in (State.CONTENT, State.RAW):
+                self._content_positions += [position + i for i, piece in enumerate(pieces) if piece]
             self.num_reasoning_tokens += len(pieces) if self._state is State.REASONING else 0
             self._text(b"".join(pieces))
 

@@ -86,6 +86,7 @@ def _parsed(parser: Parser) -> pb.ParseResponse:
         stop=parser.stop,
         num_reasoning_tokens=parser.num_reasoning_tokens,
         num_complete_calls=parser.num_complete_calls,
+        content_positions=parser.take_content_positions(),
     )
 
 

@@ -74,6 +74,7 @@ class Engine(AttentionServiceServicer):
             finish_reason=self._finish(answer, 1, request.sampling),
             manifest=pb.KvManifest(fingerprint=b"f", num_tokens=len(request.prompt.token_ids)),
             num_cached_tokens=self.num_cached,
+            logprobs=logprobs_at(answer, 0, request.sampling),
         )
 
     async def Decode(self, request, context):
@@ -89,6 +90,7 @@ class Engine(AttentionServiceServicer):
             finish = pb.FINISH_REASON_UNSPECIFIED
             while finish == pb.FINISH_REASON_UNSPECIFIED:
                 token_ids: list[int] = []
+                first = position
                 while finish == pb.FINISH_REASON_UNSPECIFIED and len(token_ids) < self.num_at_once:
                     await self._fail_at(num_sent)
                     await asyncio.sleep(self.token_s)
@@ -101,6 +103,11 @@ class Engine(AttentionServiceServicer):
                     token_ids=token_ids,
                     finish_reason=finish,
                     num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
+                    logprobs=[
+                        logprobs
+                        for at in range(first, position)
+                        if (logprobs := logprobs_at(answer, at, request.sampling))
+                    ],
                 )
         except (asyncio.CancelledError, GeneratorExit):
             self.num_cancelled += 1
@@ -134,6 +141,18 @@ class Engine(AttentionServiceServicer):
 
     def _note(self, context) -> None:
         self.metadata.append(dict(context.invocation_metadata()))
+
+
+def logprobs_at(answer: Sequence[int], position: int, sampling: pb.Sampling) -> pb.TokenLogprobs | None:
+    """Numbers that tell the position, if they were asked for: the token itself is likeliest, then 1, 2, ..."""
+    if not sampling.HasField("num_top_logprobs"):
+        return None
+    num_top = sampling.num_top_logprobs
+    return pb.TokenLogprobs(
+        logprob=-position / 4,
+        top_token_ids=[answer[position], *range(1, num_top)][:num_top],
+        top_logprobs=[-(position + 1) / 4 - rank for rank in range(num_top)],
+    )
 
 
 def gone() -> MoonshardError:

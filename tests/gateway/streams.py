@@ -19,6 +19,7 @@ class Streamed:
     calls     choice -> its calls as [id, name, arguments]
     finish    choice -> its finish reason
     usage     what the finish chunks said, and the chunk behind them if there was one
+    logprobs  choice -> those of its content, if there were any
     error     the error that ended the stream
     """
 
@@ -28,6 +29,7 @@ class Streamed:
     calls: dict[int, list[list[str]]] = field(default_factory=dict)
     finish: dict[int, str] = field(default_factory=dict)
     usage: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     error: dict[str, Any] | None = None
 
 
@@ -69,7 +71,9 @@ def read_stream(raw: bytes) -> Streamed:
 def _take(streamed: Streamed, choice: dict[str, Any]) -> None:
     index, delta = choice["index"], choice["delta"]
     assert index not in streamed.finish, "nothing follows a finish"
-    assert choice["logprobs"] is None
+    if choice["logprobs"] is not None:
+        assert "content" in delta
+        streamed.logprobs.setdefault(index, []).extend(choice["logprobs"]["content"])
     if index not in streamed.text:
         assert delta == {"role": "assistant", "content": ""}
         streamed.text[index], streamed.thoughts[index], streamed.calls[index] = "", "", []

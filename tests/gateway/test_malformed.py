@@ -183,8 +183,6 @@ NOT_YET = [
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     (schema(**SCHEMA), "response_format"),
-    ({"logprobs": True}, "logprobs"),
-    ({"logprobs": True, "top_logprobs": 5}, "logprobs"),
     ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"guided_json": {}}, "guided_json"),
     ({"cache_salt": "x"}, "cache_salt"),
