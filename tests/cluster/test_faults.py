@@ -70,7 +70,9 @@ async def answers(cluster, disturb=None, after_events=NUM_STREAMS * 10):
     async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S) as client:
         streams = asyncio.gather(*(stream(client, seed, progress) for seed in range(NUM_STREAMS)))
         if disturb is not None:
-            await asyncio.wait_for(flowing.wait(), TIMEOUT_S)
+            flow = asyncio.create_task(flowing.wait())
+            await asyncio.wait([flow, streams], return_when=asyncio.FIRST_COMPLETED)
+            assert flow.done(), streams.result()
             await asyncio.to_thread(disturb)
         return await streams
 
