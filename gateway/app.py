@@ -10,11 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway import service_routes
+from gateway import service_routes, token_routes
 from gateway.body import quote
 from gateway.chat import endpoint as chat
 from gateway.chat.schema import ChatCompletionRequest
 from gateway.cluster import Cluster
+from gateway.completions import endpoint as completions
+from gateway.completions.schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gateway.context import Gateway, call_context
 from gateway.errors import MethodNotAllowed
 from gateway.faces import error_response
@@ -26,7 +28,12 @@ from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 
 TITLE = "Moonshard"
-BODIES = (ChatCompletionRequest,)
+BODIES = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 
 
 class GatewayApp(FastAPI):
@@ -54,6 +61,8 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
 
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
+    app.include_router(completions.router)
+    app.include_router(token_routes.router)
     app.include_router(service_routes.router)
     app.add_exception_handler(MoonshardError, _on_moonshard_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

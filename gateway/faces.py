@@ -9,6 +9,7 @@ from services.runtime.errors import MoonshardError
 OTHER = "other"
 FACES = {
     "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count_tokens",
     "/anthropic/v1/messages": "messages",

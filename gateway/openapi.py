@@ -12,10 +12,11 @@ from gateway.body import Body
 REF = "#/components/schemas/{model}"
 
 
-def json_body(schema: type[Body]) -> dict[str, Any]:
-    """How a route declares its body."""
-    reference = {"$ref": REF.format(model=schema.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
+def json_body(*schemas: type[Body]) -> dict[str, Any]:
+    """How a route declares its body: by one schema, or by the ones that it may follow."""
+    references: list[dict[str, Any]] = [{"$ref": REF.format(model=schema.__name__)} for schema in schemas]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def openapi_document(

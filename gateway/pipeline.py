@@ -53,8 +53,12 @@ class Pipeline:
 
     async def count(self, conversation: Conversation, call: CallContext) -> int:
         """Tokens of a prompt, images and videos included. Raises what start raises, but ContextExceeded."""
+        return len(await self.prompt_ids(conversation, call))
+
+    async def prompt_ids(self, conversation: Conversation, call: CallContext) -> list[int]:
+        """The tokens that `count` counts."""
         with self._admission.enter():
-            return len((await self._render(conversation, call)).token_ids)
+            return list((await self._render(conversation, call)).token_ids)
 
     async def _starts(self, request: Request, prompts: Sequence[RenderResponse], call: CallContext) -> list[Start]:
         """Where each choice starts, those of the first prompt first. Raises ContextExceeded."""

@@ -28,6 +28,13 @@ async def get_model(request: Request, name: str) -> dict[str, Any]:
     return gateway.models.entry(name, await gateway.cluster.context_tokens(call_context(request)))
 
 
+@router.get("/v1/users/me/balance")
+async def balance() -> dict[str, Any]:
+    """Kimi's clients ask for it. Nothing is billed here."""
+    amounts = {"available_balance": 1000000.0, "voucher_balance": 0.0, "cash_balance": 1000000.0}
+    return {"code": 0, "data": amounts, "scode": "0x0", "status": True}
+
+
 @router.get("/health")
 @router.get("/ping")
 async def health(request: Request) -> dict[str, str]:

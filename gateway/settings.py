@@ -24,6 +24,7 @@ class GatewaySettings(ServiceSettings):
     default_max_tokens: PositiveInt = 32768  # where the client says nothing
     max_choices: PositiveInt = 8
     max_open_requests: PositiveInt = 1024  # beyond: 429
+    max_prompts: PositiveInt = 64  # of one plain completion request
     max_media: PositiveInt = 64  # different images and videos in one request
     max_body_bytes: PositiveInt = 64 * 2**20
     prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once

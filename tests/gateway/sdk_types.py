@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
@@ -24,10 +25,18 @@ def check_chunk(body: Mapping[str, Any]) -> ChatCompletionChunk:
     return _checked(ChatCompletionChunk, body)
 
 
+def check_text_completion(body: Mapping[str, Any]) -> Completion:
+    """The same for a plain completion."""
+    return _checked(Completion, body)
+
+
 def _checked(kind: type[BaseModel], body: Mapping[str, Any]) -> Any:
-    parsed = kind.model_validate(body, strict=True)
-    unknown = list(_unknown(parsed))
-    assert unknown == []
+    return checked(kind.model_validate(body, strict=True))
+
+
+def checked(parsed: Any) -> Any:
+    """The same again; fails on unknown fields anywhere in it."""
+    assert list(_unknown(parsed)) == []
     return parsed
 
 
