@@ -20,6 +20,11 @@ def data_event(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def named_event(name: str, payload: bytes) -> bytes:
+    """The same with a name, for clients that skip events without one."""
+    return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"
+
+
 class EventStream(StreamingResponse):
     """Writes what the generator yields, as it comes, until it ends or the client leaves; then calls close.
 

@@ -1,0 +1,1 @@
+"""The face of POST /v1/responses."""
