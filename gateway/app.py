@@ -20,6 +20,8 @@ from gateway.completions.schema import CompletionRequest, DetokenizeRequest, Tok
 from gateway.context import Gateway, call_context
 from gateway.errors import MethodNotAllowed
 from gateway.faces import error_response
+from gateway.messages import endpoint as messages
+from gateway.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.middleware import RequestMiddleware
 from gateway.models import ModelNames
 from gateway.openapi import openapi_document
@@ -61,6 +63,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
 
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
+    app.include_router(messages.router)
     app.include_router(completions.router)
     app.include_router(token_routes.router)
     app.include_router(service_routes.router)
