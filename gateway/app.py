@@ -32,6 +32,8 @@ from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 TITLE = "Moonshard"
 BODIES = (
     ChatCompletionRequest,
+    MessagesRequest,
+    CountTokensRequest,
     CompletionRequest,
     TokenizeRequest,
     DetokenizeRequest,
