@@ -17,7 +17,7 @@ NAME = "attention"
 async def serve_replica(settings: AttentionSettings) -> None:
     """Shard 0: the engine and its service."""
     replica = Assembly(settings).replica()
-    servicer = AttentionServicer(replica.engine, replica.limits, settings.role)
+    servicer = AttentionServicer(replica.engine, replica.constraints, replica.limits, settings.role)
 
     def add_services(server: grpc.aio.Server) -> None:
         attention_pb2_grpc.add_AttentionServiceServicer_to_server(servicer, server)

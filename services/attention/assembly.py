@@ -10,6 +10,7 @@ import torch
 
 import kernels
 from services.attention import layer_wire
+from services.attention.constraint_requests import Constraints
 from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts
 from services.attention.engine import Engine
 from services.attention.forward import Forward
@@ -29,6 +30,7 @@ from services.model.fingerprint import layout_fingerprint
 from services.model.media import model_name
 from services.model.placement import expert_placement, layer_ranges
 from services.model.text_weights import check_complete
+from services.model.vocabulary import load_tokens
 from services.runtime.blobs import BlobStore
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Replica:
     """Shard 0: the engine, and what its service needs to know."""
 
     engine: Engine
+    constraints: Constraints
     limits: Limits
     experts: Experts
     further: list[RemoteLayers]
@@ -140,7 +143,8 @@ class Assembly:
         )
         self._report()
         engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media())
-        return Replica(engine, limits, experts, further, self._store)
+        constraints = Constraints(load_tokens(settings.model, config.vocab_size))
+        return Replica(engine, constraints, limits, experts, further, self._store)
 
     def further_shard(self) -> FurtherShard:
         """The layers of another shard."""

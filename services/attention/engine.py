@@ -29,6 +29,7 @@ from services.attention.metrics import (
 )
 from services.attention.publisher import Publisher
 from services.attention.roster import Chunk, Roster
+from services.attention.rules import Rules
 from services.attention.sampler import Choice, sample
 from services.runtime.errors import MoonshardError, Unavailable
 
@@ -68,6 +69,7 @@ class Engine:
         self._shards = shards
         self._roster = roster
         self._publisher = Publisher(shards)
+        self._rules = Rules()
         self._fetcher = Fetcher(shards, roster.block_tokens, media)
         self._step_tokens = step_tokens
         self._commands: deque[Callable[[], None]] = deque()
@@ -169,14 +171,12 @@ class Engine:
         started = time.perf_counter()
         self._step += 1
         sampling = [chunk for chunk in plan if chunk.is_last]
-        logits = await self._forward.run(self._step, plan)
         generations = [chunk.generation for chunk in sampling]
-        sampled = sample(
-            logits,
-            [generation.sampling for generation in generations],
-            [len(generation.token_ids) for generation in generations],
-            [generation.history for generation in generations],
-        )
+        rules = self._rules.begin([one.constraint for one in generations])
+        logits = await self._forward.run(self._step, plan)
+        params, histories = [one.sampling for one in generations], [one.history for one in generations]
+        positions = [len(one.token_ids) for one in generations]
+        sampled = sample(logits, params, positions, histories, await rules)
         for chunk in plan:
             self._publisher.publish(chunk.generation, self._roster.advance(chunk))
         for generation, choice in zip(generations, sampled, strict=True):

@@ -6,6 +6,7 @@ from enum import Enum
 
 from torch import Tensor
 
+from services.attention.constraint import Constraint
 from services.attention.sampler import Choice, History, SamplingParams
 from services.model.fingerprint import BlockNames
 from services.runtime.errors import MoonshardError
@@ -72,6 +73,7 @@ class Generation:
     features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         needed = self.sampling.needs_history

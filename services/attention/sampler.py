@@ -5,11 +5,12 @@ but (seed, position): the same generation gives the same tokens in any batch, on
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.attention.draw import Logits, Shape, descending, draw
@@ -105,6 +106,18 @@ class History:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What a constraint says of the next token.
+
+    mask    [vocab_size], the tokens that may come
+    settle  is told the token that was drawn and returns the one to take
+    """
+
+    mask: NDArray[np.bool_]
+    settle: Callable[[int], int] | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """A chosen token; with its log-probability and those of the likeliest tokens in the model's own distribution."""
 
@@ -118,35 +131,52 @@ def sample(
     params: Sequence[SamplingParams],
     positions: Sequence[int],
     histories: Sequence[History | None] | None = None,
+    rules: Sequence[Rule | NumericError | None] | None = None,
 ) -> list[Choice | NumericError]:
     """Chooses a token for every row. A row whose logits are no numbers gets a NumericError; the others are not touched.
 
     logits     [rows, vocab_size] f32
     positions  where the new token will stand in its generation: the number of tokens before it
     histories  of rows whose params.needs_history; the others may be None
+    rules      of constrained rows; an error is passed on
     """
     assert logits.dtype == torch.float32
     rows = logits.numpy(force=True)
     known = histories if histories is not None else [None] * len(rows)
-    return [_choose(*row) for row in zip(rows, params, positions, known, strict=True)]
+    bound = rules if rules is not None else [None] * len(rows)
+    return [
+        rule if isinstance(rule, NumericError) else _choose(row, params, position, history, rule)
+        for row, params, position, history, rule in zip(rows, params, positions, known, bound, strict=True)
+    ]
 
 
-def _choose(raw: Logits, params: SamplingParams, position: int, history: History | None) -> Choice | NumericError:
-    logits = _adjust(raw, params, history)
-    token_id = int(logits.argmax())
+def _choose(
+    raw: Logits, params: SamplingParams, position: int, history: History | None, rule: Rule | None
+) -> Choice | NumericError:
+    logits = _adjust(raw, params, history, rule)
+    # Only what may come is drawn from, as if nothing else existed.
+    allowed = None if rule is None else np.flatnonzero(rule.mask)
+    if allowed is not None:
+        if len(allowed) == 0:
+            return NumericError(f"the constraint allows no token at position {position}")
+        logits = logits[allowed]
+    index = int(logits.argmax())
     # NaN counts as the largest, so the largest tells about all; a ban must not hide it.
-    for largest in (logits[token_id],) if logits is raw else (logits[token_id], raw.max()):
+    for largest in (logits[index],) if logits is raw else (logits[index], raw.max()):
         if not np.isfinite(largest):
             return NumericError(f"no token can be chosen at position {position}: the largest logit is {largest}")
     if not params.is_greedy:
         shape = Shape(params.temperature, params.top_k, params.top_p, params.min_p)
-        token_id = draw(logits, shape, uniform(params.seed, position))
+        index = draw(logits, shape, uniform(params.seed, position))
+    token_id = index if allowed is None else int(allowed[index])
+    if rule is not None and rule.settle is not None:
+        token_id = rule.settle(token_id)
     if params.num_top_logprobs is None:
         return Choice(token_id)
     return _with_logprobs(token_id, raw, params.num_top_logprobs)
 
 
-def _adjust(raw: Logits, params: SamplingParams, history: History | None) -> Logits:
+def _adjust(raw: Logits, params: SamplingParams, history: History | None, rule: Rule | None) -> Logits:
     """The logits after penalties, then bias, then bans; the same array if there is nothing to do."""
     if not (params.needs_history or params.logit_bias):
         return raw
@@ -157,7 +187,10 @@ def _adjust(raw: Logits, params: SamplingParams, history: History | None) -> Log
     if params.logit_bias:
         logits[_ids(params.logit_bias)] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
     if history is not None and history.num_new < params.min_new_tokens:
-        logits[_ids(params.stop_token_ids)] = -np.inf
+        stops = _ids(params.stop_token_ids)
+        # An answer that is complete under its constraint has nothing else to say.
+        if rule is None or rule.mask.sum() > rule.mask[stops].sum():
+            logits[stops] = -np.inf
     return logits
 
 

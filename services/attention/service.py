@@ -8,6 +8,7 @@ import grpc
 
 from protos import attention_pb2 as pb
 from protos import attention_pb2_grpc
+from services.attention.constraint_requests import Constraints
 from services.attention.engine import Engine
 from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Tokens
 from services.attention.requests import Limits, generation_from_proto
@@ -24,14 +25,15 @@ IDLE_CHECK_S = 0.05
 class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     """One replica. Holds no state but the flag that says it is shutting down."""
 
-    def __init__(self, engine: Engine, limits: Limits, role: str) -> None:
+    def __init__(self, engine: Engine, constraints: Constraints, limits: Limits, role: str) -> None:
         self._engine = engine
+        self._constraints = constraints
         self._limits = limits
         self._role = role
         self._draining = False
 
     async def Prefill(self, request: pb.PrefillRequest, context: Context) -> pb.PrefillResponse:
-        with self._generation(request, context, hand_over=True) as events:
+        with await self._generation(request, context, hand_over=True) as events:
             event = await events.get()
         assert isinstance(event, HandedOver)
         return pb.PrefillResponse(
@@ -48,7 +50,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         )
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> AsyncIterator[pb.DecodeResponse]:
-        with self._generation(request, context, hand_over=False) as events:
+        with await self._generation(request, context, hand_over=False) as events:
             while True:
                 event = await events.get()
                 assert isinstance(event, Tokens)
@@ -82,7 +84,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         while self._engine.load.num_running or self._engine.load.num_waiting:
             await asyncio.sleep(IDLE_CHECK_S)
 
-    def _generation(
+    async def _generation(
         self, request: pb.PrefillRequest | pb.DecodeRequest, context: Context, *, hand_over: bool
     ) -> "_Events":
         if self._draining:
@@ -91,6 +93,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         events.generation = generation_from_proto(
             request, self._limits, request_id=request_id(context), hand_over=hand_over, sink=events.sink
         )
+        if request.sampling.HasField("constraint"):
+            new = events.generation
+            constraint = request.sampling.constraint
+            new.constraint = await self._constraints.make(constraint, new.token_ids, new.num_prompt, new.max_tokens)
         return events
 
 

@@ -1,0 +1,121 @@
+"""From the wire to a plan: what cannot be enforced, or not in time, is refused before the engine hears of it."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from protos import attention_pb2 as pb
+from services.attention.constraint import Constraint
+from services.attention.constraint_plan import END, Markers, Plan, Tool, Use
+from services.attention.grammar import Grammar, Grammars
+from services.model.vocabulary import TokenTable
+from services.runtime.errors import InvalidRequest
+
+MAX_TOOLS = 128
+MAX_CACHED = 512
+COMPILE_S = 20.0
+ANY_OBJECT = {"type": "object"}
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+USES = {pb.TOOL_USE_UNSPECIFIED: Use.NEVER, pb.TOOL_USE_AUTO: Use.AUTO, pb.TOOL_USE_REQUIRED: Use.REQUIRED}
+
+
+class Constraints:
+    """Makes constraints on a thread of its own; keeps the grammars used last. One per process."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self._table = table
+        self._markers = Markers.of(table)
+        self._pool = ThreadPoolExecutor(1, "grammars")
+        self._grammars: Grammars | None = None
+        self._cache: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+
+    async def make(
+        self, wanted: pb.Constraint, token_ids: Sequence[int], num_prompt: int, max_tokens: int
+    ) -> Constraint:
+        """The constraint of one generation, or InvalidRequest that names the field."""
+        work = asyncio.get_running_loop().run_in_executor(
+            self._pool, lambda: Constraint(self._plan(wanted), token_ids, num_prompt, max_tokens)
+        )
+        try:
+            # The thread goes on if it takes too long; its own bounds end it.
+            return await asyncio.wait_for(asyncio.shield(work), COMPILE_S)
+        except TimeoutError:
+            work.add_done_callback(lambda done: done.exception())
+            raise InvalidRequest(f"the constraint took more than {COMPILE_S:g} s to compile") from None
+
+    def _plan(self, wanted: pb.Constraint) -> Plan:
+        if len(wanted.tools) > MAX_TOOLS:
+            raise InvalidRequest(f"tools: more than {MAX_TOOLS}", field="tools")
+        use = USES[wanted.tool_use]
+        if use is Use.REQUIRED and not wanted.tools:
+            raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
+        if self._grammars is None:
+            self._grammars = Grammars(self._table, self._table.special_id(END))
+        called = wanted.tools if use is not Use.NEVER else []
+        return Plan(
+            self._grammars,
+            self._markers,
+            starts_in_reasoning=wanted.starts_in_reasoning,
+            content=self._content(wanted, self._grammars),
+            tools=[Tool(tool.name, self._arguments(tool, self._grammars)) for tool in called],
+            use=use,
+            max_calls=wanted.max_tool_calls,
+            first_index=wanted.first_call_index,
+        )
+
+    def _content(self, wanted: pb.Constraint, grammars: Grammars) -> Grammar | None:
+        match wanted.WhichOneof("content"):
+            case "json_object" if wanted.json_object:
+                return self._json(ANY_OBJECT, grammars, "response_format")
+            case "json_schema":
+                schema = _object_of(wanted.json_schema, "response_format.json_schema.schema")
+                return self._json(schema, grammars, "response_format.json_schema.schema")
+            case "regex":
+                field = "structured_outputs.regex"
+                return self._cached("regex", wanted.regex, lambda: grammars.regex(wanted.regex, field))
+            case "grammar":
+                field = "structured_outputs.grammar"
+                return self._cached("lark", wanted.grammar, lambda: grammars.lark(wanted.grammar, field))
+            case "choices":
+                texts = list(wanted.choices.texts)
+                field = "structured_outputs.choice"
+                return self._cached("choice", json.dumps(texts), lambda: grammars.choice(texts, field))
+        return None
+
+    def _arguments(self, tool: pb.CallableTool, grammars: Grammars) -> Grammar:
+        """By the tool's schema, or of any object where that says what cannot be enforced: no tool is refused."""
+        field = f"tools.{tool.name}"
+        if not tool.parameters_json:
+            return self._json(NO_ARGUMENTS, grammars, field)
+        if not tool.loose:
+            try:
+                schema = _object_of(tool.parameters_json, field)
+                return self._json({"type": "object", **schema}, grammars, field)
+            except InvalidRequest:
+                pass
+        return self._json(ANY_OBJECT, grammars, field)
+
+    def _json(self, schema: dict[str, Any], grammars: Grammars, field: str) -> Grammar:
+        return self._cached("json", json.dumps(schema), lambda: grammars.json(schema, field))
+
+    def _cached(self, kind: str, text: str, compile_it: Callable[[], Grammar]) -> Grammar:
+        key = kind, text
+        if key not in self._cache:
+            self._cache[key] = compile_it()
+            if len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+
+def _object_of(text: str, field: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{field}: not JSON: {error}", field=field) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{field}: expected an object", field=field)
+    return value
