@@ -21,6 +21,7 @@ class GatewaySettings(ServiceSettings):
     stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
     anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that face says nothing
 
+    param_policy: Literal["open", "kvv", "fixed"] = "open"  # which sampling parameters a chat may choose
     default_max_tokens: PositiveInt = 32768  # where the client says nothing
     max_choices: PositiveInt = 8
     max_open_requests: PositiveInt = 1024  # beyond: 429

@@ -29,7 +29,9 @@ router = APIRouter()
 async def chat_completions(request: Request) -> Response:
     """One JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
-    chat = parse_chat(await read_object(request, gateway.settings.max_body_bytes), gateway.settings.max_choices)
+    settings = gateway.settings
+    body = await read_object(request, settings.max_body_bytes)
+    chat = parse_chat(body, settings.max_choices, settings.param_policy)
     gateway.models.check(chat.model)
     return await deliver(request, chat.request, ChatAnswerer(chat, gateway), stream=chat.stream)
 

@@ -8,9 +8,11 @@ import orjson
 
 from gateway.body import check
 from gateway.chat.messages import messages_of
-from gateway.chat.schema import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat, NamedChoice
+from gateway.chat.policy import ParamPolicy, refuse_by_policy
+from gateway.chat.schema import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat, NamedChoice, TextFormat
 from gateway.chat.thinking import resolve_thinking
 from gateway.chat.unsupported import refuse_unsupported
+from gateway.chat.web_search import answer_echoes, declared
 from gateway.internal import Conversation, ForcedCall, JsonAnswer, Message, Output, Request
 from gateway.sampling import (
     TEMPERATURE_INSTANT,
@@ -33,15 +35,16 @@ class ChatRequest:
     show_reasoning: bool
 
 
-def parse_chat(body: Mapping[str, Any], max_choices: int) -> ChatRequest:
+def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = "open") -> ChatRequest:
     """Checks and translates a body. InvalidRequest names the field that is wrong."""
     chat = check(ChatCompletionRequest, body)
     _refuse_contradictions(chat, max_choices)
     refuse_unsupported(body)
     thinking = resolve_thinking(chat)
-    messages = messages_of(chat.messages)
+    refuse_by_policy(policy, chat, thinking=thinking.enabled)
+    messages = answer_echoes(messages_of(chat.messages))
     continued = _is_continued(chat, messages)
-    tools = body["tools"] if chat.tools else None
+    tools = declared(body["tools"]) if chat.tools else None
     request = Request(
         Conversation(
             messages=messages,
@@ -128,6 +131,8 @@ def _is_continued(chat: ChatCompletionRequest, messages: tuple[Message, ...]) ->
     """Whether generation goes on from the last message, asked for in Kimi's or in vLLM's way."""
     if not (chat.messages[-1].partial or chat.continue_final_message):
         return False
+    if chat.response_format is not None and not isinstance(chat.response_format, TextFormat):
+        raise InvalidRequest("response_format: not together with a message to continue", field="response_format")
     last = f"messages.{len(messages) - 1}"
     if messages[-1].role != "assistant":
         raise InvalidRequest(

@@ -21,11 +21,27 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
-    """A tool. Only functions exist."""
+class FunctionTool(Body):
+    """A function of the client."""
 
     type: Literal["function"]
     function: Function
+
+
+class Builtin(Body):
+    """The name of a function that Kimi's own service has."""
+
+    name: Literal["$web_search"]
+
+
+class BuiltinTool(Body):
+    """A function of Kimi's own service."""
+
+    type: Literal["builtin_function"]
+    function: Builtin
+
+
+Tool = Annotated[FunctionTool | BuiltinTool, Field(discriminator="type")]
 
 
 class ChosenFunction(Body):
