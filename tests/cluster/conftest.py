@@ -1,14 +1,17 @@
 """Clusters for the end-to-end tests. A cluster takes seconds to start, so tests with the same topology share one."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.local.random_checkpoint import write_random_checkpoint
+from services.runtime.blobs import BlobStore
 from tests.cluster.harness import Cluster, small_topology
+from tests.reference.model import ReferenceModel
+from tests.reference.vision import ReferenceVision
 
 MAX_RUNNING_CLUSTERS = 2
 
@@ -52,3 +55,29 @@ def start_cluster(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
     """The usual one: two expert shards, one prefill and one decode replica."""
     return start_cluster()
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_checkpoint: Path) -> ReferenceModel:
+    """The language model of `tiny_checkpoint`, token by token."""
+    return ReferenceModel(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def vision(tiny_checkpoint: Path) -> ReferenceVision:
+    """Its vision tower."""
+    return ReferenceVision(tiny_checkpoint)
+
+
+@pytest.fixture
+def seeing_cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
+    """The usual one with a vision replica."""
+    return start_cluster(visions=1)
+
+
+@pytest.fixture
+async def store(seeing_cluster: Cluster) -> AsyncIterator[BlobStore]:
+    """Its store, opened by the test."""
+    opened = BlobStore(seeing_cluster.store_urls, ttl_s=60)
+    yield opened
+    await opened.close()

@@ -104,11 +104,12 @@ def test_first_start_serves_and_leaves_nothing_behind(tmp_path):
 
         table = command.moonshard("status").stdout
         assert url in table
-        for name in ("redis-0", "tokenizer-0", "expert-0-0", "expert-1-0", "prefill-0", "decode-0", "gateway"):
+        names = ("redis-0", "tokenizer-0", "vision-0", "expert-0-0", "expert-1-0", "prefill-0", "decode-0", "gateway")
+        for name in names:
             assert re.search(rf"{name} .* \d+ .* ready .* \d+", table), table
 
         children = command.children()
-        assert len(children) == 7
+        assert len(children) == 8
         [state] = running_clusters(command.cache / "moonshard")
         kill(state, "expert-1-0")
         command.wait_for("expert-1-0           by SIGKILL; starting it again now")
@@ -144,7 +145,7 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path, model):
         command.wait_for("Ctrl-C stops everything.")
         assert "RANDOM" not in command.printed()
         children = command.children()
-        assert len(children) == 4
+        assert len(children) == 5
         command.stop(signal.SIGKILL)
         wait_until(lambda: not any(child.is_running() for child in children))
         cache = command.cache / "moonshard"
