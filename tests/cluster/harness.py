@@ -30,8 +30,8 @@ PATIENT = RestartPolicy(max_crashes=1000)
 # Exact arithmetic, and bounds so small that ordinary prompts fill blocks, are chunked and are preempted.
 SMALL: Mapping[Role, Mapping[str, str]] = {
     "attention": {"DTYPE": "float32", "BLOCK_TOKENS": "16", "NUM_BLOCKS": "256", "STEP_TOKENS": "64"},
-    # Even the shortest prompt goes through a prefill replica.
-    "gateway": {"PREFILL_MIN_TOKENS": "0"},
+    # Even the shortest prompt goes through a prefill replica, and a restart on a busy machine is waited for.
+    "gateway": {"PREFILL_MIN_TOKENS": "0", "HOLD_S": "120"},
 }
 
 
