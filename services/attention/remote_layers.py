@@ -120,7 +120,9 @@ class RemoteLayers:
                 await self._converse()
             except (grpc.aio.AioRpcError, MoonshardError) as error:
                 # While it restarts every attempt fails in the same way: said once, not five times a second.
-                log.log(logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard lost: %s", error)
+                log.log(
+                    logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard %s: %s", self._address, error
+                )
                 if isinstance(error, WireError) and not self._connected.is_set():
                     raise  # it refused our layout: no retry helps
             self._lose()
