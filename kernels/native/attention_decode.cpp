@@ -165,26 +165,23 @@ void attend_row_together(const Context& c, int64_t row, int64_t threads) {
     pack_queries<Math>(c, row, group * LANES, queries + group * query_units);
   for (int64_t begin = 0; begin < tiles; begin += wave) {
     const int64_t count = begin + wave < tiles ? wave : tiles - begin;
-    Tasks attending(groups * count), merging(groups);
-    parallel(threads, [&] {
-      attending.run([&](int64_t task) {
-        const int64_t group = task % groups, tile = task / groups;
-        attend_tile<Math>(c, row, c.heads_from(group * LANES), queries + group * query_units, begin + tile,
-                          partial_at(memory + (group * (wave + 1) + tile + 1) * size));
-      });
-      barrier();
-      merging.run([&](int64_t group) {
-        float* first = memory + group * (wave + 1) * size;
-        for (int64_t tile = 0; tile < count; tile++) {
-          float* next = first + (tile + 1) * size;
-          if (begin + tile == 0)
-            std::memcpy(first, next, size_t(size) * sizeof(float));
-          else
-            merge(c, c.heads_from(group * LANES), partial_at(first), partial_at(next));
-        }
-        if (begin + count == tiles) finish<typename Math::Cached>(c, row, group * LANES, partial_at(first));
-      });
-    });
+    const auto attend = [&](int64_t task) {
+      const int64_t group = task % groups, tile = task / groups;
+      attend_tile<Math>(c, row, c.heads_from(group * LANES), queries + group * query_units, begin + tile,
+                        partial_at(memory + (group * (wave + 1) + tile + 1) * size));
+    };
+    const auto merge_group = [&](int64_t group) {
+      float* first = memory + group * (wave + 1) * size;
+      for (int64_t tile = 0; tile < count; tile++) {
+        float* next = first + (tile + 1) * size;
+        if (begin + tile == 0)
+          std::memcpy(first, next, size_t(size) * sizeof(float));
+        else
+          merge(c, c.heads_from(group * LANES), partial_at(first), partial_at(next));
+      }
+      if (begin + count == tiles) finish<typename Math::Cached>(c, row, group * LANES, partial_at(first));
+    };
+    parallel(threads, Phase(groups * count, attend), Phase(groups, merge_group));
   }
 }
 
@@ -203,13 +200,10 @@ void run(const Context& c, int64_t threads) {
     return;
   }
   if (tiles * c.heads < 8) threads = 1;
-  Tasks tasks(c.rows * c.head_groups());
-  parallel(threads, [&] {
-    tasks.run([&](int64_t task) {
-      const int64_t row = task / c.head_groups();
-      if (c.context_lens[row] > 0) attend_row<Math>(c, row, task % c.head_groups() * LANES);
-    });
-  });
+  parallel(threads, Phase(c.rows * c.head_groups(), [&](int64_t task) {
+    const int64_t row = task / c.head_groups();
+    if (c.context_lens[row] > 0) attend_row<Math>(c, row, task % c.head_groups() * LANES);
+  }));
 }
 
 }  // namespace

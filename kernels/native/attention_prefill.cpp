@@ -199,17 +199,13 @@ struct Head {
 
 template <class Kind, class T>
 void run(const Prompt& p, int64_t threads) {
-  Tasks tasks(p.heads);
-  parallel(threads, [&] {
-    tasks.run([&](int64_t head) {
-      Head<Kind, T> work{p, head, {}, {}};
-      work.pack();
-      for (int64_t begin = 0; begin < p.tokens; begin += CHUNK_TILES * MAX_TILE_TOKENS) {
-        const int64_t left = p.tokens - begin, chunk = CHUNK_TILES * MAX_TILE_TOKENS;
-        work.attend(begin, Tiling(left < chunk ? left : chunk));
-      }
-    });
-  });
+  constexpr int64_t chunk = CHUNK_TILES * MAX_TILE_TOKENS;
+  parallel(threads, Phase(p.heads, [&](int64_t head) {
+    Head<Kind, T> work{p, head, {}, {}};
+    work.pack();
+    for (int64_t begin = 0; begin < p.tokens; begin += chunk)
+      work.attend(begin, Tiling(p.tokens - begin < chunk ? p.tokens - begin : chunk));
+  }));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 """Compiles the native CPU kernels: one library per instruction set, from the same sources.
 
 Run by `protos/build.py` at every install, or by hand: `python kernels/native/build.py`. The C++ compiler is `CXX`,
-else g++; it must know -fopenmp with GNU's runtime, which is the one that torch brings. Without a compiler, on another
-architecture, or if the compilation fails, nothing is built, stderr says why, and the portable kernels serve instead.
+else g++. Without a compiler, on another architecture, or if the compilation fails, nothing is built, stderr says why,
+and the portable kernels serve instead.
 """
 
 import os
@@ -23,7 +23,7 @@ LIBRARIES = {
 # Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wuninitialized is wrong inside
 # GCC 12's own AVX512 headers.
 FLAGS = [
-    *("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
+    *("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]

@@ -14,12 +14,9 @@ template <class Body>
 void for_rows(int64_t rows, int64_t width, int64_t threads, const Body& body) {
   if (rows * width < SMALL_WORK) threads = 1;
   const int64_t chunk = threads > 1 ? (rows + 4 * threads - 1) / (4 * threads) : rows;
-  Tasks tasks(chunk ? (rows + chunk - 1) / chunk : 0);
-  parallel(threads, [&] {
-    tasks.run([&](int64_t task) {
-      for (int64_t row = task * chunk; row < rows && row < (task + 1) * chunk; row++) body(row);
-    });
-  });
+  parallel(threads, Phase(chunk ? (rows + chunk - 1) / chunk : 0, [&](int64_t task) {
+    for (int64_t row = task * chunk; row < rows && row < (task + 1) * chunk; row++) body(row);
+  }));
 }
 
 inline float rounded(float v, const float*) { return v; }

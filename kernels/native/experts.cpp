@@ -177,15 +177,10 @@ void run(const Call& c) {
     Wave<Kind, X> wave{c, sorted, begin, end, begin < end ? sorted.jobs[begin].first : 0, nullptr, nullptr};
     wave.inputs = scratch<PackedInputs, typename Kind::Unit>(assignments * wave.input_units());
     wave.inner = scratch<PackedInner, typename Kind::Unit>(assignments * wave.inner_units());
-    Tasks packing(tiles), first((end - begin) * (c.shape.width / GROUP));
-    Tasks second((c.shape.hidden + TASK_ROWS - 1) / TASK_ROWS);
-    parallel(c.threads, [&] {
-      packing.run([&](int64_t task) { wave.pack(task); });
-      barrier();
-      first.run([&](int64_t task) { wave.gate_up(task); });
-      barrier();
-      second.run([&](int64_t task) { wave.down(task); });
-    });
+    parallel(c.threads,  //
+             Phase(tiles, [&](int64_t task) { wave.pack(task); }),
+             Phase((end - begin) * (c.shape.width / GROUP), [&](int64_t task) { wave.gate_up(task); }),
+             Phase((c.shape.hidden + TASK_ROWS - 1) / TASK_ROWS, [&](int64_t task) { wave.down(task); }));
     begin = end;
   } while (begin < sorted.num_jobs);
 }
@@ -229,17 +224,14 @@ void pack_expert(const uint32_t* gate, const uint16_t* gate_scale, const uint32_
   uint32_t* words2 = reinterpret_cast<uint32_t*>(out + s.words13() + s.scales13());
   uint16_t* scales2 = reinterpret_cast<uint16_t*>(out + s.words13() + s.scales13() + s.words2());
   const int64_t blocks13 = 2 * width / ROWS, words_per_block13 = hidden / 8 * ROWS, words_per_block2 = width / 8 * ROWS;
-  Tasks tasks(blocks13 + hidden / ROWS);
-  parallel(threads, [&] {
-    tasks.run([&](int64_t task) {
-      if (task < blocks13)
-        pack_block(task % 2 ? up : gate, task % 2 ? up_scale : gate_scale, task / 2 * ROWS, hidden,
-                   words13 + task * words_per_block13, scales13 + task * hidden / GROUP * ROWS);
-      else
-        pack_block(down, down_scale, (task - blocks13) * ROWS, width, words2 + (task - blocks13) * words_per_block2,
-                   scales2 + (task - blocks13) * width / GROUP * ROWS);
-    });
-  });
+  parallel(threads, Phase(blocks13 + hidden / ROWS, [&](int64_t task) {
+    if (task < blocks13)
+      pack_block(task % 2 ? up : gate, task % 2 ? up_scale : gate_scale, task / 2 * ROWS, hidden,
+                 words13 + task * words_per_block13, scales13 + task * hidden / GROUP * ROWS);
+    else
+      pack_block(down, down_scale, (task - blocks13) * ROWS, width, words2 + (task - blocks13) * words_per_block2,
+                 scales2 + (task - blocks13) * width / GROUP * ROWS);
+  }));
 }
 
 void expert_mlp(const uint8_t* const* experts, int64_t num_experts, int64_t hidden, int64_t width, const void* x,

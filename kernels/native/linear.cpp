@@ -58,17 +58,15 @@ void run(const Products& p, int64_t threads) {
     }
   };
 
-  Tasks packing(p.batch * tiling.tiles), computing(p.batch * token_tasks * row_tasks);
   if (p.batch * p.tokens * p.in * p.out < SMALL_WORK) threads = 1;
-  const bool pack_alone = p.batch * p.tokens * p.in < SMALL_WORK;
-  if (pack_alone) packing.run(pack);
-  parallel(threads, [&] {
-    if (!pack_alone) {
-      packing.run(pack);
-      barrier();
-    }
-    computing.run(compute);
-  });
+  const int64_t packing_threads = p.batch * p.tokens * p.in < SMALL_WORK ? 1 : threads;
+  const int64_t num_tasks = p.batch * token_tasks * row_tasks;
+  if (packing_threads == 1) {
+    parallel(1, Phase(p.batch * tiling.tiles, pack));
+    parallel(threads, Phase(num_tasks, compute));
+  } else {
+    parallel(threads, Phase(p.batch * tiling.tiles, pack), Phase(num_tasks, compute));
+  }
 }
 
 }  // namespace
@@ -84,17 +82,14 @@ int64_t packed_linear_bytes(int64_t out, int64_t in) { return (out + ROWS - 1) /
 void pack_linear(const uint16_t* weight, int64_t row_stride, int64_t out, int64_t in, uint16_t* packed,
                  int64_t threads) {
   const int64_t steps = (in + 1) / 2, row_blocks = (out + ROWS - 1) / ROWS;
-  Tasks tasks(row_blocks);
-  parallel(threads, [&] {
-    tasks.run([&](int64_t block) {
-      uint16_t* to = packed + block * steps * 2 * ROWS;
-      for (int64_t row = 0; row < ROWS; row++) {
-        const int64_t source = block * ROWS + row;
-        for (int64_t k = 0; k < 2 * steps; k++)
-          to[(k / 2 * ROWS + row) * 2 + k % 2] = source < out && k < in ? weight[source * row_stride + k] : 0;
-      }
-    });
-  });
+  parallel(threads, Phase(row_blocks, [&](int64_t block) {
+    uint16_t* to = packed + block * steps * 2 * ROWS;
+    for (int64_t row = 0; row < ROWS; row++) {
+      const int64_t source = block * ROWS + row;
+      for (int64_t k = 0; k < 2 * steps; k++)
+        to[(k / 2 * ROWS + row) * 2 + k % 2] = source < out && k < in ? weight[source * row_stride + k] : 0;
+    }
+  }));
 }
 
 void linear(const uint8_t* words, const void* x, int64_t x_is_bf16, void* y, int64_t y_is_bf16, int64_t batch,

@@ -1,45 +1,68 @@
-// Threads and scratch memory of the kernels.
+// Sharing work among threads, and scratch memory.
 //
-// OpenMP through the very libgomp that torch has loaded (same SONAME), so a process has one set of workers.
+// Work comes as phases of numbered tasks. A phase begins when all tasks of the one before are done, not when all threads
+// have arrived: a thread that the system does not run holds nobody up, for the others do its tasks.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <tuple>
+#include <utility>
 
 namespace moonshard {
+
+// pool.cpp: runs job(context) on this thread, and on up to threads - 1 workers that come in time. Returns when every
+// worker that began has returned. Alone if another call is using the workers.
+void run_with_workers(int64_t threads, void (*job)(const void*), const void* context);
+
+// Waits until value == wanted: a short while awake, then asleep.
+void wait_for(std::atomic<int32_t>& value, int32_t wanted);
+
 namespace {
 
-// Runs body() on every thread of a team.
+// Tasks 0 .. count - 1, handed out first come first served.
 template <class Body>
-void parallel(int64_t threads, const Body& body) {
-  if (threads <= 1) {
-    body();
-    return;
-  }
-#pragma omp parallel num_threads(int(threads))
-  body();
-}
-
-// Waits until the whole team is here; nothing to wait for outside `parallel`.
-inline void barrier() {
-#pragma omp barrier
-}
-
-// Hands out task numbers to the threads of a team, first come first served.
-class Tasks {
+class Phase {
  public:
-  explicit Tasks(int64_t count) : count_(count) {}
-  template <class Body>
-  void run(const Body& body) {
-    for (int64_t task = next_.fetch_add(1, std::memory_order_relaxed); task < count_;
-         task = next_.fetch_add(1, std::memory_order_relaxed))
-      body(task);
+  Phase(int64_t count, Body body) : count_(int32_t(count)), body_(std::move(body)) {}
+  Phase(Phase&& other) : count_(other.count_), body_(std::move(other.body_)) {}
+
+  void run_alone() const {
+    for (int32_t task = 0; task < count_; task++) body_(int64_t(task));
   }
+  // Returns when all tasks are done, whoever did them.
+  void run_together() const {
+    for (int32_t task = next_.fetch_add(1); task < count_; task = next_.fetch_add(1)) {
+      body_(int64_t(task));
+      if (done_.fetch_add(1) + 1 == count_) done_.notify_all();
+    }
+    wait_for(done_, count_);
+  }
+  bool worth_sharing() const { return count_ > 1; }
 
  private:
-  alignas(64) std::atomic<int64_t> next_{0};
-  const int64_t count_;
+  const int32_t count_;
+  const Body body_;
+  alignas(64) mutable std::atomic<int32_t> next_{0};
+  alignas(64) mutable std::atomic<int32_t> done_{0};
 };
+
+// Runs phases one after another on up to `threads` threads.
+template <class... Bodies>
+void parallel(int64_t threads, Phase<Bodies>... phases) {
+  if (threads <= 1 || !(phases.worth_sharing() || ...)) {
+    (phases.run_alone(), ...);
+    return;
+  }
+  const auto all = std::forward_as_tuple(phases...);
+  using All = decltype(all);
+  run_with_workers(
+      threads,
+      [](const void* context) {
+        std::apply([](auto&... phase) { (phase.run_together(), ...); }, *static_cast<All*>(context));
+      },
+      &all);
+}
 
 // Memory that a thread keeps from call to call: fresh pages cost more than the arithmetic done in them.
 // Each user takes its own `Purpose`, so that one call can hold several.

@@ -127,20 +127,17 @@ void run(const Router& r, int64_t threads) {
   if (r.tokens * r.experts * r.width < SMALL_WORK) threads = 1;
   const int64_t expert_tasks = (r.experts + TASK_EXPERTS - 1) / TASK_EXPERTS;
   const int64_t token_tasks = (r.tokens + TASK_TOKENS - 1) / TASK_TOKENS;
-  Tasks scoring(expert_tasks * token_tasks), choosing(token_tasks);
-  parallel(threads, [&] {
-    scoring.run([&](int64_t task) {
-      const int64_t token = task / expert_tasks * TASK_TOKENS, expert = task % expert_tasks * TASK_EXPERTS;
-      const int64_t tokens = r.tokens - token < TASK_TOKENS ? r.tokens - token : TASK_TOKENS;
-      const int64_t experts = r.experts - expert < TASK_EXPERTS ? r.experts - expert : TASK_EXPERTS;
-      score_task<T>(r, token, tokens, expert, experts, scores);
-    });
-    barrier();
-    choosing.run([&](int64_t task) {
-      for (int64_t t = task * TASK_TOKENS; t < r.tokens && t < (task + 1) * TASK_TOKENS; t++)
-        choose(r, scores + t * r.experts, t);
-    });
-  });
+  const auto score_some = [&](int64_t task) {
+    const int64_t token = task / expert_tasks * TASK_TOKENS, expert = task % expert_tasks * TASK_EXPERTS;
+    const int64_t tokens = r.tokens - token < TASK_TOKENS ? r.tokens - token : TASK_TOKENS;
+    const int64_t experts = r.experts - expert < TASK_EXPERTS ? r.experts - expert : TASK_EXPERTS;
+    score_task<T>(r, token, tokens, expert, experts, scores);
+  };
+  const auto choose_some = [&](int64_t task) {
+    for (int64_t t = task * TASK_TOKENS; t < r.tokens && t < (task + 1) * TASK_TOKENS; t++)
+      choose(r, scores + t * r.experts, t);
+  };
+  parallel(threads, Phase(expert_tasks * token_tasks, score_some), Phase(token_tasks, choose_some));
 }
 
 }  // namespace

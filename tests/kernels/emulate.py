@@ -12,7 +12,7 @@ SOURCES = FOLDER.parent.parent / "kernels" / "native"
 
 if __name__ == "__main__":
     # Without optimisation: the emulation in long unrolled loops would take the compiler hours.
-    flags = ["-O0", "-std=c++17", "-w", "-march=x86-64-v3", "-DMOONSHARD_AVX512", "-fopenmp", "-fPIC", "-shared"]
+    flags = ["-O0", "-std=c++20", "-w", "-march=x86-64-v3", "-DMOONSHARD_AVX512", "-pthread", "-fPIC", "-shared"]
     shim = ["-include", str(FOLDER / "emulated_avx512.h")]
     target = FOLDER / "kernels_emulated.so"
     subprocess.run(["g++", *flags, *shim, *map(str, SOURCES.glob("*.cpp")), "-o", str(target)], check=True)

@@ -1,5 +1,8 @@
 """The interface chooses once, says what it chose, and works through the chosen implementation."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -46,3 +49,28 @@ def test_the_interface_computes(oracle):
     x, weight = torch.randn(3, 32), torch.randn(8, 32).bfloat16()
     expected = oracle.linear(x, oracle.pack_linear(weight))
     torch.testing.assert_close(kernels.linear(x, kernels.pack_linear(weight)), expected)
+
+
+def test_several_threads_may_call_at_once(native, threads):
+    threads(2)
+    weight = native.pack_linear(torch.randn(300, 200).bfloat16())
+    inputs = [torch.randn(20, 200) for _ in range(40)]
+    expected = [native.linear(x, weight) for x in inputs]
+    with ThreadPoolExecutor(4) as executor:
+        actual = list(executor.map(lambda x: native.linear(x, weight), inputs * 5))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected * 5, strict=True))
+
+
+def test_a_forked_process_still_computes(native, threads):
+    threads(2)
+    x, weight = torch.randn(20, 200), native.pack_linear(torch.randn(300, 200).bfloat16())
+    expected = native.linear(x, weight)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"same" if torch.equal(native.linear(x, weight), expected) else b"other")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 10) == b"same"
+    os.close(reader)
+    os.close(writer)
