@@ -12,6 +12,7 @@ OURS: Mapping[str, set[str]] = {
     "ChatCompletionMessage": {"reasoning", "reasoning_content"},
     "ChoiceDelta": {"reasoning_content"},
     "chat_completion_chunk.Choice": {"usage"},
+    "response.Response": {"presence_penalty", "frequency_penalty", "store"},
 }
 
 
