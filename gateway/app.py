@@ -26,6 +26,8 @@ from gateway.middleware import RequestMiddleware
 from gateway.models import ModelNames
 from gateway.openapi import openapi_document
 from gateway.pipeline import Pipeline
+from gateway.responses import endpoint as responses
+from gateway.responses.schema import ResponsesRequest
 from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 
@@ -34,6 +36,7 @@ BODIES = (
     ChatCompletionRequest,
     MessagesRequest,
     CountTokensRequest,
+    ResponsesRequest,
     CompletionRequest,
     TokenizeRequest,
     DetokenizeRequest,
@@ -66,6 +69,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
     app.include_router(messages.router)
+    app.include_router(responses.router)
     app.include_router(completions.router)
     app.include_router(token_routes.router)
     app.include_router(service_routes.router)
