@@ -46,13 +46,14 @@ def main() -> None:
     settings = load(GatewaySettings)
     setup_logging(settings.log_level, "gateway", settings.instance)
     try:
+        app = create_app(settings)
         listener = listen_on(settings.listen)
     except Unavailable as error:
         log.critical(error.message)
         raise SystemExit(1) from None
     log.info("listening", extra={"address": shown(listener)})
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
         ws="none",
         log_config=None,

@@ -20,6 +20,9 @@ from gateway.completions.schema import CompletionRequest, DetokenizeRequest, Tok
 from gateway.context import Gateway, call_context
 from gateway.errors import MethodNotAllowed
 from gateway.faces import error_response
+from gateway.guard import Guard
+from gateway.keys import ApiKeys
+from gateway.limits import KeyLimits
 from gateway.messages import endpoint as messages
 from gateway.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.middleware import RequestMiddleware
@@ -56,6 +59,8 @@ class GatewayApp(FastAPI):
 def create_app(settings: GatewaySettings) -> ASGIApp:
     """The whole gateway as an ASGI application, which watches its replicas from its start to its end."""
 
+    limits = KeyLimits(settings)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cluster = Cluster(settings)
@@ -65,6 +70,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
             yield
         finally:
             await cluster.close()
+            await limits.close()
 
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
@@ -76,7 +82,8 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app.add_exception_handler(MoonshardError, _on_moonshard_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_our_mistake)
-    return RequestMiddleware(app, settings.request_s)
+    guard = Guard(app, ApiKeys(settings.keys_file), limits)
+    return RequestMiddleware(guard, settings.request_s)
 
 
 async def _on_moonshard_error(request: Request, error: Exception) -> Response:

@@ -1,12 +1,19 @@
 """What one request carries into every call that is made for it: its names and its deadline."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.runtime.channels import call_metadata
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 
 Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Tokens that a request used, prompt and answer. Its run adds them at its end."""
+
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,7 @@ class CallContext:
     trace_parent: str
     arrived_s: float
     deadline_s: float
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def trace_id(self) -> str:

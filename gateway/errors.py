@@ -1,6 +1,7 @@
 """What went wrong, in HTTP: the gateway's own errors, and the body and status of every error per face."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,22 @@ class MediaLost(MoonshardError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class InvalidKey(MoonshardError):
+    """The API key is missing or unknown. Send a valid one."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class RateLimited(MoonshardError):
+    """The key has used up its share of the minute. Try again after `retry_after_s`; `headers` tell what is left."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, headers: Mapping[str, str], *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = headers
+
+
 class ClientGone(MoonshardError):
     """The client left. Nobody reads the answer."""
 
@@ -78,6 +95,8 @@ _BY_CLASS: tuple[tuple[type[MoonshardError], _Rule], ...] = (
     (NotFound, _Rule(404, "resource_not_found_error", None)),
     (Overloaded, _Rule(429, "engine_overloaded_error", "engine_overloaded", retry=True)),
     (DeadlineExceeded, _Rule(504, "timeout_error", None)),
+    (InvalidKey, _Rule(401, "invalid_authentication_error", "invalid_api_key")),
+    (RateLimited, _Rule(429, "rate_limit_reached_error", "rate_limit_exceeded", retry=True)),
     (ClientGone, _Rule(499, "client_closed_request", None)),
 )
 _UNAVAILABLE = _Rule(503, "server_unavailable", None, retry=True)
@@ -152,6 +171,8 @@ def error_headers(error: MoonshardError) -> dict[str, str]:
     """Headers that tell a client whether and when to try again, and what it may do instead."""
     rule = _rule_of(error)
     headers = {"allow": error.allow} if isinstance(error, MethodNotAllowed) else {}
+    if isinstance(error, RateLimited):
+        headers |= error.headers
     if rule.retry:
         wait_s = error.retry_after_s if error.retry_after_s is not None else DEFAULT_RETRY_S
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))

@@ -14,6 +14,10 @@ SERVING_REPLICAS = Gauge("moonshard_gateway_serving_replicas", "Replicas that sa
 HAND_OVERS = Counter(
     "moonshard_gateway_hand_overs_total", "Calls that were repeated because a replica was lost.", ["role"]
 )
+UNCOUNTED_REQUESTS = Counter(
+    "moonshard_gateway_uncounted_requests_total",
+    "Requests that were admitted without a look at their key's limits, because the store of limits did not answer.",
+)
 TOKENS = Counter(
     "moonshard_gateway_tokens_total",
     "Tokens of finished and of broken requests: prompt, cached (of the prompt), completion, reasoning (of those).",

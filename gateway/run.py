@@ -93,6 +93,7 @@ class Run:
         TOKENS.labels("cached").inc(usage.num_cached_tokens)
         TOKENS.labels("completion").inc(usage.num_completion_tokens)
         TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
+        self._call.meter.num_tokens += usage.num_prompt_tokens + usage.num_completion_tokens
         error = None if task.cancelled() else task.exception()
         told = error and _first(error)
         self.events.close(told)

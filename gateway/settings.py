@@ -1,10 +1,11 @@
 """What the gateway is told at start: one field per MOONSHARD_* variable."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from services.runtime.settings import Addresses, Names, ServiceSettings
+from services.runtime.settings import Addresses, Names, ServiceSettings, StoreUrls
 
 
 class GatewaySettings(ServiceSettings):
@@ -29,6 +30,11 @@ class GatewaySettings(ServiceSettings):
     max_media: PositiveInt = 64  # different images and videos in one request
     max_body_bytes: PositiveInt = 64 * 2**20
     prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once
+
+    keys_file: Path | None = None  # SHA-256 of an API key per line; none: everybody may come in
+    requests_per_minute: NonNegativeInt = 0  # of each key; 0: as many as it likes
+    tokens_per_minute: NonNegativeInt = 0  # of each key, prompts and answers together; 0: as many as it likes
+    limits_store: StoreUrls = ()  # the Redis that counts for all gateways, the first of the list; empty: each its own
 
     request_s: PositiveFloat = 3600.0  # deadline of a request, its whole answer included
     hold_s: PositiveFloat = 10.0  # wait for a first replica before the answer has begun

@@ -172,7 +172,7 @@ class Site:
         stack.push_async_callback(stop)
         while not server.started:
             await asyncio.sleep(0.005)
-        self.gateway = app.app.state.gateway
+        self.gateway = app.app.app.state.gateway
 
     async def chat(self, **fields: Any) -> httpx.Response:
         """One request that isn't streamed, unless the fields say so."""

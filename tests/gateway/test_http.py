@@ -50,6 +50,7 @@ async def test_what_is_not_a_json_object(site, raw):
         ("content-type", "multipart/form-data; boundary=x"),
         ("content-type", "application/x-www-form-urlencoded"),
         ("content-encoding", "gzip"),
+        ("content-encoding", "br"),
     ],
 )
 async def test_other_forms_of_body(site, name, value):
