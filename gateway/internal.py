@@ -111,6 +111,15 @@ class JsonAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class FormedAnswer:
+    """The visible text must match a regular expression or a Lark grammar, or be one of some texts."""
+
+    kind: Literal["regex", "grammar", "choice"]
+    texts: tuple[str, ...]  # one, but for a choice
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request as the pipeline sees it, whatever face it came through."""
 
@@ -119,7 +128,7 @@ class Request:
     output: Output
     num_choices: int = 1  # of each prompt
     forced_call: ForcedCall | None = None
-    json_answer: JsonAnswer | None = None
+    json_answer: JsonAnswer | FormedAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from functools import partial
 from gateway.admission import Admission
 from gateway.call import CallContext
 from gateway.cluster import Cluster
+from gateway.constraint import constraint_of
 from gateway.errors import ContextExceeded
 from gateway.generation import Start
 from gateway.internal import Conversation, RawPrompts, Request, Usage
@@ -38,7 +39,6 @@ class Pipeline:
         Raises Overloaded if too many are open, ContextExceeded, InvalidRequest for what only the tokenizer can see,
         Unavailable if nobody is ready in time.
         """
-        _refuse_what_is_not_done(request)
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
             prompts = await self._prompts(request.conversation, call)
@@ -70,6 +70,7 @@ class Pipeline:
             num_tokens = len(prompt.token_ids)
             if num_tokens >= context_tokens:
                 raise ContextExceeded(num_tokens, context_tokens)
+            constraint = constraint_of(request, prompt)
             for choice in range(request.num_choices):
                 drawn = sampling_of(
                     sampling,
@@ -78,6 +79,8 @@ class Pipeline:
                     room=context_tokens - num_tokens,
                     default_max_tokens=self._settings.default_max_tokens,
                 )
+                if constraint is not None:
+                    drawn.constraint.CopyFrom(constraint)
                 starts.append(
                     Start(prompt.token_ids, prompt.media, drawn, see_again=partial(self._see_again, request, call))
                 )
@@ -105,10 +108,3 @@ class Pipeline:
     async def _render(self, conversation: Conversation, call: CallContext) -> RenderResponse:
         seen = await self._media.see(conversation, call)
         return await self._cluster.render(render_request(conversation, seen), call)
-
-
-def _refuse_what_is_not_done(request: Request) -> None:
-    """Raises InvalidRequest, naming the field, for what every face understands and no engine does."""
-    for demand in (request.forced_call, request.json_answer):
-        if demand is not None:
-            raise InvalidRequest(f"{demand.field}: this value is not supported yet", field=demand.field)

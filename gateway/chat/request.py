@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 
 from gateway.body import check
+from gateway.chat.answer_form import answer_form
 from gateway.chat.messages import messages_of
 from gateway.chat.policy import ParamPolicy, refuse_by_policy
-from gateway.chat.schema import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat, NamedChoice, TextFormat
+from gateway.chat.schema import ChatCompletionRequest, NamedChoice
 from gateway.chat.thinking import resolve_thinking
 from gateway.chat.unsupported import refuse_unsupported
 from gateway.chat.web_search import answer_echoes, declared
-from gateway.internal import Conversation, ForcedCall, JsonAnswer, Message, Output, Request
+from gateway.internal import Conversation, ForcedCall, Message, Output, Request
 from gateway.sampling import (
     TEMPERATURE_INSTANT,
     TEMPERATURE_THINKING,
@@ -68,7 +69,7 @@ def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = 
         ),
         num_choices=chat.n or 1,
         forced_call=_forced_call_of(chat),
-        json_answer=_json_answer_of(chat),
+        json_answer=answer_form(chat),
     )
     options = chat.stream_options
     return ChatRequest(
@@ -117,22 +118,12 @@ def _forced_call_of(chat: ChatCompletionRequest) -> ForcedCall | None:
             return None
 
 
-def _json_answer_of(chat: ChatCompletionRequest) -> JsonAnswer | None:
-    match chat.response_format:
-        case JsonSchemaFormat(json_schema=demanded):
-            return JsonAnswer(orjson.dumps(demanded.schema_).decode(), "response_format")
-        case JsonObjectFormat():
-            return JsonAnswer("", "response_format")
-        case _:
-            return None
-
-
 def _is_continued(chat: ChatCompletionRequest, messages: tuple[Message, ...]) -> bool:
     """Whether generation goes on from the last message, asked for in Kimi's or in vLLM's way."""
     if not (chat.messages[-1].partial or chat.continue_final_message):
         return False
-    if chat.response_format is not None and not isinstance(chat.response_format, TextFormat):
-        raise InvalidRequest("response_format: not together with a message to continue", field="response_format")
+    if form := answer_form(chat):
+        raise InvalidRequest(f"{form.field}: not together with a message to continue", field=form.field)
     last = f"messages.{len(messages) - 1}"
     if messages[-1].role != "assistant":
         raise InvalidRequest(

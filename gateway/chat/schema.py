@@ -98,6 +98,15 @@ class JsonSchemaFormat(Body):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+class StructuredOutputs(Body):
+    """vLLM's way to give the visible text a form: one of these."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[Annotated[str, Field(min_length=1)]] | None = None
+    grammar: str | None = None
+
+
 def _thinking_word(*words: str) -> BeforeValidator:
     """Clients look for "invalid thinking" in the message."""
 
@@ -145,6 +154,7 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
     chat_template_kwargs: TemplateArguments | None = None

@@ -67,21 +67,18 @@ class Constraints:
         )
 
     def _content(self, wanted: pb.Constraint, grammars: Grammars) -> Grammar | None:
+        field = wanted.content_field or "constraint.content"
         match wanted.WhichOneof("content"):
             case "json_object" if wanted.json_object:
-                return self._json(ANY_OBJECT, grammars, "response_format")
+                return self._json(ANY_OBJECT, grammars, field)
             case "json_schema":
-                schema = _object_of(wanted.json_schema, "response_format.json_schema.schema")
-                return self._json(schema, grammars, "response_format.json_schema.schema")
+                return self._json(_object_of(wanted.json_schema, field), grammars, field)
             case "regex":
-                field = "structured_outputs.regex"
                 return self._cached("regex", wanted.regex, lambda: grammars.regex(wanted.regex, field))
             case "grammar":
-                field = "structured_outputs.grammar"
                 return self._cached("lark", wanted.grammar, lambda: grammars.lark(wanted.grammar, field))
             case "choices":
                 texts = list(wanted.choices.texts)
-                field = "structured_outputs.choice"
                 return self._cached("choice", json.dumps(texts), lambda: grammars.choice(texts, field))
         return None
 

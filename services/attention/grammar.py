@@ -132,7 +132,9 @@ class Bytes:
         return self._matcher.compute_ff_bytes()
 
     def next_bytes(self) -> bytes:
-        """Every byte that may come next."""
+        """Every byte that may come next; none where the text can neither end nor go on."""
+        if self._matcher.is_stopped():
+            return b""
         return bytes(_mask_of(self._matcher, self._mask, 256).nonzero()[0].tolist())
 
     @property
@@ -234,6 +236,8 @@ LEAST = ("minLength", "minItems", "minProperties", "minContains")
 
 def _mask_of(matcher: LLMatcher, words: NDArray[np.int32], size: int) -> Mask:
     matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+    if matcher.is_error() and "NoExtension" in matcher.get_error():
+        return np.zeros(size, dtype=np.bool_)
     if matcher.is_error():
         raise NumericError(f"the grammar is too complex: {_first_line(matcher.get_error())}")
     return np.unpackbits(words.view(np.uint8), count=size, bitorder="little").view(np.bool_)

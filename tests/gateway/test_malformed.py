@@ -176,14 +176,12 @@ MALFORMED = [
     ({"audio": {"voice": "x"}}, "audio"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"web_search_options": {}}, "web_search_options"),
+    ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": 1}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
 ]
 
 NOT_YET = [
-    ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
-    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    (schema(**SCHEMA), "response_format"),
-    ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"guided_json": {}}, "guided_json"),
     ({"cache_salt": "x"}, "cache_salt"),
     ({"return_token_ids": True}, "return_token_ids"),
