@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway import service_routes, token_routes
+from gateway import file_routes, service_routes, token_routes
 from gateway.body import quote
 from gateway.chat import endpoint as chat
 from gateway.chat.schema import ChatCompletionRequest
@@ -20,6 +20,7 @@ from gateway.completions.schema import CompletionRequest, DetokenizeRequest, Tok
 from gateway.context import Gateway, call_context
 from gateway.errors import MethodNotAllowed
 from gateway.faces import error_response
+from gateway.files import FileDesk
 from gateway.guard import Guard
 from gateway.keys import ApiKeys
 from gateway.limits import KeyLimits
@@ -65,12 +66,15 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cluster = Cluster(settings)
         await cluster.open()
-        app.state.gateway = Gateway(settings, cluster, Pipeline(cluster, settings), ModelNames(settings))
+        files = FileDesk(settings)
+        pipeline = Pipeline(cluster, settings, files)
+        app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), files)
         try:
             yield
         finally:
             await cluster.close()
             await limits.close()
+            await files.close()
 
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
@@ -78,6 +82,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app.include_router(responses.router)
     app.include_router(completions.router)
     app.include_router(token_routes.router)
+    app.include_router(file_routes.router)
     app.include_router(service_routes.router)
     app.add_exception_handler(MoonshardError, _on_moonshard_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

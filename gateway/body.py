@@ -68,7 +68,7 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise InvalidRequest("Content-Encoding must be gzip, or the body sent as it is", field="Content-Encoding")
-    raw = await _read(request, max_bytes)
+    raw = await read_bytes(request, max_bytes)
     if encoding == "gzip":
         raw = await asyncio.to_thread(_unzip, raw, max_bytes)
     try:
@@ -80,7 +80,8 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     return decoded
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The body as it came. Raises BodyTooLarge beyond max_bytes, ClientGone if the sender leaves."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes, at most {max_bytes} are accepted")

@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from gateway.call import CallContext
 from gateway.cluster import Cluster
+from gateway.files import FileDesk
 from gateway.models import ModelNames
 from gateway.pipeline import Pipeline
 from gateway.settings import GatewaySettings
@@ -19,6 +20,7 @@ class Gateway:
     cluster: Cluster
     pipeline: Pipeline
     models: ModelNames
+    files: FileDesk
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from gateway.call import CallContext
 from gateway.cluster import Cluster
+from gateway.fetch import MediaFetcher
+from gateway.files import FileDesk
 from gateway.internal import Conversation, Media
 from gateway.replicas import Replica
 from gateway.settings import GatewaySettings
 from protos import vision_pb2 as pb
 from protos.media_pb2 import MediaRef
-from services.runtime.errors import InvalidRequest
+from services.runtime.errors import InvalidRequest, NotFound
 
 KINDS = {"image": pb.IMAGE, "video": pb.VIDEO}
 PIECE_BYTES = 1 << 20
@@ -32,7 +34,11 @@ def media_key(media: Media) -> str:
 class MediaDesk:
     """Has media encoded by the vision replicas. Keeps nothing: what was seen before is known there."""
 
-    def __init__(self, cluster: Cluster, settings: GatewaySettings) -> None:
+    def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk) -> None:
+        self._files = files
+        self._fetcher = MediaFetcher(
+            settings.media_hosts, max_bytes=settings.max_media_bytes, fetch_s=settings.media_fetch_s
+        )
         self._cluster = cluster
         self._settings = settings
 
@@ -61,11 +67,27 @@ class MediaDesk:
     async def _encode(self, media: Media, call: CallContext) -> MediaRef:
         if not self._cluster.visions.replicas:
             raise InvalidRequest(f"{media.field}: vision service not configured", field=media.field)
-        data = await asyncio.to_thread(decode_url, media)
         try:
+            data = await self._bytes_of(media)
             return await self._cluster.encode(lambda replica, left_s: _upload(replica, media, data, left_s, call), call)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"{media.field}: {error.message}", field=media.field) from None
+        except (InvalidRequest, NotFound) as error:
+            reason = error.message.removeprefix(f"{media.field}: ")
+            raise InvalidRequest(f"{media.field}: {reason}", field=media.field) from None
+
+    async def _bytes_of(self, media: Media) -> bytes:
+        match scheme_of(media.url):
+            case "http" | "https":
+                return await self._fetcher.fetch_media(media.url.strip())
+            case "ms":
+                return await self._files.file_bytes(media.url.partition("://")[2].strip())
+            case _:
+                return await asyncio.to_thread(decode_url, media)
+
+
+def scheme_of(url: str) -> str:
+    """What stands before the first colon of a URL, in lower case; empty without one."""
+    scheme, colon, _ = url.partition(":")
+    return scheme.strip().lower() if colon else ""
 
 
 async def _upload(replica: Replica, media: Media, data: bytes, left_s: float, call: CallContext) -> MediaRef:

@@ -9,6 +9,7 @@ from gateway.call import CallContext
 from gateway.cluster import Cluster
 from gateway.constraint import constraint_of
 from gateway.errors import ContextExceeded
+from gateway.files import FileDesk
 from gateway.generation import Start
 from gateway.internal import Conversation, RawPrompts, Request, Usage
 from gateway.media import MediaDesk
@@ -22,10 +23,10 @@ from services.runtime.errors import InvalidRequest
 class Pipeline:
     """Starts requests. Owns the bound on how many are open."""
 
-    def __init__(self, cluster: Cluster, settings: GatewaySettings) -> None:
+    def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._media = MediaDesk(cluster, settings)
+        self._media = MediaDesk(cluster, settings, files)
         self._admission = Admission(settings.max_open_requests)
 
     @property

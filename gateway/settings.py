@@ -28,6 +28,13 @@ class GatewaySettings(ServiceSettings):
     max_open_requests: PositiveInt = 1024  # beyond: 429
     max_prompts: PositiveInt = 64  # of one plain completion request
     max_media: PositiveInt = 64  # different images and videos in one request
+    max_media_bytes: PositiveInt = 100 * 2**20  # of one image or video that is fetched
+    media_hosts: Names = ()  # from where media are fetched: host, .domain for all below it, or *; empty: not at all
+    media_fetch_s: PositiveFloat = 20.0  # longest fetch of one, redirects included
+    store: StoreUrls = ()  # Redis instances that keep uploaded files; empty: there are none
+    file_ttl_s: PositiveFloat = 86400.0  # after which a file is gone
+    max_file_bytes: PositiveInt = 100 * 2**20
+    max_files: PositiveInt = 1000  # of one key
     max_body_bytes: PositiveInt = 64 * 2**20
     prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once
 
