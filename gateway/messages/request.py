@@ -42,6 +42,9 @@ def parse_messages(body: Mapping[str, Any], *, default_thinking: bool) -> AskedM
     thinking = asked.thinking
     if thinking is not None and thinking.type == "enabled" and (thinking.budget_tokens or 0) >= asked.max_tokens:
         raise InvalidRequest("thinking.budget_tokens: must be less than max_tokens", field="thinking.budget_tokens")
+    form = _json_answer_of(asked)
+    if form is not None and conversation.continue_final_message:
+        raise InvalidRequest(f"{form.field}: not together with a message to continue", field=form.field)
     choice = asked.tool_choice
     one_call = not isinstance(choice, NoChoice | None) and choice.disable_parallel_tool_use is True
     temperature = TEMPERATURE_THINKING if conversation.thinking else TEMPERATURE_INSTANT
@@ -59,7 +62,7 @@ def parse_messages(body: Mapping[str, Any], *, default_thinking: bool) -> AskedM
             max_tool_calls=1 if one_call else 0,
         ),
         forced_call=_forced_call_of(asked),
-        json_answer=_json_answer_of(asked),
+        json_answer=form,
     )
     omitted = thinking is not None and thinking.display == "omitted"
     return AskedMessage(request, asked.model, stream=asked.stream is True, show_thinking=not omitted)
@@ -152,7 +155,7 @@ def _forced_call_of(asked: MessagesRequest) -> ForcedCall | None:
 
 def _json_answer_of(asked: MessagesRequest) -> JsonAnswer | None:
     if asked.output_config is not None and asked.output_config.format is not None:
-        return JsonAnswer(orjson.dumps(asked.output_config.format.schema_).decode(), "output_config.format")
+        return JsonAnswer(orjson.dumps(asked.output_config.format.schema_).decode(), "output_config.format.schema")
     if asked.output_format is not None:
-        return JsonAnswer(orjson.dumps(asked.output_format.schema_).decode(), "output_format")
+        return JsonAnswer(orjson.dumps(asked.output_format.schema_).decode(), "output_format.schema")
     return None
