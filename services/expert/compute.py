@@ -34,6 +34,7 @@ class Compute:
     def __init__(self, shard: ExpertShard) -> None:
         self._shard = shard
         self._turn = threading.Lock()
+        self._bytes_in, self._bytes_out = WIRE_BYTES.labels("in"), WIRE_BYTES.labels("out")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
 
     def answer(self, frame: Buffer) -> list[Buffer]:
@@ -56,7 +57,7 @@ class Compute:
             return self._answer(frame)
 
     def _answer(self, frame: Buffer) -> list[Buffer]:
-        WIRE_BYTES.labels("in").inc(len(frame))
+        self._bytes_in.inc(len(frame))
         name = NOBODY
         try:
             header = read_header(frame)
@@ -70,5 +71,5 @@ class Compute:
         except WireError as error:
             REFUSED_FRAMES.inc()
             answer = encode_refusal(name, error.message)
-        WIRE_BYTES.labels("out").inc(num_bytes(answer))
+        self._bytes_out.inc(num_bytes(answer))
         return answer

@@ -201,6 +201,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(stack, model, transp
     async with connected(model, [[server.address]], transport) as experts:
         server.shard.hold()
         task = asyncio.ensure_future(waiting(dispatch(experts, random_work(model, 2))))
+        await asyncio.sleep(0)  # now the task waits
         await until(lambda: server.shard.num_calls)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
