@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.sealed import seal, unseal
+from protos.attention_pb2 import TOOL_USE_REQUIRED
 from tests.gateway.message_streams import anthropic_client
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -181,3 +182,23 @@ async def test_instructions_in_mid_conversation(site):
     text = site.vocabulary.decode(prompt)
     assert "<|im_system|>system<|im_middle|>Note.<|im_end|>" in text
     assert "doc<|im_end|>" in text
+
+
+async def test_demands_reach_the_engines(site):
+    schema = {"type": "json_schema", "schema": {"type": "object"}}
+    tool = {"type": "function", "name": "f"}
+    for path, fields in (
+        (
+            "/v1/messages",
+            {"max_tokens": 9, "tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "any"}},
+        ),
+        ("/v1/responses", {"input": "Hi", "tools": [tool], "tool_choice": "required"}),
+        ("/v1/messages", {"max_tokens": 9, "output_config": {"format": schema}}),
+        ("/v1/responses", {"input": "Hi", "text": {"format": {**schema, "name": "s"}}}),
+    ):
+        messages = {} if "input" in fields else {"messages": [{"role": "user", "content": "Hi"}]}
+        await prompt_of(site, path, {**fields, **messages})
+    constraints = [decode.sampling.constraint for decode in site.decodes[0].decodes]
+    assert [constraint.tool_use for constraint in constraints[:2]] == [TOOL_USE_REQUIRED] * 2
+    assert [tool.name for constraint in constraints[:2] for tool in constraint.tools] == ["f", "f"]
+    assert [constraint.json_schema for constraint in constraints[2:]] == ['{"type":"object"}'] * 2
