@@ -1,0 +1,162 @@
+"""What a constrained token costs at the real vocabulary: the mask, the choice among what it allows, the last tokens.
+
+Streams are driven as the engine does it: rules by its workers, then the sampler, row by row. Random logits with the
+weight of a real distribution: a few thousand tokens are likely. xgrammar stands beside it if it is installed.
+
+    python -m tests.bench.constraints
+"""
+
+import asyncio
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from protos import attention_pb2 as pb
+from services.attention.constraint import Constraint
+from services.attention.constraint_requests import Constraints
+from services.attention.rules import Rules
+from services.attention.sampler import SamplingParams, sample
+from services.model.vocabulary import TokenTable, load_tokens
+from tests.bench.table import print_table
+
+VOCABULARY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "kimi-k2-tokenizer"
+VOCAB_SIZE = 163_840
+NUM_STEPS = 60
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"},
+        "year": {"type": "integer", "minimum": 1900, "maximum": 2100},
+        "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}},
+        "people": {
+            "type": "array",
+            "minItems": 2,
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "age": {"type": "number"}},
+                "required": ["name", "age"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["title", "year", "people"],
+    "additionalProperties": False,
+}
+
+
+async def measure(constraints: Constraints, num_streams: int, budget: int) -> dict[str, object]:
+    """Microseconds per token and stream: of the rules by the clock, of the sampler with and without them."""
+    wanted = pb.Constraint(json_schema=json.dumps(SCHEMA))
+    rules, params = Rules(), SamplingParams()
+    plain, ruled, made = [], [], []
+    lists: list[list[int]] = []
+    following: list[Constraint] = []
+    for _ in range(num_streams):
+        lists.append([0])
+        following.append(await constraints.make(wanted, lists[-1], 1, 1 + budget))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(NUM_STEPS):
+        logits = torch.randn(num_streams, VOCAB_SIZE, generator=generator) * 3
+        started = time.perf_counter()
+        bounds = await rules.begin(following)
+        made.append(time.perf_counter() - started)
+        positions = [len(one) for one in lists]
+        started = time.perf_counter()
+        chosen = sample(logits, [params] * num_streams, positions, None, bounds)
+        ruled.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        sample(logits, [params] * num_streams, positions)
+        plain.append(time.perf_counter() - started)
+        for i, choice in enumerate(chosen):
+            if choice.token_id >= VOCAB_SIZE - 256 or len(lists[i]) >= budget:
+                lists[i] = [0]
+                following[i] = await constraints.make(wanted, lists[i], 1, 1 + budget)
+            else:
+                lists[i].append(choice.token_id)
+    return {
+        "streams": num_streams,
+        "budget": budget,
+        "rule us (median)": micros(np.median(made), num_streams),
+        "rule us (mean)": micros(np.mean(made), num_streams),
+        "sampler us": micros(np.median(ruled), num_streams),
+        "sampler us, free": micros(np.median(plain), num_streams),
+    }
+
+
+def micros(seconds: float, num_streams: int) -> int:
+    return round(seconds / num_streams * 1e6)
+
+
+def xgrammar_masks(table: TokenTable) -> dict[str, object]:
+    """The same schema through xgrammar, one stream: its mask and its consumption of a token."""
+    import xgrammar  # noqa: PLC0415
+
+    vocabulary = [*table.ordinary, *(f"<|special_{i}|>".encode() for i in range(VOCAB_SIZE - len(table.ordinary)))]
+    info = xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[table.special_ids["<|im_end|>"]])
+    started = time.perf_counter()
+    compiled = xgrammar.GrammarCompiler(info, max_threads=1).compile_json_schema(json.dumps(SCHEMA))
+    compile_ms = (time.perf_counter() - started) * 1e3
+    mask = xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
+    return {"compile ms": round(compile_ms), **walk(table, lambda: xgrammar.GrammarMatcher(compiled), mask)}
+
+
+def walk(table, make, mask):
+    random = np.random.default_rng(0)
+    took = []
+    matcher = make()
+    while len(took) < 300:
+        started = time.perf_counter()
+        matcher.fill_next_token_bitmask(mask)
+        took.append(time.perf_counter() - started)
+        bits = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")
+        token_id = int(random.choice(np.flatnonzero(bits)))
+        if token_id >= len(table.ordinary) or not matcher.accept_token(token_id):
+            matcher = make()
+    return {"mask us (median)": micros(np.median(took), 1), "mask us (mean)": micros(np.mean(took), 1)}
+
+
+def llguidance_masks(constraints: Constraints) -> dict[str, object]:
+    """Masks alone, one stream, over the same kind of walk."""
+    grammars = constraints._grammars
+    started = time.perf_counter()
+    start = grammars.json({**SCHEMA, "title": "again"}, "schema").start
+    compile_ms = (time.perf_counter() - started) * 1e3
+    random = np.random.default_rng(0)
+    took = []
+    matcher = start.copy()
+    while len(took) < 300:
+        begun = time.perf_counter()
+        mask = matcher.mask()
+        took.append(time.perf_counter() - begun)
+        allowed = np.flatnonzero(mask)
+        if len(allowed) == 0 or not matcher.consume(int(random.choice(allowed))):
+            matcher = start.copy()
+    return {
+        "compile ms": round(compile_ms),
+        "mask us (median)": micros(np.median(took), 1),
+        "mask us (mean)": micros(np.mean(took), 1),
+    }
+
+
+async def run() -> None:
+    table = load_tokens(VOCABULARY, VOCAB_SIZE)
+    constraints = Constraints(table)
+    rows = [await measure(constraints, streams, budget) for streams in (1, 32) for budget in (32_768, 60)]
+    print_table("Constrained tokens at 163,840 ids, per token and stream", rows)
+    masks = [{"library": "llguidance", **llguidance_masks(constraints)}]
+    if importlib.util.find_spec("xgrammar"):
+        masks.append({"library": "xgrammar", **xgrammar_masks(table)})
+    print_table("Masks of one stream", masks)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
