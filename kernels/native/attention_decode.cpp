@@ -49,8 +49,8 @@ void pack_queries(const Context& c, int64_t row, int64_t first_head, typename Ma
     const int64_t head = first_head + lane;
     const T* latent = static_cast<const T*>(c.q_latent) + row * c.q_latent_strides[0] + head * c.q_latent_strides[1];
     const T* rope = static_cast<const T*>(c.q_rope) + row * c.q_rope_strides[0] + head * c.q_rope_strides[1];
-    for (int64_t d = 0; d < c.latent; d++) Math::put(out, d, lane, latent[d]);
-    for (int64_t d = 0; d < c.rope; d++) Math::put(out, c.latent + d, lane, rope[d]);
+    Math::put(latent, 0, c.latent, lane, out);
+    Math::put(rope, c.latent, c.rope, lane, out);
   }
 }
 
@@ -219,7 +219,7 @@ extern "C" void mla_decode(const void* q_latent, const void* q_rope, const void*
                   {strides[0], strides[1]}, {strides[2], strides[3]}, {strides[4], strides[5]}, strides[6], scale};
   if (!is_bf16)
     run<FloatMath<float>>(c, threads);
-  else if (HAS_BF16_DOT && c.width() % 2 == 0)
+  else if (HAS_BF16_DOT && latent % 2 == 0 && rope % 2 == 0)
     run<Bf16Math>(c, threads);
   else
     run<FloatMath<uint16_t>>(c, threads);

@@ -19,7 +19,10 @@ struct FloatMath {
   static Lanes load_lanes(const float* w) { return load(w); }
   static F16 multiply_add(F16 sum, F16 w, float x) { return fma(splat(x), w, sum); }
   static F16 rounded(F16 weight) { return weight; }
-  static void put(float* queries, int64_t d, int64_t lane, T value) { queries[d * LANES + lane] = widen(value); }
+  // One head's numbers [first, first + count) of the key into its lane.
+  static void put(const T* from, int64_t first, int64_t count, int64_t lane, float* queries) {
+    for (int64_t d = 0; d < count; d++) queries[(first + d) * LANES + lane] = widen(from[d]);
+  }
 
   static void read(const T* from, int64_t width, float* to) {
     int64_t d = 0;
@@ -50,17 +53,18 @@ struct Bf16Math {
     store(half, weight);
     return load(half);
   }
-  static void put(uint32_t* queries, int64_t d, int64_t lane, uint16_t value) {
-    queries[d / 2 * LANES + lane] |= uint32_t(value) << (d % 2 * 16);
+  static void put(const uint16_t* from, int64_t first, int64_t count, int64_t lane, uint32_t* queries) {
+    for (int64_t d = 0; d < count; d += 2) std::memcpy(queries + (first + d) / 2 * LANES + lane, from + d, 4);
   }
   static void read(const uint16_t* from, int64_t width, uint32_t* to) { std::memcpy(to, from, size_t(width) * 2); }
 
   static const uint32_t* pack_weights(const float* weights, int64_t tokens, uint32_t* out) {
-    for (int64_t t = 0; t < tokens; t += 2)
-      for (int64_t lane = 0; lane < LANES; lane++) {
-        const uint32_t next = t + 1 < tokens ? to_bf16(weights[(t + 1) * LANES + lane]) : 0;
-        out[t / 2 * LANES + lane] = to_bf16(weights[t * LANES + lane]) | next << 16;
-      }
+    for (int64_t t = 0; t < tokens; t += 2) {
+      uint16_t even[LANES], odd[LANES] = {};
+      store(even, load(weights + t * LANES));
+      if (t + 1 < tokens) store(odd, load(weights + (t + 1) * LANES));
+      for (int64_t lane = 0; lane < LANES; lane++) out[t / 2 * LANES + lane] = even[lane] | uint32_t(odd[lane]) << 16;
+    }
     return out;
   }
 
@@ -72,8 +76,12 @@ struct Bf16Math {
     value_units = latent;
     uint32_t* out = memory(units(tokens) * latent);
     for (int64_t t = 0; t < tokens; t += 2) {
-      const uint16_t *even = from + t * width, *odd = t + 1 < tokens ? even + width : nullptr;
-      for (int64_t d = 0; d < latent; d++) out[t / 2 * latent + d] = even[d] | (odd ? uint32_t(odd[d]) << 16 : 0);
+      const uint16_t *even = from + t * width, *odd = even + width;
+      uint32_t* to = out + t / 2 * latent;
+      if (t + 1 < tokens)
+        for (int64_t d = 0; d < latent; d++) to[d] = even[d] | uint32_t(odd[d]) << 16;
+      else
+        for (int64_t d = 0; d < latent; d++) to[d] = even[d];
     }
     return out;
   }

@@ -35,21 +35,29 @@ struct ChunkSums;
 struct ChunkState;
 struct RowBuffer;
 
-template <class Kind>
-void put(uint8_t* block, int64_t row, int64_t column, float value);
-template <>
-void put<PlainF32>(uint8_t* block, int64_t row, int64_t column, float value) {
-  reinterpret_cast<float*>(block)[column * ROWS + row] = value;
+// One position's numbers [first, first + count) of the key into its row of a block of keys.
+inline void put_key(const float* from, int64_t first, int64_t count, int64_t row, float* block) {
+  for (int64_t d = 0; d < count; d++) block[(first + d) * ROWS + row] = from[d];
+}
+// One or two positions of a head's value into their step of every block of values, `block_units` apart.
+inline void put_values(const float* from, const float*, int64_t count, float* step, int64_t block_units) {
+  for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = from[d];
 }
 #ifdef MOONSHARD_AVX512
-template <>
-void put<DenseBf16>(uint8_t* block, int64_t row, int64_t column, float value) {
-  reinterpret_cast<uint16_t*>(block)[(column / 2 * ROWS + row) * 2 + column % 2] = to_bf16(value);
+inline void put_key(const uint16_t* from, int64_t first, int64_t count, int64_t row, uint32_t* block) {
+  for (int64_t d = 0; d < count; d += 2) std::memcpy(block + (first + d) / 2 * ROWS + row, from + d, 4);
 }
-using AttendBf16 = DenseBf16;
-#else
-using AttendBf16 = PlainF32;
+inline void put_values(const uint16_t* even, const uint16_t* odd, int64_t count, uint32_t* step, int64_t block_units) {
+  for (int64_t d = 0; d < count; d++)
+    step[d / ROWS * block_units + d % ROWS] = even[d] | (odd ? uint32_t(odd[d]) << 16 : 0);
+}
 #endif
+inline void put_key(const uint16_t* from, int64_t first, int64_t count, int64_t row, float* block) {
+  for (int64_t d = 0; d < count; d++) block[(first + d) * ROWS + row] = widen(from[d]);
+}
+inline void put_values(const uint16_t* from, const uint16_t*, int64_t count, float* step, int64_t block_units) {
+  for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = widen(from[d]);
+}
 
 template <class Kind>
 int64_t steps_of(int64_t columns) {
@@ -67,6 +75,10 @@ struct Head {
   int64_t padded_v() const { return (p.v_dim + ROWS - 1) / ROWS * ROWS; }
   int64_t first_position() const { return p.context - p.tokens; }
 
+  const T* projected(int64_t t) const {
+    return static_cast<const T*>(p.projected) + (t * p.heads + head) * (p.nope + p.v_dim);
+  }
+
   void pack() {
     const int64_t tiles = (p.context + TILE_TOKENS - 1) / TILE_TOKENS, padded = tiles * TILE_TOKENS;
     keys.steps = steps_of<Kind>(p.key());
@@ -77,14 +89,16 @@ struct Head {
     uint8_t* value_words = scratch<HeadValues, uint8_t>(value_bytes);
     std::memset(key_words, 0, size_t(key_bytes));
     std::memset(value_words, 0, size_t(value_bytes));
+    Unit* key_units = reinterpret_cast<Unit*>(key_words);
+    Unit* value_units = reinterpret_cast<Unit*>(value_words);
     for (int64_t t = 0; t < p.context; t++) {
-      const T* from = static_cast<const T*>(p.projected) + (t * p.heads + head) * (p.nope + p.v_dim);
-      const T* rope = static_cast<const T*>(p.rope_keys) + t * p.rope_key_stride;
-      uint8_t* block = key_words + t / ROWS * keys.steps * Kind::WORD_BYTES;
-      for (int64_t d = 0; d < p.nope; d++) put<Kind>(block, t % ROWS, d, widen(from[d]));
-      for (int64_t d = 0; d < p.rope; d++) put<Kind>(block, t % ROWS, p.nope + d, widen(rope[d]));
-      for (int64_t d = 0; d < p.v_dim; d++)
-        put<Kind>(value_words + d / ROWS * values.steps * Kind::WORD_BYTES, d % ROWS, t, widen(from[p.nope + d]));
+      Unit* block = key_units + t / ROWS * keys.steps * ROWS;
+      put_key(projected(t), 0, p.nope, t % ROWS, block);
+      put_key(static_cast<const T*>(p.rope_keys) + t * p.rope_key_stride, p.nope, p.rope, t % ROWS, block);
+    }
+    for (int64_t t = 0; t < p.context; t += Kind::COLUMNS) {
+      const T* next = t + 1 < p.context ? projected(t + 1) + p.nope : nullptr;
+      put_values(projected(t) + p.nope, next, p.v_dim, value_units + t / Kind::COLUMNS * ROWS, values.steps * ROWS);
     }
     keys.words = key_words;
     values.words = value_words;
@@ -219,8 +233,12 @@ extern "C" void mla_prefill(const void* q_nope, const void* q_rope, const void* 
   const Prompt p{q_nope,  q_rope, projected, rope_keys, out, tokens, heads, nope, rope, v_dim,
                  context, {strides[0], strides[1]}, {strides[2], strides[3]}, strides[4], scale};
   if (tokens == 0) return;
-  if (is_bf16)
-    run<AttendBf16, uint16_t>(p, threads);
-  else
+  if (!is_bf16)
     run<PlainF32, float>(p, threads);
+#ifdef MOONSHARD_AVX512
+  else if (nope % 2 == 0 && rope % 2 == 0)
+    run<DenseBf16, uint16_t>(p, threads);
+#endif
+  else
+    run<PlainF32, uint16_t>(p, threads);
 }

@@ -13,6 +13,7 @@ constexpr int64_t GROUP = 32;  // columns that share a scale
 
 struct Int4F32 {
   using Unit = float;
+  static constexpr bool WORDS = false;
   static constexpr int64_t COLUMNS = GROUP, UNITS = GROUP + 1, WORD_BYTES = 256;
   static constexpr int64_t PASS_STEPS = 32;
 
@@ -79,6 +80,7 @@ struct Int4F32 {
 #ifdef MOONSHARD_AVX512
 struct Int4Bf16 {
   using Unit = uint32_t;
+  static constexpr bool WORDS = true;
   static constexpr int64_t COLUMNS = GROUP, UNITS = GROUP / 2, WORD_BYTES = 256;
   static constexpr int64_t PASS_STEPS = 32;
 
@@ -139,7 +141,10 @@ struct Int4Bf16 {
   }
 
   static void pack(const float* value, uint32_t* x, int64_t M, int64_t m) {
-    for (int64_t i = 0; i < UNITS; i++) x[i * M + m] = bf16_pair(value + 2 * i);
+    uint16_t half[GROUP];
+    store(half, load(value));
+    store(half + 16, load(value + 16));
+    for (int64_t i = 0; i < UNITS; i++) std::memcpy(x + i * M + m, half + 2 * i, 4);
   }
 };
 #else

@@ -56,20 +56,36 @@ constexpr int64_t packed_units(int64_t columns) {
   return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS * Kind::UNITS;
 }
 
+// A row as words of two bf16; an odd last column gets a zero. Float32 rows are rounded into `memory`.
+inline const uint16_t* bf16_row(const uint16_t* row, int64_t, uint16_t*) { return row; }
+inline const uint16_t* bf16_row(const float* row, int64_t columns, uint16_t* memory) {
+  int64_t k = 0;
+  for (; k + 16 <= columns; k += 16) store(memory + k, load(row + k));
+  for (; k < columns; k++) memory[k] = to_bf16(row[k]);
+  return memory;
+}
+
+struct RoundedRow;
+
 // Packs the tokens of one tile; row(m) is the first of `columns` numbers of token m.
 template <class Kind, class T, class Row>
 void pack_tile(const Row& row, int64_t tokens, int64_t columns, typename Kind::Unit* out) {
+  const int64_t whole = columns / Kind::COLUMNS * Kind::COLUMNS;
   for (int64_t m = 0; m < tokens; m++) {
-    const T* from = row(m);
-    typename Kind::Unit* to = out;
-    int64_t k = 0;
-    float value[Kind::COLUMNS];
-    for (; k + Kind::COLUMNS <= columns; k += Kind::COLUMNS, to += Kind::UNITS * tokens) {
-      for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = widen(from[k + i]);
-      Kind::pack(value, to, tokens, m);
-    }
-    if (k < columns) {
-      for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = k + i < columns ? widen(from[k + i]) : 0.0f;
+    if constexpr (Kind::WORDS) {
+      const uint16_t* from = bf16_row(row(m), columns, scratch<RoundedRow, uint16_t>(columns));
+      for (int64_t i = 0; i < columns / 2; i++) std::memcpy(out + i * tokens + m, from + 2 * i, 4);
+      if (columns % 2) out[columns / 2 * tokens + m] = from[columns - 1];
+    } else {
+      const T* from = row(m);
+      typename Kind::Unit* to = out;
+      float value[Kind::COLUMNS];
+      for (int64_t k = 0; k < whole; k += Kind::COLUMNS, to += Kind::UNITS * tokens) {
+        for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = widen(from[k + i]);
+        Kind::pack(value, to, tokens, m);
+      }
+      if (whole == columns) continue;
+      for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = whole + i < columns ? widen(from[whole + i]) : 0.0f;
       Kind::pack(value, to, tokens, m);
     }
   }

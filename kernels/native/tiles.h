@@ -75,6 +75,7 @@ inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) 
 
 struct PlainF32 {
   using Unit = float;
+  static constexpr bool WORDS = false;  // whether a unit is two columns as they stand in memory
   static constexpr int64_t COLUMNS = 1, UNITS = 1, WORD_BYTES = 64;
   static constexpr int64_t PASS_STEPS = 256;
 
@@ -96,6 +97,7 @@ struct PlainF32 {
 
 struct DenseF32 {
   using Unit = float;
+  static constexpr bool WORDS = false;
   static constexpr int64_t COLUMNS = 2, UNITS = 2, WORD_BYTES = 64;
   static constexpr int64_t PASS_STEPS = 256;  // 16 KiB of a block, half of the first cache
 
@@ -124,10 +126,9 @@ struct DenseF32 {
 };
 
 #ifdef MOONSHARD_AVX512
-inline uint32_t bf16_pair(const float* value) { return to_bf16(value[0]) | uint32_t(to_bf16(value[1])) << 16; }
-
 struct DenseBf16 {
   using Unit = uint32_t;
+  static constexpr bool WORDS = true;
   static constexpr int64_t COLUMNS = 2, UNITS = 1, WORD_BYTES = 64;
   static constexpr int64_t PASS_STEPS = 256;
 
@@ -152,8 +153,6 @@ struct DenseBf16 {
     }
     sums.save(c, row_stride);
   }
-
-  static void pack(const float* value, uint32_t* x, int64_t, int64_t m) { x[m] = bf16_pair(value); }
 };
 
 #else
