@@ -2,14 +2,15 @@
 
     python -m tests.bench.dispatch
 
-K2.6's hidden size in bf16, experts so small that the wire remains. The caller has an event loop in a thread of its own,
-as the engine does.
+K2.6's hidden size in bf16, and for each token one expert a shard, so small that the wire remains; what the experts
+take is measured by themselves and shown apart. The caller has an event loop in a thread of its own, as the engine does.
 """
 
 import dataclasses
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,12 +28,16 @@ from tests.services.expert.serving import ExpertProcess
 
 HIDDEN, TOP_K, NUM_EXPERTS, LAYER = 7168, 8, 16, 1
 NUM_TOKENS = (1, 8, 32, 128, 512)
+NUM_SHARDS = (1, 2)
 CARRIERS: tuple[tuple[Transport, str], ...] = (("unix", "unix"), ("grpc", "unix"), ("grpc", "tcp"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; times of one round trip, bytes of all its frames' tensors."""
+    """One line of the table; of one round trip the times and the bytes of all its frames' tensors.
+
+    compute_us  mean time that the slowest shard computes, of the round trip
+    """
 
     carrier: str
     num_shards: int
@@ -41,10 +46,11 @@ class Row:
     received_bytes: int
     p50_us: float
     p99_us: float
+    compute_us: float
 
 
 def measure() -> Iterator[Row]:
-    """Starts expert processes for each carrier and number of shards; about a minute."""
+    """Starts expert processes for each carrier and number of shards; under a minute on a quiet machine."""
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         model = Path(folder) / "model"
         text = dataclasses.replace(
@@ -57,25 +63,29 @@ def measure() -> Iterator[Row]:
         )
         write_random_checkpoint(model, dims=RandomDims(text))
         for transport, network in CARRIERS:
-            for num_shards in (1, 2):
+            for num_shards in NUM_SHARDS:
                 yield from _measure_carrier(model, Path(folder), transport, network, num_shards)
 
 
 def _measure_carrier(model: Path, folder: Path, transport: Transport, network: str, num_shards: int) -> Iterator[Row]:
     with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                ExpertProcess(
-                    model, f"unix:{folder}/{shard}" if network == "unix" else "127.0.0.1:0", shard, num_shards
-                )
-            )
-            for shard in range(num_shards)
-        ]
+        processes = []
+        for shard in range(num_shards):
+            address = f"unix:{folder}/{shard}" if network == "unix" else "127.0.0.1:0"
+            process = ExpertProcess(model, address, shard, num_shards, MOONSHARD_METRICS_LISTEN="127.0.0.1:0")
+            processes.append(stack.enter_context(process))
         for process in processes:
             process.wait_for("ready")
-        addresses = [[str(process.wait_for("listening")["address"])] for process in processes]
+        listening = [process.wait_for("listening") for process in processes]
         rows: list[Row] = []
-        work = _round_trips(model, addresses, transport, f"{transport} over {network}", rows)
+        work = _round_trips(
+            model,
+            [[str(line["address"])] for line in listening],
+            [f"http://{line['metrics_address']}/metrics" for line in listening],
+            transport,
+            f"{transport} over {network}",
+            rows,
+        )
         thread = threading.Thread(target=uvloop.run, args=[work])
         thread.start()
         thread.join()
@@ -83,11 +93,12 @@ def _measure_carrier(model: Path, folder: Path, transport: Transport, network: s
 
 
 async def _round_trips(
-    model: Path, addresses: list[list[str]], transport: Transport, carrier: str, rows: list[Row]
+    model: Path, addresses: list[list[str]], metrics: list[str], transport: Transport, carrier: str, rows: list[Row]
 ) -> None:
+    num_shards = len(addresses)
     experts = RemoteExperts(
         addresses,
-        expert_placement(NUM_EXPERTS, len(addresses)),
+        expert_placement(NUM_EXPERTS, num_shards),
         checkpoint_digest=Checkpoint(model).digest(),
         epoch=time.time_ns(),
         transport=transport,
@@ -95,37 +106,49 @@ async def _round_trips(
     await experts.open()
     for num_tokens in NUM_TOKENS:
         hidden = torch.randn(num_tokens, HIDDEN).bfloat16()
-        ids = torch.stack([torch.randperm(NUM_EXPERTS, dtype=torch.int32)[:TOP_K] for _ in range(num_tokens)])
-        # So that every token visits every shard.
-        ids[:, 0], ids[:, 1] = 0, NUM_EXPERTS - 1
+        ids = torch.full((num_tokens, TOP_K), -1, dtype=torch.int32)
+        for shard in range(num_shards):
+            ids[:, shard] = shard * NUM_EXPERTS // num_shards
         weights = torch.rand(num_tokens, TOP_K)
+        before = [_compute(url) for url in metrics]
         seconds = []
-        for step in range(max(50, 1000 // num_tokens)):
+        for step in range(max(100, 2000 // num_tokens)):
             started = time.perf_counter()
             await experts.dispatch(step, LAYER, 0, hidden, ids, weights)
             seconds.append(time.perf_counter() - started)
+        after = [_compute(url) for url in metrics]
         seconds = sorted(seconds[len(seconds) // 10 :])
         rows.append(
             Row(
                 carrier,
-                len(addresses),
+                num_shards,
                 num_tokens,
-                len(addresses) * num_tokens * (HIDDEN * 2 + TOP_K * 8),
-                len(addresses) * num_tokens * HIDDEN * 4,
+                num_shards * num_tokens * (HIDDEN * 2 + TOP_K * 8),
+                num_shards * num_tokens * HIDDEN * 4,
                 seconds[len(seconds) // 2] * 1e6,
                 seconds[len(seconds) * 99 // 100] * 1e6,
+                max((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True)) * 1e6,
             )
         )
     await experts.close()
 
 
-HEADINGS = "carrier         shards  tokens  sent KB  received KB   p50 us   p99 us"
+def _compute(url: str) -> tuple[float, float]:
+    """Seconds and messages that a shard has computed so far."""
+    with urllib.request.urlopen(url) as page:
+        values = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
+    name = "moonshard_expert_compute_seconds"
+    return float(values[f"{name}_sum"]), float(values[f"{name}_count"])
+
+
+HEADINGS = "carrier         shards  tokens  sent KB  received KB   p50 us   p99 us  experts us"
 
 
 def line(row: Row) -> str:
     """A row under HEADINGS."""
     kilobytes = f"{row.sent_bytes / 1e3:8.0f} {row.received_bytes / 1e3:12.0f}"
-    return f"{row.carrier:<15} {row.num_shards:6} {row.num_tokens:7} {kilobytes} {row.p50_us:8.0f} {row.p99_us:8.0f}"
+    times = f"{row.p50_us:8.0f} {row.p99_us:8.0f} {row.compute_us:11.0f}"
+    return f"{row.carrier:<15} {row.num_shards:6} {row.num_tokens:7} {kilobytes} {times}"
 
 
 def main() -> None:
