@@ -85,7 +85,7 @@ class GrpcCarrier:
 
     async def _read(self) -> None:
         try:
-            while (frame := await self._stream.read()) is not grpc.aio.EOF:
+            while isinstance(frame := await self._stream.read(), bytes):  # else it is grpc.aio.EOF
                 self._on_frame(frame)
             reason = "it ended the stream"
         except MoonshardError as error:
