@@ -8,7 +8,7 @@ import grpc.aio
 
 from protos import vision_pb2 as pb
 from protos import vision_pb2_grpc
-from services.runtime.errors import InvalidRequest, Overloaded
+from services.runtime.errors import InvalidRequest, MoonshardError, Overloaded
 from services.vision.decoder_process import Kind
 from services.vision.encoder import MediaEncoder
 from services.vision.limits import MediaLimits, refusal
@@ -30,6 +30,15 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
         self._upload_bytes = 0
 
     async def Encode(self, requests: Parts, context: Context) -> pb.EncodeMediaResponse:
+        try:
+            return await self._encode(requests)
+        except MoonshardError:
+            # A caller that is refused while it sends would see a broken stream instead of the reason.
+            async for _ in requests:
+                pass
+            raise
+
+    async def _encode(self, requests: Parts) -> pb.EncodeMediaResponse:
         start = await anext(requests, pb.EncodeMediaRequest())
         kind = KINDS.get(start.start.kind)
         if kind is None:
