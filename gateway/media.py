@@ -94,15 +94,10 @@ async def _upload(replica: Replica, media: Media, data: bytes, left_s: float, ca
     stream = replica.vision.Encode(timeout=left_s, metadata=call.metadata)
     try:
         start = pb.MediaStart(kind=KINDS[media.kind], num_bytes=len(data))
-        parts = [pb.EncodeMediaRequest(start=start)]
-        parts += [pb.EncodeMediaRequest(data=data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES)]
-        for part in parts:
-            await stream.write(part)
-            # A file that is refused by its size is not sent to its end.
-            if stream.done():
-                break
-        else:
-            await stream.done_writing()
+        await stream.write(pb.EncodeMediaRequest(start=start))
+        for at in range(0, len(data), PIECE_BYTES):
+            await stream.write(pb.EncodeMediaRequest(data=data[at : at + PIECE_BYTES]))
+        await stream.done_writing()
         return (await stream).media
     finally:
         stream.cancel()
