@@ -66,6 +66,8 @@ class Grammars:
 
     def json(self, schema: Mapping[str, Any], field: str) -> "Grammar":
         """JSON after a schema, as far as it can be enforced; InvalidRequest names the field."""
+        if counts_free_names(schema):
+            raise InvalidRequest(f"{field}: minProperties of 2 or more cannot be enforced over free names", field=field)
         text = json.dumps({**schema, "x-guidance": JSON_OPTIONS})
         return self._compile(f"start: %json {text}", field, JsonPosition(), schema_weight(schema))
 
@@ -216,6 +218,21 @@ class Matcher:
 
 
 UNKNOWN_WEIGHT = 10**9
+
+
+def counts_free_names(schema: object) -> bool:
+    """Whether somewhere two or more properties are demanded that may have any name: a name could come twice."""
+    match schema:
+        case dict():
+            least, named = schema.get("minProperties"), schema.get("required")
+            demanded = least if isinstance(least, int) else 0
+            given = len(named) if isinstance(named, list) else 0
+            free = schema.get("additionalProperties") is not False or "patternProperties" in schema
+            here = free and demanded >= 2 and demanded > given
+            return here or any(counts_free_names(value) for value in schema.values())
+        case list():
+            return any(counts_free_names(value) for value in schema)
+    return False
 
 
 def schema_weight(schema: object) -> int:
