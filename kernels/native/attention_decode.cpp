@@ -54,15 +54,43 @@ void pack_queries(const Context& c, int64_t row, int64_t first_head, typename Ma
   }
 }
 
+// The tokens of a tile: where they are if one block holds them as the products want them, else a copy in `memory`.
 template <class Math>
-void read_tokens(const Context& c, int64_t row, int64_t begin, int64_t tokens, typename Math::Unit* out) {
+Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t begin, int64_t tokens,
+                                        typename Math::Unit* memory) {
+  using T = typename Math::Cached;
+  using Unit = typename Math::Unit;
   const int32_t* table = c.block_tables + row * c.table_stride;
-  for (int64_t t = 0; t < tokens; t++) {
-    const int64_t position = begin + t;
-    const auto* from = static_cast<const typename Math::Cached*>(c.cache) +
-                       table[position / c.block_tokens] * c.cache_strides[0] +
-                       position % c.block_tokens * c.cache_strides[1];
-    Math::read(from, c.width(), out + t * Math::units(c.width()));
+  const auto at = [&](int64_t position) {
+    return static_cast<const T*>(c.cache) + table[position / c.block_tokens] * c.cache_strides[0] +
+           position % c.block_tokens * c.cache_strides[1];
+  };
+  constexpr int64_t PER_UNIT = sizeof(Unit) / sizeof(T);
+  const bool one_block = begin / c.block_tokens == (begin + tokens - 1) / c.block_tokens;
+  if (Math::AS_CACHED && one_block && c.cache_strides[1] % PER_UNIT == 0)
+    return {reinterpret_cast<const Unit*>(at(begin)), c.cache_strides[1] / PER_UNIT};
+  const int64_t units = Math::units(c.width());
+  for (int64_t t = 0; t < tokens; t++) Math::read(at(begin + t), c.width(), memory + t * units);
+  return {memory, units};
+}
+
+// Moves `total` to the maximum of both; keep and take are what the old and the new sums are worth there.
+void join_weights(const Partial& total, const float* maximum, const float* weight, float* keep, float* take) {
+  const F16 top = max(load(total.maximum), load(maximum));
+  store(keep, exp(sub(load(total.maximum), top)));
+  store(take, exp(sub(load(maximum), top)));
+  store(total.weight, fma(load(total.weight), load(keep), mul(load(weight), load(take))));
+  store(total.maximum, top);
+}
+
+void merge(const Context& c, int64_t heads, const Partial& total, const Partial& next) {
+  float keep[LANES], take[LANES];
+  join_weights(total, next.maximum, next.weight, keep, take);
+  for (int64_t head = 0; head < heads; head++) {
+    float* to = total.sums + head * c.latent;
+    const float* from = next.sums + head * c.latent;
+    const float a = keep[head], b = take[head];
+    for (int64_t d = 0; d < c.latent; d++) to[d] = __builtin_fmaf(to[d], a, from[d] * b);
   }
 }
 
@@ -71,15 +99,16 @@ struct TileValues;
 struct TileScores;
 struct TileWeights;
 
+// One tile of a row. The first becomes `p`, later ones are merged into it, with the same arithmetic as `merge`.
 template <class Math>
 void attend_tile(const Context& c, int64_t row, int64_t heads, const typename Math::Unit* queries, int64_t tile,
-                 Partial p) {
+                 bool first, const Partial& p) {
   using Unit = typename Math::Unit;
   const int64_t begin = tile * TILE_TOKENS, left = c.context_lens[row] - begin, units = Math::units(c.width());
   const int64_t tokens = left < TILE_TOKENS ? left : TILE_TOKENS;
-  Unit* keys = scratch<TileTokens, Unit>(TILE_TOKENS * units);
   float* scores = scratch<TileScores, float>(TILE_TOKENS * LANES);
-  read_tokens<Math>(c, row, begin, tokens, keys);
+  const Tokens<Unit> keys =
+      read_tokens<Math>(c, row, begin, tokens, scratch<TileTokens, Unit>(TILE_TOKENS * units));
   score_tokens<Math>(keys, units, tokens, queries, scores);
   for (int64_t t = 0; t < tokens; t++) store(scores + t * LANES, mul(load(scores + t * LANES), splat(c.scale)));
   F16 top = load(scores), total = zeros();
@@ -89,30 +118,15 @@ void attend_tile(const Context& c, int64_t row, int64_t heads, const typename Ma
     total = add(total, weight);
     store(scores + t * LANES, weight);
   }
-  store(p.maximum, top);
-  store(p.weight, total);
+  float maximum[LANES], weight[LANES], keep[LANES], take[LANES];
+  store(first ? p.maximum : maximum, top);
+  store(first ? p.weight : weight, total);
+  if (!first) join_weights(p, maximum, weight, keep, take);
   const Unit* weights = Math::pack_weights(scores, tokens, scratch<TileWeights, Unit>(TILE_TOKENS * LANES));
-  int64_t value_units = units;
-  const Unit* values = Math::as_values(keys, tokens, c.width(), c.latent, value_units, [](int64_t count) {
-    return scratch<TileValues, Unit>(count);
-  });
-  weigh_values<Math>(weights, heads, values, value_units, Math::units(tokens), c.latent, p.sums);
-}
-
-// total += next, both relative to the new maximum
-void merge(const Context& c, int64_t heads, Partial total, const Partial& next) {
-  float old_scale[LANES], new_scale[LANES];
-  const F16 top = max(load(total.maximum), load(next.maximum));
-  const F16 keep = exp(sub(load(total.maximum), top)), take = exp(sub(load(next.maximum), top));
-  store(old_scale, keep);
-  store(new_scale, take);
-  store(total.weight, fma(load(total.weight), keep, mul(load(next.weight), take)));
-  store(total.maximum, top);
-  for (int64_t head = 0; head < heads; head++) {
-    float *to = total.sums + head * c.latent, a = old_scale[head], b = new_scale[head];
-    const float* from = next.sums + head * c.latent;
-    for (int64_t d = 0; d < c.latent; d++) to[d] = __builtin_fmaf(to[d], a, from[d] * b);
-  }
+  const Tokens<Unit> values =
+      Math::as_values(keys, tokens, c.latent, [](int64_t count) { return scratch<TileValues, Unit>(count); });
+  weigh_values<Math>(weights, heads, values, Math::units(tokens), c.latent, p.sums,
+                     first ? Joining{} : Joining{keep, take});
 }
 
 template <class T>
@@ -140,14 +154,10 @@ void attend_row(const Context& c, int64_t row, int64_t first_head) {
   using Unit = typename Math::Unit;
   const int64_t heads = c.heads_from(first_head);
   Unit* queries = scratch<Queries, Unit>(Math::units(c.width()) * LANES);
-  float* memory = scratch<RowPartials, float>(2 * partial_size(c));
-  const Partial total = partial_at(memory), next = partial_at(memory + partial_size(c));
+  const Partial total = partial_at(scratch<RowPartials, float>(partial_size(c)));
   pack_queries<Math>(c, row, first_head, queries);
-  attend_tile<Math>(c, row, heads, queries, 0, total);
-  for (int64_t tile = 1; tile < c.tiles(row); tile++) {
-    attend_tile<Math>(c, row, heads, queries, tile, next);
-    merge(c, heads, total, next);
-  }
+  for (int64_t tile = 0; tile < c.tiles(row); tile++)
+    attend_tile<Math>(c, row, heads, queries, tile, tile == 0, total);
   finish<typename Math::Cached>(c, row, first_head, total);
 }
 
@@ -168,7 +178,7 @@ void attend_row_together(const Context& c, int64_t row, int64_t threads) {
     const auto attend = [&](int64_t task) {
       const int64_t group = task % groups, tile = task / groups;
       attend_tile<Math>(c, row, c.heads_from(group * LANES), queries + group * query_units, begin + tile,
-                        partial_at(memory + (group * (wave + 1) + tile + 1) * size));
+                        true, partial_at(memory + (group * (wave + 1) + tile + 1) * size));
     };
     const auto merge_group = [&](int64_t group) {
       float* first = memory + group * (wave + 1) * size;

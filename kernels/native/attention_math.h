@@ -8,12 +8,20 @@ namespace {
 constexpr int64_t TILE_TOKENS = 64;
 constexpr int64_t LANES = 16;
 
+// Tokens of a tile as the products read them.
+template <class Unit>
+struct Tokens {
+  const Unit* at;
+  int64_t stride;  // units from one to the next
+};
+
 // float32, from a cache of either dtype.
 template <class T>
 struct FloatMath {
   using Cached = T;
   using Unit = float;
   using Lanes = F16;
+  static constexpr bool AS_CACHED = sizeof(T) == sizeof(Unit);  // whether units stand in the cache as they are
 
   static int64_t units(int64_t count) { return count; }
   static Lanes load_lanes(const float* w) { return load(w); }
@@ -29,11 +37,11 @@ struct FloatMath {
     for (; d + LANES <= width; d += LANES) store(to + d, load(from + d));
     for (; d < width; d++) to[d] = widen(from[d]);
   }
-  // Softmax weights [tokens][16] and tokens [tokens][width] serve as they are.
+  // Softmax weights [tokens][16] and tokens serve as they are.
   static const float* pack_weights(const float* weights, int64_t, float*) { return weights; }
   template <class Memory>
-  static const float* as_values(const float* tokens, int64_t, int64_t, int64_t, int64_t&, const Memory&) {
-    return tokens;
+  static Tokens<float> as_values(const Tokens<float>& keys, int64_t, int64_t, const Memory&) {
+    return keys;
   }
 };
 
@@ -44,6 +52,7 @@ struct Bf16Math {
   using Cached = uint16_t;
   using Unit = uint32_t;
   using Lanes = W16;
+  static constexpr bool AS_CACHED = true;
 
   static int64_t units(int64_t count) { return (count + 1) / 2; }
   static Lanes load_lanes(const uint32_t* w) { return load_words(w); }
@@ -68,32 +77,43 @@ struct Bf16Math {
     return out;
   }
 
-  // [tokens][width] -> [token pairs][latent], the two tokens of a pair in one word; the pair of a last odd token is 0.
+  // Tokens -> [token pairs][latent], the two tokens of a pair in one word; the pair of a last odd token is 0.
   template <class Memory>
-  static const uint32_t* as_values(const uint32_t* keys, int64_t tokens, int64_t width, int64_t latent,
-                                   int64_t& value_units, const Memory& memory) {
-    const uint16_t* from = reinterpret_cast<const uint16_t*>(keys);
-    value_units = latent;
+  static Tokens<uint32_t> as_values(const Tokens<uint32_t>& keys, int64_t tokens, int64_t latent, const Memory& memory) {
     uint32_t* out = memory(units(tokens) * latent);
     for (int64_t t = 0; t < tokens; t += 2) {
-      const uint16_t *even = from + t * width, *odd = even + width;
+      const uint16_t* even = reinterpret_cast<const uint16_t*>(keys.at + t * keys.stride);
+      const uint16_t* odd = even + 2 * keys.stride;
       uint32_t* to = out + t / 2 * latent;
       if (t + 1 < tokens)
         for (int64_t d = 0; d < latent; d++) to[d] = even[d] | uint32_t(odd[d]) << 16;
       else
         for (int64_t d = 0; d < latent; d++) to[d] = even[d];
     }
-    return out;
+    return {out, latent};
   }
 };
 #else
 using Bf16Math = FloatMath<uint16_t>;
 #endif
 
-// sums[m][r] of M tokens and R times sixteen lanes: x[m * x_token + k * x_step] times w[k * w_step + r * 16 + lane]
+// How a tile's result joins what a row has: (nothing) or old * keep + new * take, per head.
+struct Joining {
+  const float* keep = nullptr;
+  const float* take = nullptr;
+
+  void put(float* to, F16 fresh, int head) const {
+    if (keep)
+      store(to, fma(load(to), splat(keep[head]), mul(fresh, splat(take[head]))));
+    else
+      store(to, fresh);
+  }
+};
+
+// out[m][r] of M tokens and R times sixteen lanes: sum of x[m * x_token + k * x_step] times w[k * w_step + r * 16 + lane]
 template <class Math, int M, int R>
 void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step, const typename Math::Unit* w,
-                  int64_t w_step, int64_t steps, float* out, int64_t out_token) {
+                  int64_t w_step, int64_t steps, float* out, int64_t out_token, const Joining& joining = {}) {
   F16 sums[M][R];
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++)
@@ -111,51 +131,56 @@ void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step,
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++) store(out + m * out_token + r * LANES, sums[m][r]);
+    for (int r = 0; r < R; r++) joining.put(out + m * out_token + r * LANES, sums[m][r], m);
 }
 
-// scores [tokens][16] = keys [tokens][units] times queries [units][16]
+// scores [tokens][16] = keys times queries [units][16]
 template <class Math>
-void score_tokens(const typename Math::Unit* keys, int64_t units, int64_t tokens, const typename Math::Unit* queries,
-                  float* scores) {
+void score_tokens(const Tokens<typename Math::Unit>& keys, int64_t units, int64_t tokens,
+                  const typename Math::Unit* queries, float* scores) {
   constexpr int MANY = MAX_TILE_TOKENS;
+  const auto at = [&](int64_t t) { return keys.at + t * keys.stride; };
   int64_t t = 0;
   for (; t + MANY <= tokens; t += MANY)
-    tile_product<Math, MANY, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+    tile_product<Math, MANY, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
   for (; t + 4 <= tokens; t += 4)
-    tile_product<Math, 4, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+    tile_product<Math, 4, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
   for (; t < tokens; t++)
-    tile_product<Math, 1, 1>(keys + t * units, units, 1, queries, LANES, units, scores + t * LANES, LANES);
+    tile_product<Math, 1, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
 }
 
-// M heads, all latents. Numbers past a multiple of sixteen latents are summed one by one.
+// M heads, all latents. Lanes past the last latent are computed from zeros and dropped.
 template <class Math, int M>
-void weigh_heads(const typename Math::Unit* weights, const typename Math::Unit* values, int64_t value_units,
-                 int64_t steps, int64_t latent, float* sums) {
+void weigh_heads(const typename Math::Unit* weights, const Tokens<typename Math::Unit>& values, int64_t steps,
+                 int64_t latent, float* sums, const Joining& joining) {
   constexpr int WIDE = TILE_REGISTERS >= 16 ? 2 : 1;
   int64_t d = 0;
   for (; d + WIDE * LANES <= latent; d += WIDE * LANES)
-    tile_product<Math, M, WIDE>(weights, 1, LANES, values + d, value_units, steps, sums + d, latent);
+    tile_product<Math, M, WIDE>(weights, 1, LANES, values.at + d, values.stride, steps, sums + d, latent, joining);
   for (; d < latent; d += LANES) {
     typename Math::Unit edge[TILE_TOKENS * LANES] = {};
-    const int64_t lanes = latent - d < LANES ? latent - d : LANES;
-    for (int64_t k = 0; k < steps; k++) std::memcpy(edge + k * LANES, values + k * value_units + d, size_t(lanes) * 4);
-    float whole[M * LANES];
-    tile_product<Math, M, 1>(weights, 1, LANES, edge, LANES, steps, whole, LANES);
-    for (int m = 0; m < M; m++) std::memcpy(sums + m * latent + d, whole + m * LANES, size_t(lanes) * 4);
+    const size_t bytes = size_t(latent - d < LANES ? latent - d : LANES) * sizeof(float);
+    for (int64_t k = 0; k < steps; k++) std::memcpy(edge + k * LANES, values.at + k * values.stride + d, bytes);
+    float whole[M * LANES] = {};
+    for (int m = 0; m < M; m++) std::memcpy(whole + m * LANES, sums + m * latent + d, bytes);
+    tile_product<Math, M, 1>(weights, 1, LANES, edge, LANES, steps, whole, LANES, joining);
+    for (int m = 0; m < M; m++) std::memcpy(sums + m * latent + d, whole + m * LANES, bytes);
   }
 }
 
-// sums [16][latent] = softmax weights [steps][16], transposed, times values [steps][value_units]
+// sums [16][latent], joined with softmax weights [steps][16], transposed, times values
 template <class Math>
-void weigh_values(const typename Math::Unit* weights, int64_t heads, const typename Math::Unit* values,
-                  int64_t value_units, int64_t steps, int64_t latent, float* sums) {
+void weigh_values(const typename Math::Unit* weights, int64_t heads, const Tokens<typename Math::Unit>& values,
+                  int64_t steps, int64_t latent, float* sums, const Joining& joining) {
   constexpr int MANY = TILE_REGISTERS >= 16 ? 8 : 6;
+  const auto from = [&](int64_t head) {
+    return joining.keep ? Joining{joining.keep + head, joining.take + head} : Joining{};
+  };
   int64_t head = 0;
   for (; head + MANY <= LANES && head < heads; head += MANY)
-    weigh_heads<Math, MANY>(weights + head, values, value_units, steps, latent, sums + head * latent);
+    weigh_heads<Math, MANY>(weights + head, values, steps, latent, sums + head * latent, from(head));
   for (; head < heads; head += 4)
-    weigh_heads<Math, 4>(weights + head, values, value_units, steps, latent, sums + head * latent);
+    weigh_heads<Math, 4>(weights + head, values, steps, latent, sums + head * latent, from(head));
 }
 
 }  // namespace
