@@ -145,6 +145,7 @@ class _Plan:
             "PREFILLS": self._addresses([chain[0] for chain in self.prefills]),
             "DECODES": self._addresses([chain[0] for chain in self.decodes]),
             "VISIONS": self._addresses(self.visions),
+            "STORE": self._store_urls,
             "MODEL_NAME": t.model_name,
         }
         return ProcessSpec(
