@@ -2,14 +2,16 @@
 
 import asyncio
 import signal
+import threading
 from contextlib import ExitStack
 
 import pytest
 import torch
 
-from services.attention.dispatch_metrics import REPEATED_CALLS
+from services.attention.dispatch_calls import MAX_CALLS
+from services.attention.dispatch_metrics import DROPPED_ANSWERS, REPEATED_CALLS
 from services.local.random_checkpoint import write_random_checkpoint
-from services.runtime.errors import ExpertsUnavailable
+from services.runtime.errors import ExpertsUnavailable, WireError
 from tests.services.attention.dispatching import TRANSPORTS, assert_same, connected, dispatch, until, waiting
 from tests.services.expert.serving import ExpertProcess, ServerThread, plain_sum, random_work, short_folder
 
@@ -175,18 +177,59 @@ async def test_a_replica_that_talks_nonsense_is_left(stack, model, transport, ga
 
 
 @TRANSPORTS
-async def test_answers_of_an_earlier_life_are_dropped(stack, model, transport):
-    """Two attention processes use the same call ids; each hears only its own answers."""
-    folder = short_folder(stack)
-    server = stack.enter_context(ServerThread(model, f"unix:{folder}/0"))
-    async with (
-        connected(model, [[server.address]], transport) as first,
-        connected(model, [[server.address]], transport) as second,
-    ):
-        works = [random_work(model, 2, seed=seed) for seed in range(2)]
-        flying = [dispatch(first, works[0]), dispatch(second, works[1])]
-        for work, result in zip(works, flying, strict=True):
-            assert_same(await result, plain_sum(model, 2, work))
+async def test_answers_of_another_life_are_dropped(stack, model, transport):
+    """A restarted attention process counts its calls from 1 again: the epoch tells its answers from older ones."""
+    server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
+    answer = server.compute._answer
+    server.compute._answer = lambda frame: [with_epoch(b"".join(answer(frame)), 7)]
+    async with connected(model, [[server.address]], transport, deadline_s=1) as experts:
+        before = DROPPED_ANSWERS._value.get()
+        with pytest.raises(ExpertsUnavailable):
+            await dispatch(experts, random_work(model, 2))
+        assert DROPPED_ANSWERS._value.get() == before + 1
+
+
+@TRANSPORTS
+async def test_a_sum_of_another_shape_is_a_wire_error(stack, model, transport):
+    server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
+    server.shard.forward = lambda layer, work: torch.zeros(1, 128)
+    async with connected(model, [[server.address]], transport) as experts:
+        with pytest.raises(WireError, match=r"sent \[1, 128\], expected \[2, 128\]"):
+            await dispatch(experts, random_work(model, 2))
+
+
+@TRANSPORTS
+async def test_calls_in_flight_are_bounded(stack, model, transport):
+    server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
+    async with connected(model, [[server.address]], transport) as experts:
+        server.shard.hold()
+        work = random_work(model, 1)
+        flying = [dispatch(experts, work, step) for step in range(MAX_CALLS)]
+        with pytest.raises(ExpertsUnavailable, match=f"owes {MAX_CALLS} answers"):
+            await dispatch(experts, work)
+        server.shard.release()
+        expected = plain_sum(model, 2, work)
+        for result in flying:
+            assert_same(await result, expected)
+
+
+@TRANSPORTS
+async def test_a_defect_of_a_replica_is_repeated_until_the_deadline(stack, model, transport, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # a raw stream's thread ends with the defect
+    server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
+    server.shard.forward = lambda layer, work: 1 / 0
+    async with connected(model, [[server.address]], transport, deadline_s=2) as experts:
+        before = repeats("lost")
+        with pytest.raises(ExpertsUnavailable, match=r"was lost|is connected"):
+            await dispatch(experts, random_work(model, 2))
+        assert 1 <= repeats("lost") - before < 40
+        del server.shard.forward
+        work = random_work(model, 2)
+        assert_same(await dispatch(experts, work, 1), plain_sum(model, 2, work))
+
+
+def with_epoch(frame: bytes, epoch: int) -> bytes:
+    return frame[:8] + epoch.to_bytes(8, "little") + frame[16:]
 
 
 def repeats(reason):
