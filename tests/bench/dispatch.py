@@ -24,6 +24,8 @@ from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_dims import RandomDims, tiny_dims
 from services.model.checkpoint import Checkpoint
 from services.model.placement import expert_placement
+from tests.bench.socket_floor import round_trips
+from tests.bench.table import print_table
 from tests.services.expert.serving import ExpertProcess
 
 HIDDEN, TOP_K, NUM_EXPERTS, LAYER = 7168, 8, 16, 1
@@ -50,7 +52,8 @@ class Row:
 
 
 def measure() -> Iterator[Row]:
-    """Starts expert processes for each carrier and number of shards; under a minute on a quiet machine."""
+    """Starts expert processes for each carrier and number of shards; about a minute on a quiet machine."""
+    yield from (_floor(num_tokens) for num_tokens in NUM_TOKENS)
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         model = Path(folder) / "model"
         text = dataclasses.replace(
@@ -112,7 +115,7 @@ async def _round_trips(
         weights = torch.rand(num_tokens, TOP_K)
         before = [_compute(url) for url in metrics]
         seconds = []
-        for step in range(max(100, 2000 // num_tokens)):
+        for step in range(_count(num_tokens)):
             started = time.perf_counter()
             await experts.dispatch(step, LAYER, 0, hidden, ids, weights)
             seconds.append(time.perf_counter() - started)
@@ -125,8 +128,7 @@ async def _round_trips(
                 num_tokens,
                 num_shards * num_tokens * (HIDDEN * 2 + TOP_K * 8),
                 num_shards * num_tokens * HIDDEN * 4,
-                seconds[len(seconds) // 2] * 1e6,
-                seconds[len(seconds) * 99 // 100] * 1e6,
+                *_percentiles(seconds),
                 max((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True)) * 1e6,
             )
         )
@@ -141,22 +143,38 @@ def _compute(url: str) -> tuple[float, float]:
     return float(values[f"{name}_sum"]), float(values[f"{name}_count"])
 
 
-HEADINGS = "carrier         shards  tokens  sent KB  received KB   p50 us   p99 us  experts us"
+def _floor(num_tokens: int) -> Row:
+    """One shard's bytes without anything around them."""
+    num_sent, num_received = num_tokens * (HIDDEN * 2 + TOP_K * 8), num_tokens * HIDDEN * 4
+    seconds = round_trips(num_sent, num_received, _count(num_tokens))
+    return Row("bare socket", 1, num_tokens, num_sent, num_received, *_percentiles(seconds), 0.0)
 
 
-def line(row: Row) -> str:
-    """A row under HEADINGS."""
-    kilobytes = f"{row.sent_bytes / 1e3:8.0f} {row.received_bytes / 1e3:12.0f}"
-    times = f"{row.p50_us:8.0f} {row.p99_us:8.0f} {row.compute_us:11.0f}"
-    return f"{row.carrier:<15} {row.num_shards:6} {row.num_tokens:7} {kilobytes} {times}"
+def _count(num_tokens: int) -> int:
+    return max(100, 2000 // num_tokens)
+
+
+def _percentiles(seconds: list[float]) -> tuple[float, float]:
+    return seconds[len(seconds) // 2] * 1e6, seconds[len(seconds) * 99 // 100] * 1e6
+
+
+def _cells(row: Row) -> dict[str, object]:
+    return {
+        "carrier": row.carrier,
+        "shards": row.num_shards,
+        "tokens": row.num_tokens,
+        "KB sent": round(row.sent_bytes / 1e3),
+        "KB received": round(row.received_bytes / 1e3),
+        "p50 us": round(row.p50_us),
+        "p99 us": round(row.p99_us),
+        "of it experts, mean us": round(row.compute_us),
+    }
 
 
 def main() -> None:
     """Prints the table."""
     torch.set_num_threads(1)
-    print(HEADINGS)
-    for row in measure():
-        print(line(row), flush=True)
+    print_table("Round trip of one dispatch, hidden size 7168, bf16", [_cells(row) for row in measure()])
 
 
 if __name__ == "__main__":
