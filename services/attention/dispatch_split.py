@@ -1,6 +1,7 @@
 """Dispatch and combine as arithmetic: which tokens go to which expert shard, and the sum of what comes back."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -28,32 +29,27 @@ class Splitter:
         placed = sorted(expert for shard in placement for expert in shard)
         if placed != list(range(len(placed))):
             raise ValueError(f"a placement must name every expert once, found {placed}")
-        self._num_shards = len(placement)
-        # One more entry than experts: index -1, "no expert", finds the last one, which is no shard.
-        self._shard_of = np.full(len(placed) + 1, -1, dtype=np.int32)
+        # For each shard the id of every expert that it holds, -1 for all others. One more entry than experts: index -1,
+        # "no expert", finds the last one.
+        self._own_id = np.full((len(placement), len(placed) + 1), -1, dtype=np.int32)
         for shard, expert_ids in enumerate(placement):
-            self._shard_of[list(expert_ids)] = shard
+            self._own_id[shard, list(expert_ids)] = list(expert_ids)
 
     def split(self, work: Work) -> list[Part]:
         """One part for each shard that has at least one of the tokens, by rising shard."""
-        if self._num_shards == 1:
+        if len(self._own_id) == 1:
             return [Part(0, None, work)]
-        ids = work.topk_ids.numpy()
-        shard_of = self._shard_of[ids]
+        own_ids = self._own_id.take(work.topk_ids.numpy(), axis=1)  # [shards, tokens, top_k]
+        touched = (own_ids >= 0).any(axis=2)
         parts = []
-        for shard in range(self._num_shards):
-            here = shard_of == shard
-            touched = here.any(axis=1)
-            num_rows = np.count_nonzero(touched)
-            if num_rows == 0:
-                continue
-            local_ids = np.where(here, ids, np.int32(-1))
-            if num_rows == len(ids):
-                parts.append(Part(shard, None, work._replace(topk_ids=torch.from_numpy(local_ids))))
-                continue
-            rows = torch.from_numpy(np.flatnonzero(touched))
-            hidden, weights = work.hidden.index_select(0, rows), work.topk_weights.index_select(0, rows)
-            parts.append(Part(shard, rows, Work(hidden, torch.from_numpy(local_ids[touched]), weights)))
+        for shard, num_rows in enumerate(touched.sum(axis=1).tolist()):
+            if num_rows == own_ids.shape[1]:
+                parts.append(Part(shard, None, work._replace(topk_ids=torch.from_numpy(own_ids[shard]))))
+            elif num_rows:
+                rows = torch.from_numpy(np.flatnonzero(touched[shard]))
+                ids = torch.from_numpy(own_ids[shard, touched[shard]])
+                hidden, weights = work.hidden.index_select(0, rows), work.topk_weights.index_select(0, rows)
+                parts.append(Part(shard, rows, Work(hidden, ids, weights)))
         return parts
 
 
@@ -62,8 +58,8 @@ def combine(num_tokens: int, hidden_size: int, parts: Sequence[Part], partials: 
 
     partials  one [tokens of the part, hidden] f32 for each part
     """
-    if len(parts) == 1 and parts[0].rows is None:
-        return partials[0]
+    if parts and all(part.rows is None for part in parts):
+        return reduce(torch.add, partials)
     total = torch.zeros(num_tokens, hidden_size)
     for part, partial in zip(parts, partials, strict=True):
         if part.rows is None:

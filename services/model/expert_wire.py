@@ -50,6 +50,10 @@ class Kind(enum.IntEnum):
     ERROR = 3
 
 
+# A look-up, because a call of the enumeration costs as much as the rest of the header.
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
 class CallName(NamedTuple):
     """Names one call. Experts are idempotent by it; an answer repeats the name of its request."""
 
@@ -132,16 +136,16 @@ def read_header(frame: Buffer) -> Header:
     """The header of a frame. WireError when it is too short, not one of ours or of another version."""
     if len(frame) < HEADER_BYTES:
         raise WireError(f"a frame of {len(frame)} bytes is shorter than its header of {HEADER_BYTES}")
-    magic, version, kind, dtype, *numbers = _HEADER.unpack_from(frame)
+    magic, version, kind, dtype, epoch, call_id, step, layer, micro_batch, *sizes = _HEADER.unpack_from(frame)
     if magic != MAGIC:
         raise WireError(f"a frame begins with {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
         raise WireError(f"a frame has version {version}, expected {VERSION}")
-    if kind not in Kind.__members__.values():
-        raise WireError(f"a frame has kind {kind}, expected 1 to {len(Kind)}")
+    if kind not in _KINDS:
+        raise WireError(f"a frame has kind {kind}, expected 1 to {len(_KINDS)}")
     if dtype not in _DTYPES:
         raise WireError(f"a frame has dtype code {dtype}, expected 0 to {len(_DTYPES) - 1}")
-    return Header(CallName(*numbers[:5]), Kind(kind), _DTYPES[dtype], *numbers[5:])
+    return Header(CallName(epoch, call_id, step, layer, micro_batch), _KINDS[kind], _DTYPES[dtype], *sizes)
 
 
 def decode_request(header: Header, frame: Buffer) -> Work:
@@ -179,7 +183,9 @@ def _header(name: CallName, kind: Kind, dtype: int, num_tokens: int, top_k: int,
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.view(torch.int16)  # numpy has no bf16
+    return memoryview(tensor.contiguous().numpy()).cast("B")
 
 
 def _tensor(frame: Buffer, dtype: torch.dtype, offset: int, rows: int, columns: int) -> Tensor:
