@@ -9,6 +9,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure() -> None:
+    """One thread: small tensors gain nothing from more, and the clusters of the tests need the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def nan_filled_empty():
     """`torch.empty` returns NaN, so that a kernel that forgets an element is caught."""
