@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.model.expert_wire import Work
@@ -40,7 +41,7 @@ class Splitter:
         if len(self._own_id) == 1:
             return [Part(0, None, work)]
         own_ids = self._own_id.take(work.topk_ids.numpy(), axis=1)  # [shards, tokens, top_k]
-        touched = (own_ids >= 0).any(axis=2)
+        touched: NDArray[np.bool_] = np.asarray((own_ids >= 0).any(axis=2))
         parts = []
         for shard, num_rows in enumerate(touched.sum(axis=1).tolist()):
             if num_rows == own_ids.shape[1]:

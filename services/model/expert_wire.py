@@ -14,7 +14,7 @@ import enum
 import struct
 import warnings
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ def _header(name: CallName, kind: Kind, dtype: int, num_tokens: int, top_k: int,
 def _bytes_of(tensor: Tensor) -> memoryview:
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.int16)  # numpy has no bf16
-    return memoryview(tensor.contiguous().numpy()).cast("B")
+    return memoryview(cast(Any, tensor.contiguous().numpy())).cast("B")
 
 
 def _tensor(frame: Buffer, dtype: torch.dtype, offset: int, rows: int, columns: int) -> Tensor:
