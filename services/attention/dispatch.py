@@ -151,7 +151,7 @@ class RemoteExperts:
     ) -> Awaitable[Tensor]:
         num_tokens, hidden_size = hidden.shape
         parts = self._splitter.split(Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())) if num_tokens else []
-        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._receive)
+        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device)
         deadline_s = time.monotonic() + self._limits.deadline_s
         for index, part in enumerate(parts):
             name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
@@ -162,12 +162,6 @@ class RemoteExperts:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
         return dispatched
-
-    def _receive(self, dispatched: Dispatched) -> None:
-        """The caller waits. If nothing else is in flight, nobody has anything to do before the answer is there."""
-        if sum(len(calls) for calls in self._shards) == dispatched.num_missing:
-            for calls in self._shards:
-                calls.receive()
 
     def _check(self) -> None:
         now_s = time.monotonic()

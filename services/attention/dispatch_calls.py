@@ -6,7 +6,7 @@ dropped by call id.
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -27,20 +27,12 @@ class Dispatched:
     Raises ExpertsUnavailable when a shard did not answer in time, WireError when one refused its frame.
     """
 
-    def __init__(
-        self,
-        num_tokens: int,
-        hidden_size: int,
-        parts: Sequence[Part],
-        device: torch.device,
-        receive: Callable[["Dispatched"], None],
-    ) -> None:
+    def __init__(self, num_tokens: int, hidden_size: int, parts: Sequence[Part], device: torch.device) -> None:
         self._shape = num_tokens, hidden_size
         self._parts = parts
         self._device = device
-        self._receive = receive
         self._partials: list[Tensor | None] = [None] * len(parts)
-        self.num_missing = len(parts)
+        self._num_missing = len(parts)
         self._started_s = time.monotonic()
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not parts:
@@ -55,8 +47,8 @@ class Dispatched:
         """Takes the sum of part `index`."""
         if not self.done:
             self._partials[index] = partial
-            self.num_missing -= 1
-            if self.num_missing == 0:
+            self._num_missing -= 1
+            if self._num_missing == 0:
                 self._complete.set_result(None)
                 DISPATCH_SECONDS.observe(time.monotonic() - self._started_s)
 
@@ -68,8 +60,6 @@ class Dispatched:
             self._complete.exception()
 
     def __await__(self) -> Generator[Any, None, Tensor]:
-        if not self.done:
-            self._receive(self)
         yield from self._complete.__await__()
         partials = [partial for partial in self._partials if partial is not None]
         return combine(*self._shape, self._parts, partials).to(self._device)
@@ -89,9 +79,6 @@ class Replica(Protocol):
 
     def send(self, frame: Sequence[Buffer]) -> None:
         """Hands a frame to the open stream."""
-
-    def receive(self) -> bool:
-        """Takes an answer now, if one comes within a moment; see Carrier."""
 
     def disconnect(self, reason: str) -> None:
         """Breaks a stream that cannot be trusted."""
@@ -190,12 +177,6 @@ class ShardCalls:
             )
         else:
             call.dispatched.settle(call.part_index, answer.total)
-
-    def receive(self) -> None:
-        """Takes answers now, as long as they come without a pause."""
-        for replica in self._replicas:
-            while replica.in_flight and replica.receive():
-                pass
 
     def check(self, now_s: float) -> None:
         """Repeats what is late and fails what is past its deadline. Called a few times a second."""

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import select
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
@@ -17,7 +16,6 @@ from services.runtime.errors import MoonshardError, WireError
 
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop
-_RECEIVE_US: Final = 300  # what `receive` may keep the loop from its other work
 
 OnFrame = Callable[[Buffer], None]
 OnLost = Callable[[str], None]
@@ -31,9 +29,6 @@ class Carrier(Protocol):
 
     def send(self, frame: Sequence[Buffer]) -> None:
         """Hands a frame over at once; what does not fit into the socket follows when there is room."""
-
-    def receive(self) -> bool:
-        """Takes an answer past the loop, waiting a moment for it; False when none came or the loop has to bring it."""
 
     def close(self) -> None:
         """Ends the stream; neither callback is called any more."""
@@ -55,9 +50,6 @@ class GrpcCarrier:
         if not self._writing:
             self._writing = True
             self._resume(self._write())
-
-    def receive(self) -> bool:
-        return False
 
     def close(self) -> None:
         self._reader.cancel()
@@ -94,15 +86,10 @@ class GrpcCarrier:
 
 
 class UnixCarrier:
-    """A connected Unix socket with length-prefixed frames, read and written by the loop itself: no other thread.
-
-    The socket blocks, for a moment at most, in `receive` only: being woken by `recv` costs half of what it costs by way
-    of the loop (services/expert/README.md).
-    """
+    """A connected Unix socket with length-prefixed frames, read and written by the loop itself: no other thread."""
 
     def __init__(self, sock: socket.socket, on_frame: OnFrame, on_lost: OnLost) -> None:
-        sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, _RECEIVE_US))
+        sock.setblocking(False)
         self._sock = sock
         self._on_frame = on_frame
         self._on_lost = on_lost
@@ -118,9 +105,6 @@ class UnixCarrier:
         if idle and self._open:
             self._write(_PATIENCE_MS)
 
-    def receive(self) -> bool:
-        return self._open and self._read(0)
-
     def close(self) -> None:
         if self._open:
             self._open = False
@@ -132,7 +116,7 @@ class UnixCarrier:
         while self._backlog:
             try:
                 parts = list(itertools.islice(self._backlog, _PARTS_A_CALL))
-                self._drop(self._sock.sendmsg(parts, [], socket.MSG_DONTWAIT))
+                self._drop(self._sock.sendmsg(parts))
             except BlockingIOError:
                 # The replica reads in a thread of its own, so room comes quickly unless it is computing.
                 if patience_ms and _writable(self._sock, patience_ms):
@@ -154,20 +138,20 @@ class UnixCarrier:
                 return
             num_sent -= len(part)
 
-    def _read(self, flags: int = socket.MSG_DONTWAIT) -> bool:
+    def _read(self) -> None:
         try:
-            num_received = self._sock.recv_into(self._frames.space(), 0, flags)
+            num_received = self._sock.recv_into(self._frames.space())
             if num_received == 0:
                 self._lose("it closed the connection")
+                return
             for frame in self._frames.advance(num_received):
                 # An answer that makes no sense closes the stream; what follows it does not count.
                 if self._open:
                     self._on_frame(frame)
         except BlockingIOError:
-            return False
+            return
         except (OSError, WireError) as error:
             self._lose(f"receiving failed: {error}")
-        return True
 
     def _lose(self, reason: str) -> None:
         if self._open:

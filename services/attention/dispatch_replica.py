@@ -81,9 +81,6 @@ class ReplicaConnection:
         assert self._carrier is not None
         self._carrier.send(frame)
 
-    def receive(self) -> bool:
-        return self._carrier is not None and self._carrier.receive()
-
     def disconnect(self, reason: str) -> None:
         """Breaks the stream; `run` opens a new one."""
         if self._carrier is None or self._broken is None:

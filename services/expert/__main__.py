@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 import kernels
 from protos import expert_pb2
 from services.expert.compute import Compute
-from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TokenCounts
+from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, ShardCollector
 from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
@@ -30,8 +30,8 @@ async def main(settings: ExpertSettings) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     shard, digest = load_shard(settings)
-    REGISTRY.register(TokenCounts(shard))
     compute = Compute(shard)
+    REGISTRY.register(ShardCollector(shard, compute.traffic))
     raw = RawSocket(settings.raw_socket, compute) if settings.raw_socket else None
     description = expert_pb2.DescribeShardResponse(
         shard=settings.shard,

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from services.expert.metrics import COMPUTE_SECONDS, MESSAGE_TOKENS, REFUSED_FRAMES, WIRE_BYTES
+from services.expert.metrics import COMPUTE_SECONDS, REFUSED_FRAMES, Traffic
 from services.model.expert_shard import ExpertShard
 from services.model.expert_wire import (
     NOBODY,
@@ -34,7 +34,7 @@ class Compute:
     def __init__(self, shard: ExpertShard) -> None:
         self._shard = shard
         self._turn = threading.Lock()
-        self._bytes_in, self._bytes_out = WIRE_BYTES.labels("in"), WIRE_BYTES.labels("out")
+        self.traffic = Traffic()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
 
     def answer(self, frame: Buffer) -> list[Buffer]:
@@ -57,7 +57,7 @@ class Compute:
             return self._answer(frame)
 
     def _answer(self, frame: Buffer) -> list[Buffer]:
-        self._bytes_in.inc(len(frame))
+        self.traffic.received_bytes += len(frame)
         name = NOBODY
         try:
             header = read_header(frame)
@@ -66,10 +66,10 @@ class Compute:
             started = time.perf_counter()
             total = self._shard.forward(name.layer, work)
             COMPUTE_SECONDS.observe(time.perf_counter() - started)
-            MESSAGE_TOKENS.observe(header.num_tokens)
+            self.traffic.num_tokens += header.num_tokens
             answer = encode_partial(name, total)
         except WireError as error:
             REFUSED_FRAMES.inc()
             answer = encode_refusal(name, error.message)
-        self._bytes_out.inc(num_bytes(answer))
+        self.traffic.sent_bytes += num_bytes(answer)
         return answer

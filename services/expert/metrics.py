@@ -1,6 +1,7 @@
 """What an expert replica counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -13,34 +14,59 @@ COMPUTE_SECONDS = Histogram(
     "Applying the experts to one message; waiting for the message before it and the wire not included.",
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
-MESSAGE_TOKENS = Histogram(
-    "moonshard_expert_message_tokens",
-    "Tokens in one message.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
-)
-WIRE_BYTES = Counter("moonshard_expert_wire_bytes_total", "Frames on the hot wire, headers included.", ["direction"])
 REFUSED_FRAMES = Counter("moonshard_expert_refused_frames_total", "Frames that made no sense to this shard.")
 STREAMS = Gauge("moonshard_expert_streams", "Open streams of attention shards by carrier.", ["carrier"])
 WEIGHT_BYTES = Gauge("moonshard_expert_weight_bytes", "Packed weights of this shard in memory.")
 LOAD_SECONDS = Gauge("moonshard_expert_load_seconds", "Reading and repacking this shard's weights at start.")
 
 
-class TokenCounts(Collector):
-    """Load by expert and by layer, not by both: a shard of K2.6 has thousands of pairs and only tens of each."""
+@dataclass
+class Traffic:
+    """Plain numbers, since a counter of prometheus costs as much as decoding a frame. Owned by whoever computes."""
 
-    def __init__(self, shard: ExpertShard) -> None:
+    num_tokens: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+class ShardCollector(Collector):
+    """What the hot path counts, read when somebody asks.
+
+    Load by expert and by layer, not by both: a shard of K2.6 has thousands of pairs and only tens of each.
+    """
+
+    def __init__(self, shard: ExpertShard, traffic: Traffic) -> None:
         self._shard = shard
+        self._traffic = traffic
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        by_expert = CounterMetricFamily(
-            "moonshard_expert_tokens", "Tokens that an expert was applied to, summed over layers.", labels=["expert"]
+        traffic = self._traffic
+        yield CounterMetricFamily(
+            "moonshard_expert_message_tokens", "Tokens in all messages together.", value=traffic.num_tokens
         )
-        for expert, count in zip(self._shard.expert_ids, self._shard.token_counts.sum(axis=0).tolist(), strict=True):
-            by_expert.add_metric([str(expert)], count)
-        yield by_expert
-        by_layer = CounterMetricFamily(
-            "moonshard_expert_layer_tokens", "Pairs of token and expert in a layer, on this shard.", labels=["layer"]
+        yield _counter(
+            "moonshard_expert_wire_bytes",
+            "Frames on the hot wire, headers included.",
+            "direction",
+            {"in": traffic.received_bytes, "out": traffic.sent_bytes},
         )
-        for layer, count in zip(self._shard.layer_ids, self._shard.token_counts.sum(axis=1).tolist(), strict=True):
-            by_layer.add_metric([str(layer)], count)
-        yield by_layer
+        counts = self._shard.token_counts
+        yield _counter(
+            "moonshard_expert_tokens",
+            "Tokens that an expert was applied to, summed over layers.",
+            "expert",
+            dict(zip(self._shard.expert_ids, counts.sum(axis=0).tolist(), strict=True)),
+        )
+        yield _counter(
+            "moonshard_expert_layer_tokens",
+            "Pairs of token and expert in a layer, on this shard.",
+            "layer",
+            dict(zip(self._shard.layer_ids, counts.sum(axis=1).tolist(), strict=True)),
+        )
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[int | str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], value)
+    return family

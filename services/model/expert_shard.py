@@ -40,14 +40,10 @@ class ExpertShard:
         self._layers = {
             layer: (weights, counts) for (layer, weights), counts in zip(layers.items(), self.token_counts, strict=True)
         }
-        # One more entry than experts: index -1, "another shard", finds the last one.
-        self._local_index = np.full(num_experts + 1, _ELSEWHERE, dtype=np.int32)
-        self._local_index[list(expert_ids)] = np.arange(len(expert_ids))
-        self._local_index[-1] = _NOWHERE
-
-    def expert_bytes(self) -> int:
-        """Bytes of one packed expert."""
-        return self.nbytes // max(1, self.token_counts.size)
+        # By id + 1 as an unsigned number: 0 is "another shard"; what does not exist is clipped to the last entry.
+        self._local_index = np.full(num_experts + 2, _ELSEWHERE, dtype=np.int32)
+        self._local_index[0] = _NOWHERE
+        self._local_index[[expert + 1 for expert in expert_ids]] = np.arange(len(expert_ids))
 
     def forward(self, layer: int, work: Work) -> Tensor:
         """The weighted sum of each token's experts that live here, [tokens, hidden] f32.
@@ -64,13 +60,12 @@ class ExpertShard:
         return kernels.expert_mlp(work.hidden, torch.from_numpy(local), work.topk_weights, weights)
 
     def _localise(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        num_experts = len(self._local_index) - 1
-        if ids.min() < -1 or ids.max() >= num_experts:
-            wrong = next(id_ for id_ in ids.ravel().tolist() if not -1 <= id_ < num_experts)
-            raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
-        local: NDArray[np.int32] = self._local_index[ids]
+        local: NDArray[np.int32] = self._local_index.take(ids.view(np.uint32) + np.uint32(1), mode="clip")
         if local.min() == _ELSEWHERE:
             wrong = int(ids[local == _ELSEWHERE][0])
+            num_experts = len(self._local_index) - 2
+            if not 0 <= wrong < num_experts:
+                raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
             raise WireError(f"expert {wrong} is not on this shard, which holds {_span(self.expert_ids)}")
         return local
 
