@@ -1,6 +1,7 @@
 """What README and Makefile promise exists."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,9 @@ SETTINGS = {
 
 
 def make(*arguments):
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    """A make of its own, also where `make test` runs these tests: its flags and level are not passed on."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def settings_fields():
