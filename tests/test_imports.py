@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("protos", "kernels", "services", "gateway", "tests")
 SERVICES = ("tokenizer", "vision", "attention", "expert", "autoscaler")
 NO_TORCH = ("protos", "services/runtime", "services/tokenizer", "services/autoscaler", "gateway")
+TRAINING = "services/local/nano/train"
 
 ALLOWED = {
     "protos": [],
@@ -17,6 +18,8 @@ ALLOWED = {
     "services/runtime": ["protos"],
     "services/model": ["protos", "services.runtime", "kernels"],
     "services/local": ["services.runtime", "services.model"],
+    # Training is an offline tool, no process of the cluster: it must render and preprocess exactly as serving does.
+    TRAINING: ["protos", "kernels", "services.local", "services.model", "services.tokenizer", "services.vision"],
     "gateway": ["protos", "services.runtime"],
     **{f"services/{name}": ["protos", "services.runtime", "services.model", "kernels"] for name in SERVICES},
 }
@@ -37,14 +40,32 @@ def sources(folder: str) -> list[Path]:
     return [p for p in (ROOT / folder).rglob("*.py") if not p.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 
+def serving(folder: str) -> list[Path]:
+    """The folder's sources without those of the training, which has a row of its own."""
+    training = set(sources(TRAINING))
+    return [p for p in sources(folder) if folder == TRAINING or p not in training]
+
+
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_imports_point_one_way(folder):
     allowed = [folder.replace("/", "."), *ALLOWED[folder]]
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in sources(folder)
+        for path in serving(folder)
         for name in imports(path)
         if name.split(".")[0] in OURS and not any(name == a or name.startswith(f"{a}.") for a in allowed)
+    ]
+    assert wrong == []
+
+
+def test_nothing_that_serves_imports_the_training():
+    training = TRAINING.replace("/", ".")
+    wrong = [
+        path
+        for folder in ("services", "gateway")
+        for path in serving(folder)
+        for name in imports(path)
+        if name.startswith(training)
     ]
     assert wrong == []
 
