@@ -8,7 +8,7 @@ from gateway.affinity import PrefixMap
 from gateway.call import CallContext, is_loss
 from gateway.choose import RoundRobin
 from gateway.metrics import HAND_OVERS
-from gateway.replicas import Replica, ReplicaPool
+from gateway.replicas import ATTENTION, TOKENIZER, VISION, Replica, ReplicaPool
 from gateway.settings import GatewaySettings
 from protos.tokenizer_pb2 import (
     DescribeRequest,
@@ -30,10 +30,10 @@ class Cluster:
     """Owns the replicas, and what is known about the model."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, load_poll_s=None)
-        self.prefills = ReplicaPool("prefill", settings.prefills, load_poll_s=settings.load_poll_s)
-        self.decodes = ReplicaPool("decode", settings.decodes, load_poll_s=settings.load_poll_s)
-        self.visions = ReplicaPool("vision", settings.visions, load_poll_s=None)
+        self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, TOKENIZER, settings)
+        self.prefills = ReplicaPool("prefill", settings.prefills, ATTENTION, settings)
+        self.decodes = ReplicaPool("decode", settings.decodes, ATTENTION, settings)
+        self.visions = ReplicaPool("vision", settings.visions, VISION, settings)
         self.prefixes = PrefixMap()
         self.next_tokenizer = RoundRobin()
         self._next_vision = RoundRobin()

@@ -65,7 +65,7 @@ class MediaDesk:
                 task.cancel()
 
     async def _encode(self, media: Media, call: CallContext) -> MediaRef:
-        if not self._cluster.visions.replicas:
+        if not self._cluster.visions.is_wanted:
             raise InvalidRequest(f"{media.field}: vision service not configured", field=media.field)
         try:
             data = await self._bytes_of(media)

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from gateway.metrics import HELD_REQUESTS, SERVING_REPLICAS
+from gateway.settings import GatewaySettings
+from protos import attention_pb2, tokenizer_pb2, vision_pb2
 from protos.attention_pb2 import GetLoadRequest, GetLoadResponse
 from protos.attention_pb2_grpc import AttentionServiceStub
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub
 from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.channels import open_channel, watch_health
+from services.runtime.discovery import fixed_addresses, poll_addresses
 from services.runtime.errors import MoonshardError, Unavailable
 
 if TYPE_CHECKING:
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from protos.vision_pb2_grpc import VisionServiceAsyncStub
 
 LOAD_S = 5.0
+
+ATTENTION = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].full_name
+TOKENIZER = tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name
+VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
 
 
 @dataclass(slots=True, eq=False)
@@ -82,31 +89,42 @@ class Replica:
 
 
 class ReplicaPool:
-    """All replicas of one role, each with a watched health and, for engines, a polled load."""
+    """All replicas of one role, each with a watched health and, for engines, a polled load.
 
-    def __init__(self, role: str, addresses: Sequence[str], *, load_poll_s: float | None) -> None:
+    A replica is there while it is listed, by address or by DNS, or while it serves. What is neither any more is
+    dropped: nobody is sent there, and its channel closes itself when the last call that holds it has ended.
+    """
+
+    def __init__(self, role: str, places: Sequence[str], service: str, settings: GatewaySettings) -> None:
         self.role = role
-        self.replicas = [Replica(address, open_channel(address)) for address in addresses]
-        self._load_poll_s = load_poll_s
-        self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._pollers: list[asyncio.Task[None]] = []
+        self.replicas: list[Replica] = []
+        self._places = places
+        self._service = service
+        self._settings = settings
+        self._listed = fixed_addresses(places)
+        self._finder: asyncio.Task[None] | None = None
+        self._watchers: dict[Replica, asyncio.Task[None]] = {}
+        self._pollers: dict[Replica, asyncio.Task[None]] = {}
         self._any = asyncio.Event()
 
     async def open(self) -> None:
         """Starts to watch. Does not wait for anyone to be ready."""
-        for replica in self.replicas:
-            self._watch(replica)
-            if self._load_poll_s is not None:
-                self._pollers.append(asyncio.create_task(self._poll(replica, self._load_poll_s)))
+        self._list(self._listed)
+        self._finder = asyncio.create_task(self._find())
 
     async def close(self) -> None:
         """Stops watching and closes the channels."""
-        tasks = [*self._watchers.values(), *self._pollers]
+        tasks = [*self._watchers.values(), *self._pollers.values(), *([self._finder] if self._finder else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for replica in self.replicas:
             await replica.channel.close()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether this cluster has the role at all, be it at zero just now."""
+        return bool(self._places)
 
     @property
     def serving(self) -> list[Replica]:
@@ -138,24 +156,52 @@ class ReplicaPool:
     def lose(self, replica: Replica) -> None:
         """A call to it broke: it counts as gone until it says again that it is ready."""
         self._set_serving(replica, False)
-        self._watchers[replica.address].cancel()
+        if replica in self._watchers:
+            self._watchers[replica].cancel()
+            self._watch(replica)
+
+    async def _find(self) -> None:
+        async for listed in poll_addresses(self._places, self._settings.discover_s):
+            self._list(listed)
+
+    def _list(self, listed: frozenset[str]) -> None:
+        """From now on these exist."""
+        self._listed = listed
+        for address in sorted(listed - {replica.address for replica in self.replicas}):
+            self._add(Replica(address, open_channel(address)))
+        for replica in list(self.replicas):
+            self._drop_if_gone(replica)
+
+    def _add(self, replica: Replica) -> None:
+        self.replicas.append(replica)
         self._watch(replica)
+        if self._service == ATTENTION:
+            self._pollers[replica] = asyncio.create_task(self._poll(replica))
+
+    def _drop_if_gone(self, replica: Replica) -> None:
+        if replica.serving or replica.address in self._listed or replica not in self.replicas:
+            return
+        self.replicas.remove(replica)
+        for tasks in (self._watchers, self._pollers):
+            if task := tasks.pop(replica, None):
+                task.cancel()
 
     def _watch(self, replica: Replica) -> None:
-        self._watchers[replica.address] = asyncio.create_task(self._follow(replica))
+        self._watchers[replica] = asyncio.create_task(self._follow(replica))
 
     async def _follow(self, replica: Replica) -> None:
-        async for serving in watch_health(replica.channel):
+        # By the name of the service: behind one DNS name there may be further shards, which do not have it.
+        async for serving in watch_health(replica.channel, self._service):
             self._set_serving(replica, serving)
 
-    async def _poll(self, replica: Replica, every_s: float) -> None:
+    async def _poll(self, replica: Replica) -> None:
         while True:
             if replica.serving:
                 asked_s = time.monotonic()
                 # Its health is watched elsewhere; an old report is better than none.
                 with suppress(MoonshardError):
                     replica.report(await replica.attention.GetLoad(GetLoadRequest(), timeout=LOAD_S), asked_s)
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(self._settings.load_poll_s)
 
     def _set_serving(self, replica: Replica, serving: bool) -> None:
         replica.serving = serving
@@ -166,3 +212,4 @@ class ReplicaPool:
         else:
             self._any.clear()
         SERVING_REPLICAS.labels(self.role).set(len(self.serving))
+        self._drop_if_gone(replica)

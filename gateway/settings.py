@@ -5,16 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from services.runtime.settings import Addresses, Names, ServiceSettings, StoreUrls
+from services.runtime.settings import Names, Places, ServiceSettings, StoreUrls
 
 
 class GatewaySettings(ServiceSettings):
     """Addresses of the replicas, names of the model, bounds and waits."""
 
-    tokenizers: Annotated[Addresses, Field(min_length=1)]
-    prefills: Addresses = ()  # empty: decode replicas compute prompts themselves
-    decodes: Annotated[Addresses, Field(min_length=1)]
-    visions: Addresses = ()  # empty: images and videos are refused
+    tokenizers: Annotated[Places, Field(min_length=1)]
+    prefills: Places = ()  # empty: decode replicas compute prompts themselves
+    decodes: Annotated[Places, Field(min_length=1)]
+    visions: Places = ()  # empty: images and videos are refused
+    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
 
     model_name: str = "kimi-k2.6"
     model_aliases: Names = ("moonshotai/Kimi-K2.6",)

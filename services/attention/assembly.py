@@ -107,7 +107,8 @@ class Assembly:
         check_complete(self._checkpoint)
         self._config = self._checkpoint.config.text
         self._digest = self._checkpoint.digest()
-        self._layers = layer_ranges(self._config.num_hidden_layers, settings.num_shards)[settings.shard]
+        self._ranges = layer_ranges(self._config.num_hidden_layers, settings.num_shards)
+        self._layers = self._ranges[settings.shard]
         self._store = self._open_store()
 
     def replica(self) -> Replica:
@@ -115,8 +116,8 @@ class Assembly:
         settings, config = self._settings, self._config
         experts = self._experts()
         further = [
-            RemoteLayers(address, self._hello(), self._dtype, config.hidden_size, settings.expert_deadline_s)
-            for address in settings.next_shards
+            RemoteLayers(address, self._hello(shard), self._dtype, config.hidden_size, settings.expert_deadline_s)
+            for shard, address in enumerate(settings.further_shards, 1)
         ]
         shards: list[LayerShard] = [self._local_layers(experts), *further]
         forward = Forward(
@@ -152,7 +153,9 @@ class Assembly:
         worker = LayerWorker()
         layers = self._local_layers(experts)
         self._report()
-        servicer = LayerServicer(layers, worker, self._hello(), self._dtype, self._config.hidden_size)
+        servicer = LayerServicer(
+            layers, worker, self._hello(self._settings.shard), self._dtype, self._config.hidden_size
+        )
         return FurtherShard(servicer, worker, experts, self._store)
 
     def _local_layers(self, experts: Experts) -> LocalLayers:
@@ -181,6 +184,8 @@ class Assembly:
             checkpoint_digest=self._digest,
             epoch=secrets.randbits(63),
             transport=self._settings.expert_transport,
+            name=self._settings.expert_name,
+            discover_s=self._settings.discover_s,
             limits=DispatchLimits(
                 deadline_s=self._settings.expert_deadline_s,
                 open_s=self._settings.startup_s,
@@ -209,12 +214,15 @@ class Assembly:
             latent_norm_eps=self._settings.latent_norm_eps,
         )
 
-    def _hello(self) -> bytes:
-        # The whole model's fingerprint: engine and shard must agree on everything but the range of layers.
-        root = self._fingerprint(range(self._config.num_hidden_layers))
+    def _hello(self, shard: int) -> bytes:
+        # The fingerprint of that shard's layers: an engine never drives another shard than it means to.
         settings = self._settings
         return layer_wire.HELLO.pack(
-            secrets.randbits(63), settings.num_blocks, settings.block_tokens, self._dtype.itemsize, root
+            secrets.randbits(63),
+            settings.num_blocks,
+            settings.block_tokens,
+            self._dtype.itemsize,
+            self._fingerprint(self._ranges[shard]),
         )
 
     def _report(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from torch import Tensor
 
 from services.attention.dispatch_calls import Call, Dispatched, ShardCalls
+from services.attention.dispatch_finder import ExpertFinder, Found
 from services.attention.dispatch_replica import ReplicaConnection, ShardIdentity, Transport
 from services.attention.dispatch_split import Splitter
 from services.model.expert_shard import ExpertShard
@@ -80,9 +81,11 @@ class DispatchLimits:
 class RemoteExperts:
     """Experts on shards elsewhere: per replica one stream, per dispatch one frame for each shard that has a part.
 
-    addresses  for each shard its replicas
-    placement  for each shard its expert ids
-    epoch      one life of this process, never used again
+    addresses   for each shard its replicas
+    placement   for each shard its expert ids
+    epoch       one life of this process, never used again
+    name        "dns:NAME:PORT" of further replicas, of whichever shards; empty: there are none
+    discover_s  between two look-ups of the name
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class RemoteExperts:
         epoch: int,
         transport: Transport = "grpc",
         limits: DispatchLimits | None = None,
+        name: str = "",
+        discover_s: float = 2.0,
     ) -> None:
         if len(addresses) != len(placement):
             raise ValueError(f"{len(addresses)} expert shards have addresses, expected {len(placement)}")
@@ -101,37 +106,41 @@ class RemoteExperts:
         self._splitter = Splitter(placement)
         self._epoch = epoch
         self._next_call_id = 1
+        self._transport: Transport = transport
+        self._identities = [
+            ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest) for shard, ids in enumerate(placement)
+        ]
         self._replicas = [
-            [
-                ReplicaConnection(
-                    address, ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest), transport
-                )
-                for address in of_shard
-            ]
-            for shard, (of_shard, ids) in enumerate(zip(addresses, placement, strict=True))
+            [ReplicaConnection(address, identity, transport) for address in of_shard]
+            for of_shard, identity in zip(addresses, self._identities, strict=True)
         ]
         self._shards = [
             ShardCalls(shard, replicas, self._limits.repeat_s) for shard, replicas in enumerate(self._replicas)
         ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._finder = ExpertFinder(name, self._identities, self._add, discover_s) if name else None
+        self._tasks: dict[ReplicaConnection | None, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Returns when every shard has a live replica.
 
-        Raises CheckpointError when a replica is of another shard or checkpoint, ExpertsUnavailable after `open_s`.
+        Raises CheckpointError when a replica that was told is of another shard or checkpoint, ExpertsUnavailable after
+        `open_s`. One that was found behind a name and is the wrong one is left alone.
         """
-        for calls, replicas in zip(self._shards, self._replicas, strict=True):
+        told = [replica for of_shard in self._replicas for replica in of_shard]
+        for shard, replicas in enumerate(self._replicas):
             for replica in replicas:
-                replica.on_up, replica.on_lost, replica.on_frame = calls.on_up, calls.on_lost, calls.on_frame
-                self._tasks.append(asyncio.get_running_loop().create_task(replica.run()))
+                self._start(shard, replica)
+        if self._finder is not None:
+            self._tasks[None] = asyncio.create_task(self._finder.run())
         deadline_s = time.monotonic() + self._limits.open_s
         while missing := [of_shard for of_shard in self._replicas if not any(r.live for r in of_shard)]:
-            for replica in (r for of_shard in self._replicas for r in of_shard):
+            for replica in told:
                 if replica.refusal is not None:
                     raise replica.refusal
             if time.monotonic() > deadline_s:
-                report = "; ".join(f"{r.address} {r.state}" for of_shard in missing for r in of_shard)
+                reports = [f"{r.address} {r.state}" for of_shard in missing for r in of_shard]
+                report = "; ".join([*reports, *(self._finder.report() if self._finder is not None else ())])
                 raise ExpertsUnavailable(f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}")
             await asyncio.sleep(POLL_OPEN_S)
 
@@ -139,9 +148,9 @@ class RemoteExperts:
         """Ends the streams; what is in flight fails with ExpertsUnavailable."""
         for calls in self._shards:
             calls.close()
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -162,6 +171,22 @@ class RemoteExperts:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
         return dispatched
+
+    def _add(self, shard: int, address: str) -> Found:
+        """Connects to a replica that was found."""
+        replica = ReplicaConnection(address, self._identities[shard], self._transport)
+        self._replicas[shard].append(replica)
+        self._start(shard, replica)
+        return Found(replica, lambda: self._drop(shard, replica))
+
+    def _start(self, shard: int, replica: ReplicaConnection) -> None:
+        calls = self._shards[shard]
+        replica.on_up, replica.on_lost, replica.on_frame = calls.on_up, calls.on_lost, calls.on_frame
+        self._tasks[replica] = asyncio.create_task(replica.run())
+
+    def _drop(self, shard: int, replica: ReplicaConnection) -> None:
+        self._replicas[shard].remove(replica)
+        self._tasks.pop(replica).cancel()
 
     def _check(self) -> None:
         now_s = time.monotonic()

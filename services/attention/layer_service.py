@@ -145,6 +145,6 @@ class LayerServicer:
         if first.kind != Kind.HELLO or len(first.body) != wire.HELLO.size:
             return "a stream begins with HELLO"
         theirs, ours = wire.HELLO.unpack(first.body)[1:], wire.HELLO.unpack(self._hello)[1:]
-        names = ("num_blocks", "block_tokens", "bytes of a number", "checkpoint and layout")
+        names = ("num_blocks", "block_tokens", "bytes of a number", "checkpoint, layers or layout")
         differing = [name for name, a, b in zip(names, theirs, ours, strict=True) if a != b]
         return f"engine and shard differ in {', '.join(differing)}" if differing else ""

@@ -16,7 +16,7 @@ from services.runtime.errors import WireError
 MAGIC = 0x4C59
 VERSION = 1
 HEADER = struct.Struct("<HBBQ")  # magic, version, kind, call
-HELLO = struct.Struct("<QIIB32s")  # epoch, num_blocks, block_tokens, bytes of a number, root of the names
+HELLO = struct.Struct("<QIIB32s")  # epoch, num_blocks, block_tokens, bytes of a number, fingerprint
 FORWARD = struct.Struct("<QII")  # step, micro-batch, bytes of the batch
 BLOCK = struct.Struct(f"<I{NAME_BYTES}s")  # block id, name
 TAIL = struct.Struct("<II32s")  # block id, tokens, name in ASCII

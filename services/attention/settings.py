@@ -6,18 +6,24 @@ from typing import Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.dispatch import parse_experts
-from services.runtime.settings import Addresses, ServiceSettings, StoreUrls, check_address
+from services.runtime.discovery import DNS
+from services.runtime.settings import Addresses, StoreUrls, check_address, check_place
+from services.runtime.shards import ShardSettings
+
+ORDINAL = "{ordinal}"
 
 
-class AttentionSettings(ServiceSettings):
-    """One field per MOONSHARD_* variable."""
+class AttentionSettings(ShardSettings):
+    """One field per MOONSHARD_* variable. Shard 0 is the engine."""
 
     model: Path  # checkpoint folder
     role: Literal["prefill", "decode"]
-    shard: NonNegativeInt = 0  # 0 is the engine
-    num_shards: PositiveInt = 1
-    next_shards: Addresses = ()  # of shards 1, 2, ... of this replica; for the engine only
-    experts: str = ""  # expert shards by commas, replicas of one by |; empty: experts in this process
+    # Of shards 1, 2, ... of this replica, for the engine only; or one template with {ordinal} in it, for all pods.
+    next_shards: Addresses = ()
+    # Shards by commas, replicas of one by |; or dns:NAME:PORT of all replicas of all shards; empty: in this process.
+    experts: str = ""
+    expert_shards: NonNegativeInt = 0  # how many there are, where experts is a name
+    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
     expert_transport: Literal["grpc", "unix"] = "grpc"
     expert_deadline_s: PositiveFloat = 60.0  # a step's wait for experts before its requests fail
     store: StoreUrls = ()  # empty: nothing is published or fetched
@@ -37,8 +43,12 @@ class AttentionSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:
-        if self.shard >= self.num_shards:
-            raise ValueError(f"MOONSHARD_SHARD={self.shard} is outside 0..{self.num_shards - 1}")
+        if self._has_template:
+            if self.ordinal is None:
+                raise ValueError(f"MOONSHARD_NEXT_SHARDS has {ORDINAL} in it, so MOONSHARD_ORDINAL must be set")
+            if len(self.next_shards) != 1:
+                raise ValueError(f"MOONSHARD_NEXT_SHARDS has {ORDINAL} in it, so it must be the only address")
+            return self
         expected = self.num_shards - 1 if self.shard == 0 else 0
         if len(self.next_shards) != expected:
             raise ValueError(
@@ -49,14 +59,43 @@ class AttentionSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _experts_are_addresses(self) -> Self:
+        named = self.experts.startswith(DNS)
+        if named != bool(self.expert_shards):
+            raise ValueError(
+                "MOONSHARD_EXPERT_SHARDS is missing: MOONSHARD_EXPERTS is a name, which does not say how many there are"
+                if named
+                else f"MOONSHARD_EXPERT_SHARDS={self.expert_shards} is only for MOONSHARD_EXPERTS=dns:NAME:PORT"
+            )
         try:
             for address in (address for replicas in self.expert_addresses for address in replicas):
                 check_address(address)
+            if named:
+                check_place(self.experts)
         except ValueError as error:
             raise ValueError(f"MOONSHARD_EXPERTS: {error}") from None
         return self
 
     @property
     def expert_addresses(self) -> list[list[str]]:
-        """Per expert shard the addresses of its replicas; empty: experts in this process."""
+        """Per expert shard the addresses that are told; none: experts in this process."""
+        if self.experts.startswith(DNS):
+            return [[] for _ in range(self.expert_shards)]
         return parse_experts(self.experts)
+
+    @property
+    def expert_name(self) -> str:
+        """The name behind which all replicas of all expert shards are; empty: there is none."""
+        return self.experts if self.experts.startswith(DNS) else ""
+
+    @property
+    def further_shards(self) -> tuple[str, ...]:
+        """Addresses of the shards that this engine drives; none for a further shard."""
+        if not self._has_template:
+            return self.next_shards
+        ordinal = self.ordinal or 0
+        further = range(1, self.num_shards) if self.shard == 0 else range(0)
+        return tuple(self.next_shards[0].replace(ORDINAL, str(ordinal + shard)) for shard in further)
+
+    @property
+    def _has_template(self) -> bool:
+        return any(ORDINAL in address for address in self.next_shards)

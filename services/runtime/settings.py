@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.runtime.discovery import DNS
 
 PREFIX = "MOONSHARD_"
 # The kernel keeps the path of a Unix socket in 108 bytes, the terminating zero included.
@@ -28,6 +31,17 @@ def check_address(text: str) -> str:
     bare_v6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535) or bare_v6 or "/" in host:
         raise ValueError(f"{text!r} is neither unix:/path nor host:port")
+    return text
+
+
+def check_place(text: str) -> str:
+    """The text itself, if it is an address or "dns:NAME:PORT", whose every record is one; else ValueError."""
+    if not text.startswith(DNS):
+        return check_address(text)
+    name, colon, port = text.removeprefix(DNS).rpartition(":")
+    if not (re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", name) and colon and port.isascii() and port.isdigit()):
+        raise ValueError(f"{text!r} is not dns:NAME:PORT")
+    check_address(f"{name}:{port}")
     return text
 
 
@@ -56,6 +70,9 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split)]
 """A comma list of addresses; empty for none."""
+
+Places = Annotated[tuple[Annotated[str, AfterValidator(check_place)], ...], NoDecode, BeforeValidator(_split)]
+"""A comma list of addresses, and of names whose every record is one (discovery.py); empty for none."""
 
 StoreUrls = Annotated[
     tuple[Annotated[str, AfterValidator(_check_store_url)], ...], NoDecode, BeforeValidator(_split), Field(repr=False)

@@ -59,8 +59,9 @@ class Tokenizer:
 class Site:
     """What a test needs to talk to a gateway and to break what stands behind it. Use as a context manager.
 
-    answer    text that every engine says, markers included; or set `script`
-    settings  of the gateway, on top of short waits
+    answer         text that every engine says, markers included; or set `script`
+    decode_places  where the gateway looks for decode replicas, instead of being told; then they aren't waited for
+    settings       of the gateway, on top of short waits
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Site:
         decodes: int = 1,
         tokenizers: int = 1,
         answer: str = HELLO,
+        decode_places: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         self.vocabulary = vocabulary
@@ -78,6 +80,7 @@ class Site:
         self.prefills = [Engine("prefill", self._script) for _ in range(prefills)]
         self.decodes = [Engine("decode", self._script) for _ in range(decodes)]
         self.tokenizers = [Tokenizer(vocabulary) for _ in range(tokenizers)]
+        self._decode_places = tuple(decode_places)
         self._settings = settings
 
     def say(self, answer: str) -> None:
@@ -111,7 +114,8 @@ class Site:
                     http_client=httpx.AsyncClient(trust_env=False),
                 )
             )
-            await self.ready()
+            if not self._decode_places:
+                await self.ready()
             self._stack = stack.pop_all()
         return self
 
@@ -152,7 +156,7 @@ class Site:
                 "listen": "127.0.0.1:0",
                 "tokenizers": tuple(tokenizer.address for tokenizer in self.tokenizers),
                 "prefills": tuple(engine.address for engine in self.prefills),
-                "decodes": tuple(engine.address for engine in self.decodes),
+                "decodes": self._decode_places or tuple(engine.address for engine in self.decodes),
                 "prefill_min_tokens": 0,
                 "hold_s": 0.3,
                 "load_poll_s": 0.02,
