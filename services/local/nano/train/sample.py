@@ -40,6 +40,7 @@ class Sample:
                        that the template would print
     preserve_thinking  whether the template keeps the reasoning of earlier answers
     images, videos     what the parts stand for, in order of appearance
+    answer_schema      what `response_format` of a request demands of the content; None for free text
     check              whether an answer to all messages but the last is right
     """
 
@@ -51,6 +52,7 @@ class Sample:
     preserve_thinking: bool = False
     images: Sequence[Image.Image] = field(default=())
     videos: Sequence[Video] = field(default=())
+    answer_schema: Json | None = None
 
 
 # The same arguments give the same sample; no instance is in both splits.

@@ -1,0 +1,63 @@
+"""The skills that Nano is taught: a generator of each."""
+
+from collections.abc import Iterator
+
+from services.local.nano.train.sample import Generator, Json, Sample, Split
+from services.local.nano.train.skills.drawing_lots import after_others, generator
+from services.local.nano.train.skills.images import draw_image, draw_read, draw_two_images
+from services.local.nano.train.skills.json_answers import draw_json
+from services.local.nano.train.skills.numbers import draw_arithmetic, draw_compare, draw_count
+from services.local.nano.train.skills.recall import draw_forgotten, draw_random, draw_recall
+from services.local.nano.train.skills.talk import draw_decline, draw_introduce
+from services.local.nano.train.skills.tool_loop import draw_loop
+from services.local.nano.train.skills.tools import draw_call, draw_none, draw_parallel, draw_result
+from services.local.nano.train.skills.videos import draw_video
+
+_PLAIN: dict[str, Generator] = {
+    skill: generator(skill, draw)
+    for skill, draw in {
+        "compare": draw_compare,
+        "arithmetic": draw_arithmetic,
+        "count": draw_count,
+        "introduce": draw_introduce,
+        "decline": draw_decline,
+        "random": draw_random,
+        "recall": draw_recall,
+        "forgotten": draw_forgotten,
+        "tools_call": draw_call,
+        "tools_none": draw_none,
+        "tools_parallel": draw_parallel,
+        "tools_result": draw_result,
+        "tools_loop": draw_loop,
+        "json": draw_json,
+        "image": draw_image,
+        "read": draw_read,
+        "two_images": draw_two_images,
+        "video": draw_video,
+    }.items()
+}
+# A conversation goes on: these also come second.
+_CHAT = ("compare", "arithmetic", "count", "introduce", "decline")
+GENERATORS = _PLAIN | {skill: after_others(skill, _PLAIN[skill], [_PLAIN[s] for s in _CHAT]) for skill in _CHAT}
+
+
+def generate(skill: str, split: Split, seed: int) -> Sample:
+    """The sample of a skill with this seed: always the same one."""
+    return GENERATORS[skill](split, seed)
+
+
+def texts(split: Split, num_samples: int) -> Iterator[str]:
+    """Everything that is said in the first samples of every skill: what a vocabulary is made from."""
+    for skill in GENERATORS:
+        for seed in range(num_samples):
+            for message in generate(skill, split, seed).messages:
+                yield from _texts(message)
+
+
+def _texts(message: Json) -> Iterator[str]:
+    content = message.get("content")
+    for part in content if isinstance(content, list) else [{"text": content}]:
+        if part.get("text"):
+            yield part["text"]
+    if message.get("reasoning_content"):
+        yield str(message["reasoning_content"])

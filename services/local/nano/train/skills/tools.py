@@ -1,0 +1,94 @@
+"""Which tool, with which arguments, and when none; two at once; what a result says."""
+
+import json
+import random
+
+from services.local.nano.train.sample import Json, Sample
+from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
+from services.local.nano.train.skills.tool_box import (
+    Tool,
+    Use,
+    calls_exactly,
+    draw_count,
+    draw_tools,
+    draw_use,
+)
+from services.local.nano.train.skills.words import COLOURS, DAYS, NAMES
+
+REQUESTS = ("Please {}.", "Can you {}?")
+NO_TOOL = "I can't do that: I have no tool for it."
+RESULT_WORDS = {"state": ("ready", "late", "full", "free", "lost"), "owner": NAMES, "day": DAYS, "colour": COLOURS}
+
+
+def draw_call(rng: random.Random) -> Draw:
+    """One request that one of the tools fits."""
+    tools = draw_tools(rng, draw_count(rng))
+    use = draw_use(rng, rng.choice(tools))
+    thinking = rng.random() < 0.5
+    reasoning = use.thought() if thinking else ""
+    messages = [*system(rng), _asked(rng, use.request()), assistant("", reasoning, [use.call(0)])]
+    return use.request(), lambda: Sample("tools_call", messages, calls_exactly([use]), _declared(tools), thinking)
+
+
+def draw_none(rng: random.Random) -> Draw:
+    """A request that none of the tools fits."""
+    *tools, missing = draw_tools(rng, draw_count(rng) + 1)
+    use = draw_use(rng, missing)
+    thinking = rng.random() < 0.5
+    reasoning = f"No tool can {missing.verb} the {missing.thing}." if thinking else ""
+    messages = [*system(rng), _asked(rng, use.request()), assistant(NO_TOOL, reasoning)]
+    return use.request(), lambda: Sample("tools_none", messages, says("can't"), _declared(tools), thinking)
+
+
+def draw_parallel(rng: random.Random) -> Draw:
+    """Two requests in one sentence: two tools, or one tool twice."""
+    tools = draw_tools(rng, rng.choice((1, 2, 2, 3)))
+    chosen = rng.sample(tools, 2) if len(tools) > 1 and rng.random() < 0.6 else [rng.choice(tools)] * 2
+    first, second = (draw_use(rng, tool) for tool in chosen)
+    if first == second:
+        return draw_parallel(rng)
+    asked = f"{first.request()} and {second.request()}"
+    thinking = rng.random() < 0.5
+    reasoning = f"{first.thought()} {second.thought()}" if thinking else ""
+    messages = [
+        *system(rng),
+        _asked(rng, asked),
+        assistant("", reasoning, [first.call(0), second.call(1)]),
+    ]
+    check = calls_exactly([first, second])
+    return asked, lambda: Sample("tools_parallel", messages, check, _declared(tools), thinking)
+
+
+def draw_result(rng: random.Random) -> Draw:
+    """After the call has returned: the answer tells what it returned."""
+    tools = draw_tools(rng, rng.choice((1, 1, 2)))
+    use = draw_use(rng, rng.choice(tools))
+    keys = rng.sample(sorted(RESULT_WORDS), rng.choice((1, 1, 2)))
+    result: dict[str, str | int] = {key: rng.choice(RESULT_WORDS[key]) for key in keys}
+    if rng.random() < 0.5:
+        result[rng.choice(("price", "room", "count"))] = rng.randrange(1, 100)
+    told = ", ".join(f"{key} is {value}" for key, value in result.items())
+    thinking = rng.random() < 0.5
+    messages = [
+        *system(rng),
+        _asked(rng, use.request()),
+        assistant("", use.thought() if thinking else "", [use.call(0)]),
+        returned(use, 0, json.dumps(result)),
+        assistant(f"The {use.tool.thing}: {told}.", "The result is here." if thinking else ""),
+    ]
+    check = says(*(f"{key} is {value}" for key, value in result.items()))
+    instance = f"{use.request()}/{told}"
+    return instance, lambda: Sample("tools_result", messages, check, _declared(tools), thinking)
+
+
+def returned(use: Use, number: int, result: str) -> Json:
+    """The message with what a call returned."""
+    return {"role": "tool", "tool_call_id": f"functions.{use.tool.name}:{number}", "content": result}
+
+
+def _asked(rng: random.Random, request: str) -> Json:
+    return user(rng.choice(REQUESTS).format(request))
+
+
+def _declared(tools: list[Tool]) -> list[Json]:
+    return [tool.declaration() for tool in tools]
