@@ -12,6 +12,7 @@ from services.local.nano.train.skills.talk import draw_decline, draw_introduce
 from services.local.nano.train.skills.tool_loop import draw_loop
 from services.local.nano.train.skills.tools import draw_call, draw_none, draw_parallel, draw_result
 from services.local.nano.train.skills.videos import draw_video
+from services.tokenizer.declaration import declare
 
 _PLAIN: dict[str, Generator] = {
     skill: generator(skill, draw)
@@ -47,17 +48,19 @@ def generate(skill: str, split: Split, seed: int) -> Sample:
 
 
 def texts(split: Split, num_samples: int) -> Iterator[str]:
-    """Everything that is said in the first samples of every skill: what a vocabulary is made from."""
+    """All text of the first samples of every skill, the declarations of tools among it: a vocabulary's source."""
     for skill in GENERATORS:
         for seed in range(num_samples):
-            for message in generate(skill, split, seed).messages:
+            sample = generate(skill, split, seed)
+            yield declare(sample.tools)
+            for message in sample.messages:
                 yield from _texts(message)
 
 
 def _texts(message: Json) -> Iterator[str]:
-    content = message.get("content")
-    for part in content if isinstance(content, list) else [{"text": content}]:
-        if part.get("text"):
-            yield part["text"]
-    if message.get("reasoning_content"):
-        yield str(message["reasoning_content"])
+    content = message["content"]
+    yield from [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+    yield message.get("reasoning_content", "")
+    for call in message.get("tool_calls", ()):
+        yield call["id"]
+        yield call["function"]["arguments"]

@@ -52,10 +52,10 @@ class Use:
         return {"id": f"functions.{self.tool.name}:{number}", "type": "function", "function": function}
 
 
-def draw_tool(rng: random.Random, *, parameters: int = 0) -> Tool:
-    """One tool with one or two parameters, or as many as asked for; one in four has a name that says nothing."""
-    verb, thing = rng.choice(VERBS), rng.choice(THINGS)
-    kinds = rng.sample(sorted(PARAMETERS), parameters or rng.choice((1, 1, 2)))
+def draw_tool(rng: random.Random, *, verb: str = "", thing: str = "") -> Tool:
+    """One tool with one or two parameters; one in four has a name that says nothing."""
+    verb, thing = verb or rng.choice(VERBS), thing or rng.choice(THINGS)
+    kinds = rng.sample(sorted(PARAMETERS), rng.choice((1, 1, 2)))
     named = tuple(sorted((rng.choice(PARAMETERS[kind][0]), kind) for kind in kinds))
     name = f"{verb}_{thing}" if rng.random() < 0.75 else f"tool_{rng.randrange(10, 100)}"
     return Tool(name, verb, thing, named)
@@ -64,6 +64,10 @@ def draw_tool(rng: random.Random, *, parameters: int = 0) -> Tool:
 def draw_tools(rng: random.Random, count: int) -> list[Tool]:
     """Tools of which no two have a name, or an act and a thing, in common; they may share one of the two."""
     tools = [draw_tool(rng) for _ in range(count)]
+    if count > 1 and rng.random() < 0.4:
+        # What they share must not decide.
+        alike = draw_tool(rng, verb=tools[0].verb) if rng.random() < 0.5 else draw_tool(rng, thing=tools[0].thing)
+        tools[1] = alike
     distinct = len({tool.name for tool in tools}) == len({(tool.verb, tool.thing) for tool in tools}) == count
     return tools if distinct else draw_tools(rng, count)
 

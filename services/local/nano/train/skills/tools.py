@@ -2,9 +2,12 @@
 
 import json
 import random
+from dataclasses import replace
 
 from services.local.nano.train.sample import Json, Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
+from services.local.nano.train.skills.numbers import draw_arithmetic, draw_compare
+from services.local.nano.train.skills.talk import draw_introduce
 from services.local.nano.train.skills.tool_box import (
     Tool,
     Use,
@@ -31,7 +34,11 @@ def draw_call(rng: random.Random) -> Draw:
 
 
 def draw_none(rng: random.Random) -> Draw:
-    """A request that none of the tools fits."""
+    """A request that none of the tools fits, or a question that needs none."""
+    if rng.random() < 0.3:
+        instance, make = rng.choice((draw_compare, draw_arithmetic, draw_introduce))(rng)
+        declared = _declared(draw_tools(rng, draw_count(rng)))
+        return instance, lambda: replace(make(), skill="tools_none", tools=declared)
     *tools, missing = draw_tools(rng, draw_count(rng) + 1)
     use = draw_use(rng, missing)
     thinking = rng.random() < 0.5
