@@ -24,7 +24,7 @@ class Tool:
         for name, kind in self.parameters:
             if name != kind:
                 schemas[name]["description"] = f"the {kind}"
-        schema = {"type": "object", "properties": schemas, "required": list(schemas), "additionalProperties": False}
+        schema = {"type": "object", "properties": schemas, "required": list(schemas)}
         function = {"name": self.name, "description": f"{self.verb} the {self.thing}", "parameters": schema}
         return {"type": "function", "function": function}
 
