@@ -76,8 +76,9 @@ def _figure(canvas: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, r: 
 
 
 def print_word(word: str, colour: str, ground: str, size: int, shift: tuple[int, int]) -> Image.Image:
-    """A word in large type, `shift` pixels off the middle."""
+    """A word in large, bold type, `shift` pixels off the middle."""
     image = Image.new("RGB", (SIDE, SIDE), GROUNDS[ground])
     middle = (SIDE / 2 + shift[0], SIDE / 2 + shift[1])
-    ImageDraw.Draw(image).text(middle, word, COLOURS[colour], ImageFont.load_default(size), anchor="mm")
+    font, fill = ImageFont.load_default(size), COLOURS[colour]
+    ImageDraw.Draw(image).text(middle, word, fill, font, anchor="mm", stroke_width=1, stroke_fill=fill)
     return image

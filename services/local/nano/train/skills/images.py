@@ -45,8 +45,8 @@ def draw_read(rng: random.Random) -> Draw:
     """A printed word; an instance is a word with its type size, colours and place."""
     word = rng.choice(PRINTED)
     colour, ground = rng.choice(("black", "red", "blue")), rng.choice(sorted(GROUNDS))
-    size = rng.randrange(44, 53) if len(word) == 3 else rng.randrange(36, 42)
-    shift = rng.randrange(-5, 6), rng.randrange(-14, 15)
+    size = rng.randrange(36, 43) if len(word) == 3 else rng.randrange(28, 33)
+    shift = rng.randrange(-3, 4), rng.randrange(-8, 9)
     question = rng.choice(("What word is printed here?", "Read the word in the image."))
     thinking = rng.random() < 0.3
     reasoning = f"The letters {' '.join(word)}." if thinking else ""
