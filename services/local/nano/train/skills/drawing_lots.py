@@ -1,5 +1,6 @@
 """From a function that draws instances to a generator whose splits share none."""
 
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Sequence
@@ -40,7 +41,9 @@ def after_others(skill: str, plain: Generator, others: Sequence[Generator]) -> G
         sample = plain(split, seed)
         if rng.random() >= SHARE_AFTER_OTHERS:
             return sample
-        earlier = rng.choice(others)(split, seed).messages
+        # The first exchange was in the same mode: an answer that skipped its thoughts is no example for thinking.
+        drawn = (rng.choice(others)(split, rng.randrange(2**32)) for _ in itertools.count())
+        earlier = next(other.messages for other in drawn if other.thinking == sample.thinking)
         systems = [message for message in sample.messages if message["role"] == "system"]
         exchange = [message for message in earlier if message["role"] != "system"]
         return replace(sample, messages=[*systems, *exchange, *sample.messages[len(systems) :]])

@@ -45,7 +45,7 @@ def draw_forgotten(rng: random.Random) -> Draw:
     thinking = rng.random() < 0.6
     reasoning = "I see only the three that I told. My thoughts are gone." if thinking else ""
     # Mostly the client sends the thoughts and the template leaves them out; else there were none to keep.
-    preserve = rng.random() < 0.3
+    preserve = not thinking and rng.random() < 0.5
     messages = [
         *system(rng),
         user(ASK),
