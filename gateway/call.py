@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from gateway.first_token import FirstToken
 from services.runtime.channels import call_metadata
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 
@@ -11,9 +12,15 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class Meter:
-    """Tokens that a request used, prompt and answer. Its run adds them at its end."""
+    """Tokens that a request used. Its run adds them at its end."""
 
-    num_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Both together."""
+        return self.num_prompt_tokens + self.num_completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,7 @@ class CallContext:
     arrived_s: float
     deadline_s: float
     meter: Meter = field(default_factory=Meter)
+    first_token: FirstToken = field(default_factory=FirstToken)
 
     @property
     def trace_id(self) -> str:

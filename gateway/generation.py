@@ -1,6 +1,7 @@
 """The tokens of one choice, made by whichever replicas are alive."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from gateway.choose import choose_prefill
 from gateway.cluster import Cluster
 from gateway.errors import MediaLost
 from gateway.feed import Feed
-from gateway.metrics import HAND_OVERS
+from gateway.metrics import FIRST_DECODE_SECONDS, HAND_OVERS
 from gateway.replicas import Replica
 from gateway.settings import GatewaySettings
 from protos import attention_pb2 as pb
@@ -62,6 +63,7 @@ class Generation:
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
         self.prompt_computed = asyncio.Event()
+        self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
 
     async def run(self, shown: Feed[list[int]]) -> None:
         """Generates to the end. What may be shown, all but a final stop token, goes into the feed.
@@ -70,7 +72,8 @@ class Generation:
         """
         attempts = Attempts(self._cluster.decodes, self._settings, self._call)
         # A prompt is not computed for nobody to go on with.
-        await attempts.next_replica(begun=self._begun)
+        with self._call.first_token.timing("queue"):
+            await attempts.next_replica(begun=self._begun)
         manifest = await self._prefill(shown)
         attempts.clear()
         while self.finish_reason == pb.FINISH_REASON_UNSPECIFIED:
@@ -116,6 +119,8 @@ class Generation:
                 self._cluster.prefixes.remember(hashes, replica.address)
                 if response.HasField("logprobs"):
                     self.logprobs.append(response.logprobs)
+                self._note_times(response)
+                self._prefilled_s = time.monotonic()
                 await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
                 return response.manifest
         if full is not None and self._leads:
@@ -157,12 +162,20 @@ class Generation:
                 except StopAsyncIteration:
                     raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
                 silence_s = self._settings.stall_s
+                self._note_times(response)
+                if self._prefilled_s is not None:
+                    FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
+                    self._prefilled_s = None
                 self.logprobs += response.logprobs
                 await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
                 if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
                     return
         finally:
             stream.cancel()
+
+    def _note_times(self, response: pb.PrefillResponse | pb.DecodeResponse) -> None:
+        if not self._begun and response.HasField("times"):
+            self._call.first_token.add(response.times)
 
     async def _seeing(self, work: Callable[[], Awaitable[T]]) -> T:
         """Does the work; where an engine misses features of images, has them made again and repeats it."""

@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.call import CallContext
 from gateway.faces import error_response, face_of
+from gateway.key_usage import KeyUsage
 from gateway.keys import ApiKeys
 from gateway.limits import KeyLimits
 from services.runtime.errors import MoonshardError
@@ -20,6 +21,7 @@ class Guard:
         self.app = app
         self._keys = keys
         self._limits = limits
+        self._usage = KeyUsage()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or refuses it in the form of its face."""
@@ -44,6 +46,7 @@ class Guard:
             await self.app(scope, receive, send_with_limits)
         finally:
             if limited:
+                self._usage.count(owner, call.meter)
                 await self._limits.pay(owner, call.meter.num_tokens)
 
 

@@ -28,6 +28,18 @@ FIRST_TOKEN_SECONDS = Histogram(
     "From the arrival of a request to its first piece of answer, waiting for replicas included.",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300),
 )
+FIRST_TOKEN_PART_SECONDS = Histogram(
+    "moonshard_gateway_first_token_part_seconds",
+    "Where the time to the first token went: vision, render, queue (waiting for replicas and for blocks), fetch, "
+    "prefill, handoff (the rest of the latent KV to the store), other. A request's parts add up to all of it.",
+    ["part"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300),
+)
+FIRST_DECODE_SECONDS = Histogram(
+    "moonshard_gateway_first_decode_seconds",
+    "From the first token, a prefill replica's, to the next, a decode replica's, which fetches the latent KV before.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300),
+)
 INTER_TOKEN_SECONDS = Histogram(
     "moonshard_gateway_inter_token_seconds",
     "Time per token of a choice after its first, averaged over what came at once; hand-overs included.",
@@ -38,4 +50,14 @@ REQUEST_SECONDS = Histogram(
     "From the arrival of a request to the last byte of its answer.",
     ["face"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1200, 3600),
+)
+KEY_REQUESTS = Counter(
+    "moonshard_gateway_key_requests_total",
+    "Requests that were admitted, by the short name of their API key: 16 digits of its SHA-256.",
+    ["key"],
+)
+KEY_TOKENS = Counter(
+    "moonshard_gateway_key_tokens_total",
+    "Tokens of finished and of broken requests by API key: prompt, completion.",
+    ["key", "kind"],
 )

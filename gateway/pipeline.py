@@ -94,6 +94,10 @@ class Pipeline:
     async def _prompts(self, asked: Conversation | RawPrompts, call: CallContext) -> list[RenderResponse]:
         if isinstance(asked, Conversation):
             return [await self._render(asked, call)]
+        with call.first_token.timing("render"):
+            return await self._raw_prompts(asked, call)
+
+    async def _raw_prompts(self, asked: RawPrompts, call: CallContext) -> list[RenderResponse]:
         vocab_size = (await self._cluster.describe(call)).vocab_size
         prompts: list[RenderResponse] = []
         for prompt in asked.prompts:
@@ -107,5 +111,7 @@ class Pipeline:
         return prompts
 
     async def _render(self, conversation: Conversation, call: CallContext) -> RenderResponse:
-        seen = await self._media.see(conversation, call)
-        return await self._cluster.render(render_request(conversation, seen), call)
+        with call.first_token.timing("vision"):
+            seen = await self._media.see(conversation, call)
+        with call.first_token.timing("render"):
+            return await self._cluster.render(render_request(conversation, seen), call)

@@ -23,7 +23,7 @@ from gateway.internal import (
     Usage,
 )
 from gateway.logprobs import TokenLog
-from gateway.metrics import FIRST_TOKEN_SECONDS, INTER_TOKEN_SECONDS, TOKENS
+from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
 from gateway.parsing import AnswerParser
 from gateway.settings import GatewaySettings
 from protos.attention_pb2 import LENGTH
@@ -93,7 +93,8 @@ class Run:
         TOKENS.labels("cached").inc(usage.num_cached_tokens)
         TOKENS.labels("completion").inc(usage.num_completion_tokens)
         TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
-        self._call.meter.num_tokens += usage.num_prompt_tokens + usage.num_completion_tokens
+        self._call.meter.num_prompt_tokens += usage.num_prompt_tokens
+        self._call.meter.num_completion_tokens += usage.num_completion_tokens
         error = None if task.cancelled() else task.exception()
         told = error and _first(error)
         self.events.close(told)
@@ -158,8 +159,7 @@ class Run:
         num_new = num_tokens - self.usage.completion[choice]
         last_s, self._last_s[choice] = self._last_s[choice], now_s
         if last_s is None:
-            if not any(self.usage.completion):
-                FIRST_TOKEN_SECONDS.observe(now_s - self._call.arrived_s)
+            self._call.first_token.arrived(now_s - self._call.arrived_s)
         elif num_new:
             INTER_TOKEN_SECONDS.observe((now_s - last_s) / num_new)
         self.usage.num_cached_tokens = sum(g.num_cached_tokens for g in self._generations[:: self._num_per_prompt])

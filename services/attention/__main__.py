@@ -3,11 +3,14 @@
 import functools
 
 import grpc
+from prometheus_client import REGISTRY
 
 from protos import attention_pb2_grpc
 from services.attention.assembly import Assembly
+from services.attention.dispatch import Experts, LocalExperts
 from services.attention.service import AttentionServicer
 from services.attention.settings import AttentionSettings
+from services.model.expert_load import ExpertLoadCollector
 from services.runtime.server import run, serve
 from services.runtime.settings import load
 
@@ -17,6 +20,7 @@ NAME = "attention"
 async def serve_replica(settings: AttentionSettings) -> None:
     """Shard 0: the engine and its service."""
     replica = Assembly(settings).replica()
+    show_load(replica.experts)
     servicer = AttentionServicer(replica.engine, replica.constraints, replica.limits, settings.role)
 
     def add_services(server: grpc.aio.Server) -> None:
@@ -32,6 +36,7 @@ async def serve_replica(settings: AttentionSettings) -> None:
 async def serve_further_shard(settings: AttentionSettings) -> None:
     """Shard 1, 2, ...: layers for the engine elsewhere."""
     shard = Assembly(settings).further_shard()
+    show_load(shard.experts)
 
     def add_services(server: grpc.aio.Server) -> None:
         server.add_generic_rpc_handlers((shard.servicer.handler(),))
@@ -40,6 +45,12 @@ async def serve_further_shard(settings: AttentionSettings) -> None:
         await serve(settings, NAME, add_services, ready=shard.open, on_drain=shard.servicer.drain)
     finally:
         await shard.close()
+
+
+def show_load(experts: Experts) -> None:
+    """Experts of this process are counted here; those elsewhere, there."""
+    if isinstance(experts, LocalExperts):
+        REGISTRY.register(ExpertLoadCollector(experts.shard))
 
 
 def main() -> None:

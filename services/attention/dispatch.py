@@ -47,7 +47,7 @@ class LocalExperts:
     """All experts in this process: computed at once, on the caller's thread."""
 
     def __init__(self, shard: ExpertShard) -> None:
-        self._shard = shard
+        self.shard = shard
 
     async def open(self) -> None:
         pass
@@ -61,7 +61,7 @@ class LocalExperts:
         if len(hidden) == 0:
             return _Ready(hidden.float())
         work = Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())
-        return _Ready(self._shard.forward(layer, work).to(hidden.device))
+        return _Ready(self.shard.forward(layer, work).to(hidden.device))
 
 
 @dataclass(frozen=True)

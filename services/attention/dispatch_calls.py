@@ -13,7 +13,13 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from services.attention.dispatch_metrics import DISPATCH_SECONDS, DROPPED_ANSWERS, REPEATED_CALLS
+from services.attention.dispatch_metrics import (
+    DISPATCH_SECONDS,
+    DROPPED_ANSWERS,
+    REPEATED_CALLS,
+    ROUND_TRIP_SECONDS,
+    WAIT_SECONDS,
+)
 from services.attention.dispatch_split import Part, combine
 from services.model.expert_wire import Buffer, CallName, Refusal, decode_answer
 from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
@@ -33,7 +39,7 @@ class Dispatched:
         self._device = device
         self._partials: list[Tensor | None] = [None] * len(parts)
         self._num_missing = len(parts)
-        self._started_s = time.monotonic()
+        self.started_s = self._completed_s = time.monotonic()
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not parts:
             self._complete.set_result(None)
@@ -50,7 +56,8 @@ class Dispatched:
             self._num_missing -= 1
             if self._num_missing == 0:
                 self._complete.set_result(None)
-                DISPATCH_SECONDS.observe(time.monotonic() - self._started_s)
+                self._completed_s = time.monotonic()
+                DISPATCH_SECONDS.observe(self._completed_s - self.started_s)
 
     def fail(self, error: MoonshardError) -> None:
         """Ends the wait with an error."""
@@ -60,7 +67,10 @@ class Dispatched:
             self._complete.exception()
 
     def __await__(self) -> Generator[Any, None, Tensor]:
+        awaited_s = time.monotonic()
         yield from self._complete.__await__()
+        # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
+        WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
         partials = [partial for partial in self._partials if partial is not None]
         return combine(*self._shape, self._parts, partials).to(self._device)
 
@@ -119,6 +129,7 @@ class ShardCalls:
         self._repeat_s = repeat_s
         self._calls: dict[int, Call] = {}
         self._turn = 0
+        self._round_trips = ROUND_TRIP_SECONDS.labels(shard)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -176,6 +187,7 @@ class ShardCalls:
                 WireError(f"expert shard {self._shard} at {replica.address} sent {found}, expected {expected}")
             )
         else:
+            self._round_trips.observe(time.monotonic() - call.dispatched.started_s)
             call.dispatched.settle(call.part_index, answer.total)
 
     def check(self, now_s: float) -> None:

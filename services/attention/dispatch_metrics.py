@@ -1,11 +1,28 @@
 """What the attention side counts about its experts."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
-DISPATCH_SECONDS = Histogram(
+from services.runtime.plain_histogram import PlainHistogram
+
+BUCKETS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+DISPATCH_SECONDS = PlainHistogram(
     "moonshard_dispatch_seconds",
     "From handing one layer's tokens to the experts until the last partial sum is there, computation included.",
-    buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+    buckets=BUCKETS,
+)
+
+ROUND_TRIP_SECONDS = PlainHistogram(
+    "moonshard_dispatch_round_trip_seconds",
+    "From dispatch to a shard's answer, by expert shard; its computation and repeats included.",
+    "shard",
+    buckets=BUCKETS,
+)
+
+WAIT_SECONDS = PlainHistogram(
+    "moonshard_dispatch_wait_seconds",
+    "What was still missing of one layer's sums when attention had nothing else left to do for its micro-batch.",
+    buckets=BUCKETS,
 )
 
 REPEATED_CALLS = Counter(

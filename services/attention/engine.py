@@ -18,14 +18,13 @@ from services.attention.generation import Failed, FinishReason, Generation, Hand
 from services.attention.layer_shard import LayerShard
 from services.attention.media import MediaSource
 from services.attention.metrics import (
-    BLOCKS,
-    CACHED_TOKENS,
     FINISHED,
-    GENERATIONS,
-    PREEMPTIONS,
-    STEP_SECONDS,
-    STEP_TOKENS,
-    TOKENS,
+    HANDOFF_SECONDS,
+    PREFILL_SECONDS,
+    PREFIX_TOKENS,
+    QUEUE_SECONDS,
+    count_step,
+    show_roster,
 )
 from services.attention.publisher import Publisher
 from services.attention.roster import Chunk, Roster
@@ -176,7 +175,7 @@ class Engine:
         logits = await self._forward.run(self._step, plan)
         params, histories = [one.sampling for one in generations], [one.history for one in generations]
         positions = [len(one.token_ids) for one in generations]
-        sampled = sample(logits, params, positions, histories, await rules)
+        sampled = sample(logits, params, positions, histories, await self._rules.finish(rules))
         for chunk in plan:
             self._publisher.publish(chunk.generation, self._roster.advance(chunk))
         for generation, choice in zip(generations, sampled, strict=True):
@@ -184,40 +183,52 @@ class Engine:
                 self._fail([generation], choice)
             else:
                 self._emit(generation, choice)
-        num_prompt = sum(chunk.num_tokens for chunk in plan) - len(sampling)
-        STEP_TOKENS.labels("prompt").observe(num_prompt)
-        STEP_TOKENS.labels("decode").observe(len(sampling))
-        TOKENS.labels("prompt").inc(num_prompt)
-        TOKENS.labels("generated").inc(len(sampling))
-        STEP_SECONDS.labels(self._role).observe(time.perf_counter() - started)
+        count_step(self._role, plan, len(sampling), time.perf_counter() - started)
 
     def _emit(self, generation: Generation, choice: Choice) -> None:
         finish_reason = generation.append(choice.token_id)
+        milestones = generation.milestones
+        is_first = not milestones.first_token_s
+        if is_first:
+            milestones.first_token_s = time.monotonic()
+            PREFILL_SECONDS.labels(self._role).observe(milestones.first_token_s - milestones.started_s)
         if generation.hand_over:
             self._roster.leave(generation)
             self._spawn(generation, self._hand_over(generation, choice, finish_reason))
             return
         if finish_reason is not None:
             self._remove(generation, finish_reason.name.lower())
-        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0))
+        first = milestones if is_first else None
+        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first))
 
     async def _fetch(self, generation: Generation) -> Callable[[], None]:
         """Looks in the store for what this replica's memory does not have, then lets the generation run."""
-        fetched = await self._fetcher.fetch(generation)
+        milestones = generation.milestones
+        if not milestones.admitted_s:
+            milestones.admitted_s = time.monotonic()
+            QUEUE_SECONDS.labels(self._role).observe(milestones.admitted_s - milestones.arrived_s)
+        with HANDOFF_SECONDS.labels("fetched").time():
+            fetched = await self._fetcher.fetch(generation)
         return lambda: self._start(generation, fetched)
 
     def _start(self, generation: Generation, fetched: Fetched) -> None:
         comes_back = generation.num_cached is not None
+        num_in_memory = min(generation.num_computed, generation.num_prompt)
         num_cached = self._roster.start(generation, fetched.num_blocks, fetched.tail)
         generation.features = fetched.features
+        generation.milestones.started_s = generation.milestones.started_s or time.monotonic()
         if not comes_back:
-            CACHED_TOKENS.inc(num_cached)
+            PREFIX_TOKENS.labels(self._role, "memory").inc(num_in_memory)
+            PREFIX_TOKENS.labels(self._role, "store").inc(num_cached - num_in_memory)
+            PREFIX_TOKENS.labels(self._role, "computed").inc(generation.num_prompt - num_cached)
 
     async def _hand_over(
         self, generation: Generation, choice: Choice, finish_reason: FinishReason | None
     ) -> Callable[[], None]:
         """Publishes what is left, then tells the caller where to go on."""
-        published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
+        with HANDOFF_SECONDS.labels("published").time():
+            published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
+        generation.milestones.published_s = time.monotonic()
         event = HandedOver(
             choice=choice,
             finish_reason=finish_reason,
@@ -225,6 +236,7 @@ class Engine:
             block_names=published.block_names,
             tail_name=published.tail_name,
             num_tokens=generation.num_computed,
+            milestones=generation.milestones,
         )
         return lambda: self._handed_over(generation, event)
 
@@ -279,18 +291,7 @@ class Engine:
 
     def _report(self) -> None:
         roster = self._roster
-        PREEMPTIONS.inc(roster.take_num_preempted())
-        phases = {
-            "waiting": roster.waiting,
-            "fetching": roster.fetching,
-            "running": roster.running,
-            "leaving": roster.leaving,
-        }
-        for phase, generations in phases.items():
-            GENERATIONS.labels(phase).set(len(generations))
-        BLOCKS.labels("free").set(roster.pool.num_free)
-        BLOCKS.labels("used").set(roster.pool.num_blocks - roster.pool.num_free)
-        BLOCKS.labels("remembered").set(roster.pool.num_remembered)
+        show_roster(roster)
         self.load = Load(
             num_running=len(roster.running) + len(roster.fetching) + len(roster.leaving),
             num_waiting=len(roster.waiting),

@@ -1,5 +1,6 @@
 """One request as an attention replica sees it."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,17 @@ class FinishReason(Enum):
     LENGTH = 2
 
 
+@dataclass
+class Milestones:
+    """When a generation first got where, of time.monotonic; 0: not yet."""
+
+    arrived_s: float = field(default_factory=time.monotonic)
+    admitted_s: float = 0.0  # there were blocks for it
+    started_s: float = 0.0  # what the store had of it was there
+    first_token_s: float = 0.0
+    published_s: float = 0.0  # all its latent KV was in the store
+
+
 @dataclass(frozen=True)
 class Tokens:
     """New tokens, and the finish if they are the last."""
@@ -26,6 +38,7 @@ class Tokens:
     choices: Sequence[Choice]
     finish_reason: FinishReason | None
     num_cached: int
+    milestones: Milestones | None = None  # with the first token
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class HandedOver:
     block_names: Sequence[bytes]
     tail_name: str
     num_tokens: int
+    milestones: Milestones
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ class Generation:
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)
     constraint: Constraint | None = None
+    milestones: Milestones = field(default_factory=Milestones)
 
     def __post_init__(self) -> None:
         needed = self.sampling.needs_history

@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from services.attention.constraint import Constraint
+from services.attention.metrics import GRAMMAR_WAIT_SECONDS
 from services.attention.sampler import Rule
 from services.runtime.errors import NumericError
+
+T = TypeVar("T")
 
 NUM_THREADS = 4
 
@@ -20,17 +24,28 @@ class Rules:
     def begin(self, constraints: Sequence[Constraint | None]) -> "asyncio.Future[list[Rule | NumericError | None]]":
         """Starts on the rules of the rows of a step; None for those without a constraint."""
         loop = asyncio.get_running_loop()
+        if not any(constraints):
+            return _done(loop, [None] * len(constraints))
         return asyncio.gather(
             *(
-                _nothing(loop) if constraint is None else loop.run_in_executor(self._pool, _make, constraint)
+                _done(loop, None) if constraint is None else loop.run_in_executor(self._pool, _make, constraint)
                 for constraint in constraints
             )
         )
 
+    async def finish(
+        self, rules: "asyncio.Future[list[Rule | NumericError | None]]"
+    ) -> list[Rule | NumericError | None]:
+        """What `begin` started, once it is there."""
+        if rules.done():
+            return rules.result()
+        with GRAMMAR_WAIT_SECONDS.time():
+            return await rules
 
-def _nothing(loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
-    future = loop.create_future()
-    future.set_result(None)
+
+def _done(loop: asyncio.AbstractEventLoop, result: T) -> "asyncio.Future[T]":
+    future: asyncio.Future[T] = loop.create_future()
+    future.set_result(result)
     return future
 
 

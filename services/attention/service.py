@@ -10,7 +10,8 @@ from protos import attention_pb2 as pb
 from protos import attention_pb2_grpc
 from services.attention.constraint_requests import Constraints
 from services.attention.engine import Engine
-from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Tokens
+from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Milestones, Tokens
+from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
 from services.attention.requests import Limits, generation_from_proto
 from services.attention.sampler import Choice
 from services.runtime.channels import request_id
@@ -41,6 +42,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             finish_reason=FINISH[event.finish_reason],
             num_cached_tokens=event.num_cached,
             logprobs=_logprobs(event.choice),
+            times=_times(event.milestones),
             manifest=pb.KvManifest(
                 fingerprint=self._limits.names_root,
                 block_hashes=event.block_names,
@@ -59,6 +61,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                     finish_reason=FINISH[event.finish_reason],
                     num_cached_tokens=event.num_cached,
                     logprobs=[logprobs for choice in event.choices if (logprobs := _logprobs(choice))],
+                    times=_times(event.milestones),
                 )
                 if event.finish_reason is not None:
                     return
@@ -96,8 +99,20 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         if request.sampling.HasField("constraint"):
             new = events.generation
             constraint = request.sampling.constraint
-            new.constraint = await self._constraints.make(constraint, new.token_ids, new.num_prompt, new.max_tokens)
+            with GRAMMAR_COMPILE_SECONDS.time():
+                new.constraint = await self._constraints.make(constraint, new.token_ids, new.num_prompt, new.max_tokens)
         return events
+
+
+def _times(at: Milestones | None) -> pb.FirstTokenTimes | None:
+    if at is None:
+        return None
+    return pb.FirstTokenTimes(
+        queue_s=at.admitted_s - at.arrived_s,
+        fetch_s=at.started_s - at.admitted_s,
+        compute_s=at.first_token_s - at.started_s,
+        publish_s=max(0.0, at.published_s - at.first_token_s),
+    )
 
 
 def _logprobs(choice: Choice) -> pb.TokenLogprobs | None:

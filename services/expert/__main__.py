@@ -10,11 +10,12 @@ from prometheus_client import REGISTRY
 import kernels
 from protos import expert_pb2
 from services.expert.compute import Compute
-from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, ShardCollector
+from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
 from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
 from services.model.checkpoint import Checkpoint
+from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.placement import expert_placement
 from services.runtime.errors import CheckpointError
@@ -31,7 +32,8 @@ async def main(settings: ExpertSettings) -> None:
         torch.set_num_threads(settings.threads)
     shard, digest = load_shard(settings)
     compute = Compute(shard)
-    REGISTRY.register(ShardCollector(shard, compute.traffic))
+    REGISTRY.register(TrafficCollector(compute.traffic))
+    REGISTRY.register(ExpertLoadCollector(shard))
     raw = RawSocket(settings.raw_socket, compute) if settings.raw_socket else None
     description = expert_pb2.DescribeShardResponse(
         shard=settings.shard,

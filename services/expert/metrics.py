@@ -1,15 +1,15 @@
 """What an expert replica counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from services.model.expert_shard import ExpertShard
+from services.runtime.plain_histogram import PlainHistogram
 
-COMPUTE_SECONDS = Histogram(
+COMPUTE_SECONDS = PlainHistogram(
     "moonshard_expert_compute_seconds",
     "Applying the experts to one message; waiting for the message before it and the wire not included.",
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
@@ -29,14 +29,10 @@ class Traffic:
     sent_bytes: int = 0
 
 
-class ShardCollector(Collector):
-    """What the hot path counts, read when somebody asks.
+class TrafficCollector(Collector):
+    """What the hot path counts, read when somebody asks."""
 
-    Load by expert and by layer, not by both: a shard of K2.6 has thousands of pairs and only tens of each.
-    """
-
-    def __init__(self, shard: ExpertShard, traffic: Traffic) -> None:
-        self._shard = shard
+    def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -44,29 +40,9 @@ class ShardCollector(Collector):
         yield CounterMetricFamily(
             "moonshard_expert_message_tokens", "Tokens in all messages together.", value=traffic.num_tokens
         )
-        yield _counter(
-            "moonshard_expert_wire_bytes",
-            "Frames on the hot wire, headers included.",
-            "direction",
-            {"in": traffic.received_bytes, "out": traffic.sent_bytes},
+        wire = CounterMetricFamily(
+            "moonshard_expert_wire_bytes", "Frames on the hot wire, headers included.", labels=["direction"]
         )
-        counts = self._shard.token_counts
-        yield _counter(
-            "moonshard_expert_tokens",
-            "Tokens that an expert was applied to, summed over layers.",
-            "expert",
-            dict(zip(self._shard.expert_ids, counts.sum(axis=0).tolist(), strict=True)),
-        )
-        yield _counter(
-            "moonshard_expert_layer_tokens",
-            "Pairs of token and expert in a layer, on this shard.",
-            "layer",
-            dict(zip(self._shard.layer_ids, counts.sum(axis=1).tolist(), strict=True)),
-        )
-
-
-def _counter(name: str, text: str, label: str, values: Mapping[int | str, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([str(key)], value)
-    return family
+        wire.add_metric(["in"], traffic.received_bytes)
+        wire.add_metric(["out"], traffic.sent_bytes)
+        yield wire

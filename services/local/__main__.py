@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import psutil
 import typer
 from rich.console import Console
@@ -151,6 +152,25 @@ def status() -> None:
         console.print(f"{cluster.url}, up for {minutes:.0f} min", highlight=False, soft_wrap=True)
         console.print(f"{cluster.model}\n{cluster.log}", highlight=False, soft_wrap=True)
         console.print(_table(cluster))
+
+
+@app.command()
+def metrics(
+    process: Annotated[str, typer.Argument(help="As `moonshard status` calls it; without it all, one by one.")] = "",
+) -> None:
+    """Print what the processes of the running cluster measure, in Prometheus' text format."""
+    cluster = _running()
+    names = [state.name for state in cluster.processes if not state.name.startswith("redis-")]
+    if process and process not in names:
+        raise _stop(f"there is no process {process!r}, only {', '.join(names)}")
+    for name in [process] if process else names:
+        if not process:
+            typer.echo(f"# {name}")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{cluster.run_folder}/{name}.metrics")) as client:
+            try:
+                typer.echo(client.get("http://localhost/metrics").text)
+            except httpx.TransportError as error:
+                typer.echo(f"# not there: {error}")
 
 
 def _table(cluster: ClusterState) -> Table:

@@ -12,7 +12,7 @@ from typing import Self
 
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 
-LONGEST_NAME = "prefill-99-shard-99.sock"
+LONGEST_NAME = "prefill-99-shard-99.metrics"
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -38,6 +38,10 @@ class RunFolder:
         path = self.path / f"{process}.sock"
         assert len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES, path
         return path
+
+    def metrics_socket(self, process: str) -> Path:
+        """The path of the socket on which it shows its metrics: no port is taken for them."""
+        return self.path / f"{process}.metrics"
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

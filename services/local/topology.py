@@ -152,7 +152,7 @@ class _Plan:
             "gateway",
             (sys.executable, "-P", "-m", "gateway"),
             HttpReady(f"{t.url}/health"),
-            self._environment(["gateway"], env),
+            self._environment("gateway", ["gateway"], env),
             address=t.url,
             stop_stage=StopStage.GATEWAY,
             grace_s=self._topology.grace_s,
@@ -172,15 +172,16 @@ class _Plan:
             # -P: a folder `services` where the user happens to stand is not ours.
             (sys.executable, "-P", "-m", module),
             GrpcReady(address),
-            self._environment(roles, {"LISTEN": address, "INSTANCE": name, **settings}),
+            self._environment(name, roles, {"LISTEN": address, **settings}),
             address=address,
             stop_stage=stage,
             grace_s=self._topology.grace_s,
         )
 
-    def _environment(self, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
+    def _environment(self, name: str, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
         # What the caller asks for wins over what the topology says.
-        merged = {"DRAIN_S": str(self._topology.drain_s), **settings}
+        shared = {"METRICS_LISTEN": f"unix:{self._folder.metrics_socket(name)}", "INSTANCE": name}
+        merged = {"DRAIN_S": str(self._topology.drain_s), **shared, **settings}
         for role in ("all", *roles):
             merged |= self._topology.settings.get(role, {})
         return {f"MOONSHARD_{name}": value for name, value in merged.items()}

@@ -29,6 +29,8 @@ from services.runtime.redis_instance import RedisInstance
 PIPELINE_BYTES = 16 << 20
 KEY_BYTES = 64 << 10  # what a key weighs at least, so that a pipeline has at most 256 of them
 
+KINDS = frozenset({"kv", "tail", "media", "data", "head", "list"})
+
 Value: TypeAlias = Buffer | Sequence[Buffer]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -131,7 +133,7 @@ class BlobStore:
 
     async def _read(self, buffers: Mapping[str, memoryview | None]) -> dict[str, memoryview]:
         """The values that are there and right, in the buffers given or in new ones."""
-        causes: Counter[Cause] = Counter()
+        wrong: dict[str, Cause] = {}
 
         async def read(instance: RedisInstance, names: Sequence[str]) -> dict[str, memoryview]:
             commands = [self._read_command(name, MAX_HEAD_BYTES + 1) for name in names]
@@ -143,21 +145,20 @@ class BlobStore:
                 if isinstance(head, Head) and buffer is not None and len(buffer) != head.length:
                     head = Cause.SHORT
                 if isinstance(head, Cause):
-                    causes[head] += 1
+                    wrong[name] = head
                     continue
                 heads[name] = head
                 values[name] = memoryview(bytearray(head.length)) if buffer is None else buffer
             for name, cause in (await self._read_values(instance, heads, values)).items():
-                causes[cause] += 1
+                wrong[name] = cause
                 del values[name]
             return values
 
         weights = {name: CHUNK_BYTES if buffer is None else len(buffer) for name, buffer in buffers.items()}
         values = await self._on_instances(weights, read)
-        causes[Cause.UNREACHABLE] = len(buffers) - len(values) - causes.total()
-        for cause, count in causes.items():
-            STORE_READS.labels(cause).inc(count)
-        STORE_READS.labels("hit").inc(len(values))
+        outcomes = ((name, "hit" if name in values else wrong.get(name, Cause.UNREACHABLE)) for name in buffers)
+        for (kind, outcome), count in Counter((_kind(name), outcome) for name, outcome in outcomes).items():
+            STORE_READS.labels(kind, outcome).inc(count)
         STORE_BYTES.labels("read").inc(sum(map(len, values.values())))
         return values
 
@@ -225,6 +226,12 @@ class BlobStore:
     def _read_command(self, name: str, num_bytes: int) -> list[Buffer]:
         """Reads the beginning of a head; whatever lies there cannot take more memory than asked for."""
         return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
+
+
+def _kind(name: str) -> str:
+    """What a value is, for the metrics: the first part of its name, if that is one of ours."""
+    kind = name.partition("/")[0]
+    return kind if kind in KINDS else "other"
 
 
 def _pieces(value: Value) -> list[memoryview]:

@@ -86,7 +86,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     listen: Address
-    metrics_listen: OptionalAddress = ""  # host:port of GET /metrics; empty: none
+    metrics_listen: OptionalAddress = ""  # of GET /metrics; empty: none
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: PositiveFloat = 30.0  # from SIGTERM to the end of the last call
     instance: str = ""  # what logs call this process, normally the pod

@@ -4,10 +4,10 @@ import asyncio
 import random
 
 import pytest
-from services.runtime.redis_server import RedisServer
 
 from services.attention.generation import FinishReason
 from services.runtime.errors import Overloaded, Unavailable
+from services.runtime.redis_server import RedisServer
 
 
 def prompt(num_tokens, seed=0):

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from services.expert.compute import INLINE_BYTES, Compute
-from services.expert.metrics import REFUSED_FRAMES, ShardCollector, Traffic
+from services.expert.metrics import REFUSED_FRAMES, TrafficCollector
 from services.expert.raw_socket import MAX_CONNECTIONS
 from services.model.checkpoint import Checkpoint
+from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.expert_stream import FrameReader, with_length
 from services.model.expert_wire import CallName, Partial, Refusal, Work, decode_answer, encode_request
@@ -152,7 +153,7 @@ async def test_small_and_large_frames_of_many_streams_take_turns(model):
         answers = await asyncio.gather(*blocking, *(compute.answer_async(frame) for frame in frames))
         for answer, work in zip(answers, works * 2, strict=True):
             assert_right(b"".join(answer), model, work)
-    tokens, traffic, *_ = ShardCollector(compute._shard, compute.traffic).collect()
+    tokens, traffic = TrafficCollector(compute.traffic).collect()
     assert [sample.value for sample in tokens.samples] == [6 * sum(len(work.hidden) for work in works)]
     assert {s.labels["direction"]: s.value for s in traffic.samples} == {
         "in": 6 * sum(len(frame) for frame in frames),
@@ -165,7 +166,7 @@ def test_tokens_are_counted_by_expert_and_by_layer(model):
     ids = torch.tensor([[3, 9, -1], [9, -1, -1]], dtype=torch.int32)
     shard.forward(2, Work(torch.zeros(2, 128), ids, torch.ones(2, 3)))
     shard.forward(3, Work(torch.zeros(2, 128), ids[:1], torch.ones(1, 3)))
-    *_, by_expert, by_layer = ShardCollector(shard, Traffic()).collect()
+    by_expert, by_layer = ExpertLoadCollector(shard).collect()
     assert {s.labels["expert"]: s.value for s in by_expert.samples} == {"3": 2, "4": 0, "9": 3}
     assert {s.labels["layer"]: s.value for s in by_layer.samples} == {"1": 0, "2": 3, "3": 2}
     assert np.array_equal(shard.token_counts, [[0, 0, 0], [1, 0, 2], [1, 0, 1]])
