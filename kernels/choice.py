@@ -1,5 +1,6 @@
 """Which implementation serves which device: decided once, when this module is loaded."""
 
+from functools import cache
 from typing import Final
 
 from torch import Tensor
@@ -23,4 +24,14 @@ def kernels_for(tensor: Tensor) -> Kernels:
     """The implementation for the device that holds this tensor."""
     if tensor.is_cpu:
         return CPU
+    if tensor.is_cuda:
+        return gpu_kernels()
     raise NotImplementedError(f"no kernels for tensors on {tensor.device}")
+
+
+@cache
+def gpu_kernels() -> Kernels:
+    """The kernels for CUDA tensors. Triton, which takes a second to load, is imported by the first of them only."""
+    from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
+
+    return TritonKernels()

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Where there is no GPU, Triton's kernels run in its interpreter; Triton looks at this once, while it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

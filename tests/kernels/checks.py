@@ -1,7 +1,12 @@
 """How near is near enough, and inputs that several kernel tests share."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from kernels.gpu.kernels import TritonKernels
 
 # Relative to the norm of the expected result, for each rounding to the dtype of the run on the way.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
@@ -34,3 +39,8 @@ def expert(hidden: int, width: int) -> tuple[Tensor, ...]:
 def paged_cache(blocks: int, block_tokens: int, width: int, dtype: torch.dtype, layer: int = 1) -> Tensor:
     """A view of one of three layers, all NaN."""
     return torch.full((blocks, 3, block_tokens, width), float("nan"), dtype=dtype)[:, layer]
+
+
+def few(kernels: Any, values: Sequence[int], *, interpreted: Sequence[int]) -> Sequence[int]:
+    """The sizes to test: fewer in Triton's interpreter, where an operation on a tile takes a tenth of a millisecond."""
+    return interpreted if isinstance(kernels, TritonKernels) else values

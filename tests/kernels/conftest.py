@@ -1,20 +1,30 @@
 """Every implementation of the kernels that can run here, as a fixture and as an oracle.
 
 `emulate.py` in this folder builds the AVX512 library for any CPU; once built, the tests take it as one more.
+The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
 """
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kernels import implementations, reference
+from kernels.gpu.kernels import TritonKernels
 from kernels.native.kernels import NativeKernels
+from tests.kernels import interpreter
+from tests.kernels.on_device import OnDevice
 
 EMULATED = Path(__file__).parent / "kernels_emulated.so"
 IMPLEMENTATIONS = implementations()
 if EMULATED.exists():
     IMPLEMENTATIONS["emulated"] = NativeKernels("emulated", EMULATED)
+if torch.cuda.is_available():
+    IMPLEMENTATIONS["triton"] = OnDevice(TritonKernels(), "cuda")
+else:
+    interpreter.install()
+    IMPLEMENTATIONS["triton"] = TritonKernels()
 NATIVE = {name: kernels for name, kernels in IMPLEMENTATIONS.items() if isinstance(kernels, NativeKernels)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -62,3 +72,10 @@ def threads():
     torch.set_num_threads(1)
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def infinity_is_a_number():
+    """The interpreter computes with NumPy, which would warn of overflows that a GPU takes as infinity."""
+    with np.errstate(all="ignore"):
+        yield

@@ -1,7 +1,10 @@
 """The interface chooses once, says what it chose, and works through the chosen implementation."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from kernels.choice import CPU, kernels_for
 from kernels.native.build import LIBRARIES
 from kernels.native.library import NEEDED_FLAGS, SIGNATURES, Library, cpu_flags, usable_libraries
 from kernels.reference import OPERATIONS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_operation_is_described():
@@ -26,6 +31,11 @@ def test_the_fastest_implementation_is_chosen():
 def test_other_devices_have_no_kernels_yet():
     with pytest.raises(NotImplementedError, match="meta"):
         kernels.silu_mul(torch.empty(1, 2, device="meta"))
+
+
+def test_a_cpu_does_not_wait_for_triton():
+    code = "import kernels, sys, torch; kernels.silu_mul(torch.ones(1, 2)); sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_what_is_built_can_be_chosen():

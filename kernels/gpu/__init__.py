@@ -1,0 +1,1 @@
+"""The operations on NVIDIA GPUs: Triton kernels, and cuBLAS through PyTorch for dense products."""

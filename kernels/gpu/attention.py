@@ -1,0 +1,34 @@
+"""MLA on a GPU: for now the formulas of the reference, in PyTorch."""
+
+from torch import Tensor
+
+from kernels import reference
+from kernels.interface import LinearWeight
+
+
+class Attention:
+    """`mla_decode` and `mla_prefill`."""
+
+    def mla_decode(
+        self,
+        q_latent: Tensor,
+        q_rope: Tensor,
+        cache: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        softmax_scale: float,
+    ) -> Tensor:
+        return reference.mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
+
+    def mla_prefill(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        cache: Tensor,
+        block_table: Tensor,
+        context_len: int,
+        kv_b: LinearWeight,
+        v_dim: int,
+        softmax_scale: float,
+    ) -> Tensor:
+        return reference.mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)

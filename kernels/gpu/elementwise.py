@@ -1,0 +1,188 @@
+"""Norm, SwiGLU, rotary embedding and cache writes: one pass over memory each.
+
+A program of a norm takes rows at their whole width, so a sum never leaves it, and a row's result does not depend on the
+other rows.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.device import RowTiles, cdiv, device_class, power_of_2
+
+
+def norm_tiles(width: int, device: str) -> RowTiles:
+    """A whole row a program: 7168 columns are seven 16-byte accesses of each thread of eight warps."""
+    columns = power_of_2(width, 16)
+    if device == "interpreter":
+        return RowTiles(32, columns, 1)
+    return RowTiles(max(1, 1024 // columns), columns, 8 if columns >= 4096 else 4)
+
+
+def flat_tiles(width: int, device: str) -> RowTiles:
+    """Where columns do not meet: about 2048 elements a program."""
+    columns = min(power_of_2(width, 16), 1024)
+    return RowTiles(32 if device == "interpreter" else max(1, 2048 // columns), columns, 4)
+
+
+@triton.jit
+def rms_norm_kernel(x, weight, out, num_rows, width, x_stride, eps, ROWS: tl.constexpr, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, TILE)
+    inside = (row < num_rows)[:, None] & (column < width)[None, :]
+    values = tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
+    normalised = (values * inverse[:, None]).to(out.dtype.element_ty).to(tl.float32)
+    scale = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
+    result = (normalised * scale[None, :]).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * width + column[None, :], result, mask=inside)
+
+
+@triton.jit
+def add_rms_norm_kernel(x, residual, weight, total, out, num_rows, width, eps, ROWS: tl.constexpr, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, TILE)
+    inside = (row < num_rows)[:, None] & (column < width)[None, :]
+    place = row[:, None] * width + column[None, :]
+    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    values += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    rounded = values.to(total.dtype.element_ty)
+    tl.store(total + place, rounded, mask=inside)
+    values = rounded.to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
+    normalised = (values * inverse[:, None]).to(out.dtype.element_ty).to(tl.float32)
+    scale = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
+    tl.store(out + place, (normalised * scale[None, :]).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def silu_mul_kernel(gate_up, out, num_rows, width, in_stride, ROWS: tl.constexpr, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = (row < num_rows)[:, None] & (column < width)[None, :]
+    place = gate_up + row[:, None] * in_stride + column[None, :]
+    gate = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(place + width, mask=inside, other=0.0).to(tl.float32)
+    result = (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * width + column[None, :], result, mask=inside)
+
+
+@triton.jit
+def rope_kernel(
+    x,
+    positions,
+    inv_freq,
+    out,
+    num_rows,
+    heads,
+    half,
+    token_stride,
+    head_stride,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A row is one head of one token; the two numbers of a pair are loaded as two interleaved columns."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    pair = tl.arange(0, TILE)
+    inside = (row < num_rows)[:, None] & (pair < half)[None, :]
+    token = row // heads
+    head = row % heads
+    position = tl.load(positions + token, mask=row < num_rows, other=0).to(tl.float32)
+    angle = position[:, None] * tl.load(inv_freq + pair, mask=pair < half, other=0.0)[None, :]
+    cos = tl.cos(angle)
+    sin = tl.sin(angle)
+    place = x + (token * token_stride + head * head_stride)[:, None] + 2 * pair[None, :]
+    even = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    odd = tl.load(place + 1, mask=inside, other=0.0).to(tl.float32)
+    target = out + row[:, None] * (2 * half) + 2 * pair[None, :]
+    tl.store(target, (even * cos - odd * sin).to(out.dtype.element_ty), mask=inside)
+    tl.store(target + 1, (even * sin + odd * cos).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def write_latent_kernel(
+    cache, slots, latent, rope_key, num_rows, block_tokens, kv_lora, rope,
+    block_stride, token_stride, latent_stride, rope_stride, ROWS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, TILE)
+    slot = tl.load(slots + row, mask=row < num_rows, other=0)
+    target = (
+        cache + (slot // block_tokens * block_stride + slot % block_tokens * token_stride)[:, None] + column[None, :]
+    )
+    is_latent = (row < num_rows)[:, None] & (column < kv_lora)[None, :]
+    values = tl.load(latent + row[:, None] * latent_stride + column[None, :], mask=is_latent)
+    tl.store(target, values, mask=is_latent)
+    is_rope = (row < num_rows)[:, None] & (column < rope)[None, :]
+    values = tl.load(rope_key + row[:, None] * rope_stride + column[None, :], mask=is_rope)
+    tl.store(target + kv_lora, values, mask=is_rope)
+
+
+class Elementwise:
+    """The operations that read and write each number once."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, x.shape[-1]).contiguous()
+        num_rows, width = rows.shape
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if out.numel() == 0:
+            return out
+        tiles = norm_tiles(width, device_class(x))
+        rms_norm_kernel[(cdiv(num_rows, tiles.rows),)](
+            rows, weight.contiguous(), out, num_rows, width, rows.stride(0), eps,
+            ROWS=tiles.rows, TILE=tiles.columns, num_warps=tiles.num_warps,
+        )  # fmt: skip
+        return out
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x, residual = x.contiguous(), residual.contiguous()
+        num_rows, width = x.shape
+        total, out = torch.empty_like(x), torch.empty_like(x)
+        if out.numel() == 0:
+            return total, out
+        tiles = norm_tiles(width, device_class(x))
+        add_rms_norm_kernel[(cdiv(num_rows, tiles.rows),)](
+            x, residual, weight.contiguous(), total, out, num_rows, width, eps,
+            ROWS=tiles.rows, TILE=tiles.columns, num_warps=tiles.num_warps,
+        )  # fmt: skip
+        return total, out
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up if gate_up.stride(1) == 1 else gate_up.contiguous()
+        num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
+        if out.numel() == 0:
+            return out
+        tiles = flat_tiles(width, device_class(gate_up))
+        silu_mul_kernel[(cdiv(num_rows, tiles.rows), cdiv(width, tiles.columns))](
+            gate_up, out, num_rows, width, gate_up.stride(0),
+            ROWS=tiles.rows, TILE=tiles.columns, num_warps=tiles.num_warps,
+        )  # fmt: skip
+        return out
+
+    def rope(self, x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+        assert x.stride(2) == 1
+        tokens, heads, width = x.shape
+        out = torch.empty(tokens, heads, width, dtype=x.dtype, device=x.device)
+        if out.numel() == 0:
+            return out
+        tiles = flat_tiles(width // 2, device_class(x))
+        rope_kernel[(cdiv(tokens * heads, tiles.rows),)](
+            x, positions.contiguous(), inv_freq.contiguous(), out, tokens * heads, heads, width // 2,
+            x.stride(0), x.stride(1), ROWS=tiles.rows, TILE=power_of_2(width // 2), num_warps=tiles.num_warps,
+        )  # fmt: skip
+        return out
+
+    def write_latent(self, cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
+        assert latent.dtype == rope_key.dtype == cache.dtype
+        assert cache.stride(2) == latent.stride(1) == rope_key.stride(1) == 1
+        num_rows, kv_lora, rope = slots.shape[0], latent.shape[1], rope_key.shape[1]
+        if num_rows == 0:
+            return
+        tiles = norm_tiles(kv_lora, device_class(cache))
+        write_latent_kernel[(cdiv(num_rows, tiles.rows),)](
+            cache, slots.contiguous(), latent, rope_key, num_rows, cache.shape[1], kv_lora, rope,
+            cache.stride(0), cache.stride(1), latent.stride(0), rope_key.stride(0),
+            ROWS=tiles.rows, TILE=power_of_2(max(kv_lora, rope)), num_warps=tiles.num_warps,
+        )  # fmt: skip

@@ -1,0 +1,18 @@
+"""All operations on a GPU."""
+
+import triton
+
+from kernels.gpu.attention import Attention
+from kernels.gpu.dense import Dense
+from kernels.gpu.elementwise import Elementwise
+from kernels.gpu.experts import Experts
+from kernels.gpu.router import Router
+from kernels.reference import OPERATIONS
+
+
+class TritonKernels(Dense, Elementwise, Router, Experts, Attention):
+    """Implements `kernels.interface.Kernels` for CUDA tensors; for CPU tensors in Triton's interpreter."""
+
+    def describe(self) -> dict[str, str]:
+        dense = dict.fromkeys(("linear", "head_linear"), "cuBLAS")
+        return dict.fromkeys(OPERATIONS, f"Triton {triton.__version__}") | dense

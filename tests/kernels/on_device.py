@@ -1,0 +1,37 @@
+"""Runs an implementation on a GPU for tests that have their tensors on the CPU."""
+
+from torch import Tensor
+
+from kernels.interface import Kernels
+
+
+class OnDevice:
+    """Moves what it is given to the device and results back; an argument that an operation writes to is copied back."""
+
+    def __init__(self, kernels: Kernels, device: str) -> None:
+        self._kernels, self._device = kernels, device
+
+    def pack_experts(self, experts):
+        return self._kernels.pack_experts(tuple(part.to(self._device) for part in expert) for expert in experts)
+
+    def write_latent(self, cache, slots, latent, rope_key):
+        moved = cache.to(self._device)
+        self._kernels.write_latent(moved, *(part.to(self._device) for part in (slots, latent, rope_key)))
+        cache.copy_(moved)
+
+    def __getattr__(self, name):
+        operation = getattr(self._kernels, name)
+
+        def run(*arguments, **options):
+            out = operation(*map(self._moved, arguments), **{key: self._moved(value) for key, value in options.items()})
+            return self._back(out)
+
+        return run
+
+    def _moved(self, value):
+        return value.to(self._device) if isinstance(value, Tensor) else value
+
+    def _back(self, value):
+        if isinstance(value, tuple):
+            return tuple(map(self._back, value))
+        return value.cpu() if isinstance(value, Tensor) else value

@@ -1,0 +1,84 @@
+"""Compiles every variant for sm_90, which needs no GPU: `python -m tests.kernels.sm90.report [part of a name]`.
+
+Prints one JSON object a line: what a variant takes (registers, stack, spills, shared memory), which tensor core
+instructions it has and what ptxas warns of. A process of its own, because Triton compiles nothing where it interprets.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tests.kernels.sm90.variant import Variant
+
+FOLDER = Path(__file__).parent / "variants"
+HOPPER = GPUTarget("cuda", 90, 32)
+
+
+def all_variants() -> list[Variant]:
+    """The variants of every file in the folder, by name."""
+    modules = [importlib.import_module(f"tests.kernels.sm90.variants.{path.stem}") for path in FOLDER.glob("[a-z]*.py")]
+    return sorted((variant for module in modules for variant in module.VARIANTS), key=lambda variant: variant.name)
+
+
+def compiled(variant: Variant) -> tuple[Any, str]:
+    """The compiled kernel and what ptxas said."""
+    arguments = variant.kernel.arg_names
+    missing = [name for name in arguments if name not in variant.types and name not in variant.constants]
+    assert not missing, f"{variant.name}: neither a type nor a constant for {missing}"
+    signature = {name: variant.types.get(name, "constexpr") for name in arguments}
+    aligned = [name for name, kind in variant.types.items() if kind[0] in "*i" and name not in variant.odd]
+    attributes = {(arguments.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(variant.kernel, signature, variant.constants, attributes)
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, **variant.options}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        return triton.compile(source, target=HOPPER, options=options), said.getvalue()
+
+
+def measured(variant: Variant) -> dict[str, Any]:
+    """What the tests look at."""
+    start = time.perf_counter()
+    kernel, said = compiled(variant)
+    ptx = kernel.asm["ptx"]
+    spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    registers = re.search(r"Used (\d+) registers", said)
+    assert spills and registers, said
+    return {
+        "name": variant.name,
+        "registers": int(registers[1]),
+        "stack": int(spills[1]),
+        "spills": int(spills[2]) + int(spills[3]),
+        "shared": kernel.metadata.shared,
+        "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
+        "wgmma_from_registers": len(re.findall(r"wgmma\.mma_async[^;]*?\},\s*\{", ptx)),
+        "mma": len(re.findall(r"[^g]mma\.sync", ptx)),
+        "warnings": sorted(set(re.findall(r"\((C75\d\d)\)", said))),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def main() -> None:
+    """Compiles afresh, because ptxas speaks only then."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    triton.knobs.nvidia.dump_ptxas_log = triton.knobs.compilation.always_compile = True
+    with tempfile.TemporaryDirectory() as folder:
+        triton.knobs.cache.dir = folder
+        for variant in all_variants():
+            if wanted in variant.name:
+                sys.stdout.write(json.dumps(measured(variant)) + "\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Experts of K2.6 at every entry of the tile table: w13 is 4096 x 7168, w2 7168 x 2048."""
+
+from kernels.gpu import align, experts, int4
+from tests.kernels.sm90.variant import Variant
+
+PRODUCT = {
+    **{"words": "*i32", "scales": "*i32", "slots": "*i32", "tile_experts": "*i32", "num_tiles": "*i32"},
+    **dict.fromkeys(("num_slots", "num_rows", "num_columns", "slots_per_row"), "i32"),
+}
+SERIAL = ("C7515",)  # Triton 3.7 waits after each wgmma whose A is in registers; harmless where memory is the bound
+
+
+def product(tiles, dtype, swiglu, wgmma, warnings=()):
+    constants = {
+        **{"TOKENS": tiles.tokens, "TILE_N": 128, "TILE_K": tiles.columns, "SWIGLU": swiglu},
+        **{"PACKED_K": min(64, tiles.columns), "ASM": dtype == "bf16"},
+    }
+    types = PRODUCT | {"x": f"*{dtype}", "out": f"*{dtype}"}
+    return Variant(
+        f"grouped_product-{'w13' if swiglu else 'w2'}-{dtype}-{tiles.tokens}-tokens",
+        int4.grouped_product_kernel,
+        types,
+        constants,
+        tiles.num_warps,
+        tiles.num_stages,
+        wgmma,
+        warnings,
+        odd=("num_slots", "slots_per_row"),
+    )
+
+
+def combine(width):
+    tiles = align.combine_tiles(width, "sm_90")
+    types = {
+        **{"parts": "*bf16", "topk_ids": "*i32", "topk_weights": "*fp32", "out": "*fp32"},
+        **{"num_tokens": "i32", "width": "i32", "num_experts": "i32"},
+    }
+    constants = {"TOP_K": 8, "ROWS": tiles.rows, "TILE": tiles.columns}
+    return Variant(f"combine-{width}", align.combine_kernel, types, constants, tiles.num_warps, odd=("num_tokens",))
+
+
+def align_tokens(num_experts, tokens):
+    types = {
+        **{"topk_ids": "*i32", "slots": "*i32", "tile_experts": "*i32", "num_tiles": "*i32"},
+        **{"num_slots": "i32", "num_experts": "i32"},
+    }
+    constants = {"TOKENS": tokens, "EXPERTS_TILE": 512, "TILE": align.ALIGN_TILE, "ROOM": align.TILE_ROOM}
+    return Variant(f"align-{num_experts}-experts", align.align_kernel, types, constants, 4, odd=("num_slots",))
+
+
+VARIANTS = [
+    *(
+        product(tiles, "bf16", swiglu, 4 if tiles.num_warps == 8 else 16, SERIAL)
+        for tiles in experts.TILES.values()
+        for swiglu in (True, False)
+    ),
+    product(experts.FLOAT32_TILES, "fp32", True, 0),
+    combine(7168),
+    align_tokens(384, 16),
+]
