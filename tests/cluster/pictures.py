@@ -3,7 +3,9 @@
 import base64
 import io
 import random
+from fractions import Fraction
 
+import av
 from PIL import Image
 
 # 88 tokens: more than a chunk of 64 and than five blocks of 16, and never at the beginning of either.
@@ -29,3 +31,16 @@ def data_url(data, media_type="image/png"):
 def greedy(reference, prompt, features, num_tokens=NUM_TOKENS):
     media = [(span.offset, tensor) for span, tensor in zip(prompt.media, features, strict=True)]
     return reference.generate(list(prompt.token_ids), num_tokens, media=media)
+
+
+def mp4(frames, fps):
+    """The frames as a video file."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
+    return data.getvalue()

@@ -69,6 +69,16 @@ def last_number(number: int) -> Callable[[Answer], bool]:
     return check
 
 
+def only_number(number: int) -> Callable[[Answer], bool]:
+    """The content names this number and no other."""
+
+    def check(answer: Answer) -> bool:
+        named = [word for word in words_of(answer.content) if word.isdigit()]
+        return not answer.tool_calls and named == [str(number)]
+
+    return check
+
+
 def _fraction(rng: random.Random, size: int) -> str:
     """Digits behind the point, the last one not 0."""
     return "".join(str(rng.randrange(10)) for _ in range(size - 1)) + str(rng.randrange(1, 10))
@@ -146,4 +156,4 @@ def draw_count(rng: random.Random) -> Draw:
             steps.append(f"{count} {item}")
     reasoning = f"{', '.join(steps)}. So {count}." if thinking else ""
     messages = [*before, user(question), assistant(f"{count}", reasoning)]
-    return question, lambda: Sample("count", messages, last_number(count), thinking=thinking)
+    return question, lambda: Sample("count", messages, only_number(count), thinking=thinking)
