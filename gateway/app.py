@@ -18,6 +18,7 @@ from gateway.cluster import Cluster
 from gateway.completions import endpoint as completions
 from gateway.completions.schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gateway.context import Gateway, call_context
+from gateway.demand import serve_demand
 from gateway.errors import MethodNotAllowed
 from gateway.faces import error_response
 from gateway.files import FileDesk
@@ -66,12 +67,15 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cluster = Cluster(settings)
         await cluster.open()
+        demand = await serve_demand(settings.demand_listen, cluster.demand, cluster.pools)
         files = FileDesk(settings)
         pipeline = Pipeline(cluster, settings, files)
         app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), files)
         try:
             yield
         finally:
+            if demand is not None:
+                await demand.stop(None)
             await cluster.close()
             await limits.close()
             await files.close()

@@ -44,7 +44,7 @@ class Attempts:
         """
         while True:
             limit_s = self._since_s + self._settings.resume_s - time.monotonic()
-            hold_s = self._call.left_s(max(0.0, limit_s) if begun else self._settings.hold_s)
+            hold_s = self._call.left_s(max(0.0, limit_s) if begun else self._settings.longest_hold_s)
             try:
                 return await self._pool.pick(choose_decode, avoid=self._avoid, hold_s=hold_s)
             except Overloaded as error:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from gateway.affinity import PrefixMap
 from gateway.call import CallContext, is_loss
 from gateway.choose import RoundRobin
+from gateway.demand import DemandBook
 from gateway.metrics import HAND_OVERS
 from gateway.replicas import ATTENTION, TOKENIZER, VISION, Replica, ReplicaPool
 from gateway.settings import GatewaySettings
@@ -30,10 +31,11 @@ class Cluster:
     """Owns the replicas, and what is known about the model."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, TOKENIZER, settings)
-        self.prefills = ReplicaPool("prefill", settings.prefills, ATTENTION, settings)
-        self.decodes = ReplicaPool("decode", settings.decodes, ATTENTION, settings)
-        self.visions = ReplicaPool("vision", settings.visions, VISION, settings)
+        self.demand = DemandBook()
+        self.tokenizers = ReplicaPool("tokenizer", settings.tokenizers, TOKENIZER, settings, self.demand)
+        self.prefills = ReplicaPool("prefill", settings.prefills, ATTENTION, settings, self.demand)
+        self.decodes = ReplicaPool("decode", settings.decodes, ATTENTION, settings, self.demand)
+        self.visions = ReplicaPool("vision", settings.visions, VISION, settings, self.demand)
         self.prefixes = PrefixMap()
         self.next_tokenizer = RoundRobin()
         self._next_vision = RoundRobin()
@@ -43,18 +45,23 @@ class Cluster:
 
     async def open(self) -> None:
         """Starts to watch all replicas."""
-        for pool in self._pools:
+        for pool in self.pools:
             await pool.open()
 
     async def close(self) -> None:
         """Closes all channels."""
-        for pool in self._pools:
+        for pool in self.pools:
             await pool.close()
 
     @property
     def can_serve(self) -> bool:
         """Whether a request would find all roles that it needs."""
         return bool(self.tokenizers.serving and self.decodes.serving)
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether a request would be held while its roles wake."""
+        return self._settings.wake_s > 0 and all(pool.num_held < self._settings.max_held for pool in self.pools)
 
     @property
     def fingerprint(self) -> str:
@@ -126,7 +133,7 @@ class Cluster:
         """The answer of any replica of a stateless role; a lost one's call is repeated on the next."""
         avoid: list[str] = []
         while True:
-            hold_s = call.left_s(self._settings.hold_s)
+            hold_s = call.left_s(self._settings.longest_hold_s)
             replica = await pool.pick(policy, avoid=avoid, hold_s=hold_s)
             try:
                 return await ask(replica, call.left_s(at_most_s))
@@ -142,5 +149,6 @@ class Cluster:
                 avoid.append(replica.address)
 
     @property
-    def _pools(self) -> tuple[ReplicaPool, ...]:
+    def pools(self) -> tuple[ReplicaPool, ...]:
+        """Those of all roles."""
         return (self.tokenizers, self.visions, self.prefills, self.decodes)

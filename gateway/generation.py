@@ -92,6 +92,11 @@ class Generation:
                 await attempts.failed(replica, error, begun=self._begun)
 
     @property
+    def num_uncomputed(self) -> int:
+        """Tokens of the prompt, until it is computed."""
+        return 0 if self.prompt_computed.is_set() else len(self._start.prompt_ids)
+
+    @property
     def _begun(self) -> bool:
         return bool(self.token_ids) or not self._leads
 

@@ -47,7 +47,7 @@ class MediaDesk:
 
         Raises InvalidRequest naming the part that cannot be seen and why, Unavailable if nobody is there to see.
         """
-        parts = {media_key(media): media for media in reversed(_media_of(conversation))}
+        parts = {media_key(media): media for media in reversed(media_of(conversation))}
         if len(parts) > self._settings.max_media:
             many = f"{len(parts)} images and videos, at most {self._settings.max_media} are accepted (max_media)"
             raise InvalidRequest(f"messages: {many}", field="messages")
@@ -133,5 +133,6 @@ def _decode_data(media: Media, rest: str) -> bytes:
         raise InvalidRequest(f"{media.field}: the payload is not valid base64", field=media.field) from None
 
 
-def _media_of(conversation: Conversation) -> Sequence[Media]:
+def media_of(conversation: Conversation) -> Sequence[Media]:
+    """All images and videos of a conversation, in order."""
     return [part for message in conversation.messages for part in message.content if isinstance(part, Media)]

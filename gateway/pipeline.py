@@ -12,7 +12,7 @@ from gateway.errors import ContextExceeded
 from gateway.files import FileDesk
 from gateway.generation import Start
 from gateway.internal import Conversation, RawPrompts, Request, Usage
-from gateway.media import MediaDesk
+from gateway.media import MediaDesk, media_of
 from gateway.rendering import parse_start, render_request, sampling_of, seeded
 from gateway.run import Run
 from gateway.settings import GatewaySettings
@@ -25,6 +25,7 @@ class Pipeline:
 
     def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk) -> None:
         self._cluster = cluster
+        self._demand = cluster.demand
         self._settings = settings
         self._media = MediaDesk(cluster, settings, files)
         self._admission = Admission(settings.max_open_requests)
@@ -42,13 +43,17 @@ class Pipeline:
         """
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
-            prompts = await self._prompts(request.conversation, call)
-            starts = await self._starts(request, prompts, call)
+            # All roles of its path wake together, not one after another.
+            with self._demand.need("tokenizer", "prefill", "decode", *self._vision(request.conversation)):
+                prompts = await self._prompts(request.conversation, call)
+                starts = await self._starts(request, prompts, call)
+                held.enter_context(self._demand.need("tokenizer", "decode"))
             raw = isinstance(request.conversation, RawPrompts)
             tools_json = "" if isinstance(request.conversation, RawPrompts) else request.conversation.tools_json
             parser = parse_start(request.output, tools_json, prompts[0], raw=raw)
             usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
             run = Run(self._cluster, self._settings, call, starts, parser, usage, num_per_prompt=request.num_choices)
+            held.enter_context(self._demand.queue(run.prompts))
             run.held = held.pop_all()
             return run
 
@@ -58,7 +63,7 @@ class Pipeline:
 
     async def prompt_ids(self, conversation: Conversation, call: CallContext) -> list[int]:
         """The tokens that `count` counts."""
-        with self._admission.enter():
+        with self._admission.enter(), self._demand.need("tokenizer", *self._vision(conversation)):
             return list((await self._render(conversation, call)).token_ids)
 
     async def _starts(self, request: Request, prompts: Sequence[RenderResponse], call: CallContext) -> list[Start]:
@@ -86,6 +91,11 @@ class Pipeline:
                     Start(prompt.token_ids, prompt.media, drawn, see_again=partial(self._see_again, request, call))
                 )
         return starts
+
+    @staticmethod
+    def _vision(asked: Conversation | RawPrompts) -> tuple[str, ...]:
+        """The role that sees, if there is anything to see."""
+        return ("vision",) if isinstance(asked, Conversation) and media_of(asked) else ()
 
     async def _see_again(self, request: Request, call: CallContext) -> None:
         if isinstance(request.conversation, Conversation):

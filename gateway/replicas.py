@@ -2,23 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from gateway.demand import DemandBook
 from gateway.metrics import HELD_REQUESTS, SERVING_REPLICAS
 from gateway.settings import GatewaySettings
 from protos import attention_pb2, tokenizer_pb2, vision_pb2
 from protos.attention_pb2 import GetLoadRequest, GetLoadResponse
 from protos.attention_pb2_grpc import AttentionServiceStub
+from protos.demand_pb2 import ReplicaDemand
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub
 from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.channels import open_channel, watch_health
 from services.runtime.discovery import fixed_addresses, poll_addresses
-from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.errors import MoonshardError, Overloaded, Unavailable
 
 if TYPE_CHECKING:
     from protos.attention_pb2_grpc import AttentionServiceAsyncStub
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from protos.vision_pb2_grpc import VisionServiceAsyncStub
 
 LOAD_S = 5.0
+MAX_RETRY_S = 30.0
 
 ATTENTION = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].full_name
 TOKENIZER = tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name
@@ -95,9 +98,13 @@ class ReplicaPool:
     dropped: nobody is sent there, and its channel closes itself when the last call that holds it has ended.
     """
 
-    def __init__(self, role: str, places: Sequence[str], service: str, settings: GatewaySettings) -> None:
+    def __init__(
+        self, role: str, places: Sequence[str], service: str, settings: GatewaySettings, demand: DemandBook
+    ) -> None:
         self.role = role
         self.replicas: list[Replica] = []
+        self.num_held = 0
+        self._demand = demand
         self._places = places
         self._service = service
         self._settings = settings
@@ -143,15 +150,33 @@ class ReplicaPool:
         return policy(fresh or self.serving)
 
     async def wait(self, hold_s: float) -> None:
-        """Returns as soon as any replica is ready; Unavailable after hold_s."""
+        """Returns as soon as any replica is ready; Unavailable after hold_s, Overloaded if too many wait already."""
         if self._any.is_set():
             return
-        with HELD_REQUESTS.labels(self.role).track_inprogress():
+        retry_after_s = min(max(1.0, hold_s / 2), MAX_RETRY_S)
+        if self.num_held >= self._settings.max_held:
+            raise Overloaded(
+                f"{self.num_held} requests wait for a {self.role} replica already", retry_after_s=retry_after_s
+            )
+        with HELD_REQUESTS.labels(self.role).track_inprogress(), self._demand.need(self.role), self._held():
             try:
                 async with asyncio.timeout(hold_s):
                     await self._any.wait()
             except TimeoutError as error:
-                raise Unavailable(f"no {self.role} replica is ready", retry_after_s=max(1.0, hold_s / 2)) from error
+                raise Unavailable(f"no {self.role} replica is ready", retry_after_s=retry_after_s) from error
+
+    def loads(self) -> list[ReplicaDemand]:
+        """The ready replicas, as the autoscaler wants to know them."""
+        return [
+            ReplicaDemand(
+                address=replica.address,
+                num_running=replica.load.num_running,
+                num_waiting=replica.load.num_waiting,
+                num_free_blocks=replica.load.num_free_blocks,
+                num_blocks=replica.load.num_blocks,
+            )
+            for replica in self.serving
+        ]
 
     def lose(self, replica: Replica) -> None:
         """A call to it broke: it counts as gone until it says again that it is ready."""
@@ -159,6 +184,14 @@ class ReplicaPool:
         if replica in self._watchers:
             self._watchers[replica].cancel()
             self._watch(replica)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self.num_held += 1
+        try:
+            yield
+        finally:
+            self.num_held -= 1
 
     async def _find(self) -> None:
         async for listed in poll_addresses(self._places, self._settings.discover_s):

@@ -73,6 +73,11 @@ class Run:
         self._task = asyncio.create_task(self._generate())
         self._task.add_done_callback(self._ended)
 
+    @property
+    def prompts(self) -> Sequence[Generation]:
+        """Those of which each computes a prompt; further choices find it in the prefix cache."""
+        return self._generations[:: self._num_per_prompt]
+
     async def close(self) -> None:
         """Cancels whatever still runs, in this process and in the engines. May be called twice."""
         self._task.cancel()

@@ -38,9 +38,16 @@ async def balance() -> dict[str, Any]:
 @router.get("/health")
 @router.get("/ping")
 async def health(request: Request) -> dict[str, str]:
-    """200 if a chat request could be served now, 503 otherwise."""
-    if not gateway_of(request).cluster.can_serve:
+    """200 if a chat request could be served now, or held while roles wake; 503 otherwise."""
+    cluster = gateway_of(request).cluster
+    if not (cluster.can_serve or cluster.can_hold):
         raise Unavailable("no replica of every role is ready")
+    return {"status": "ok" if cluster.can_serve else "holding"}
+
+
+@router.get("/live")
+async def live() -> dict[str, str]:
+    """200 while the process lives."""
     return {"status": "ok"}
 
 

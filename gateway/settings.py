@@ -1,11 +1,11 @@
 """What the gateway is told at start: one field per MOONSHARD_* variable."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from services.runtime.settings import Names, Places, ServiceSettings, StoreUrls
+from services.runtime.settings import Names, OptionalAddress, Places, ServiceSettings, StoreUrls
 
 
 class GatewaySettings(ServiceSettings):
@@ -44,6 +44,10 @@ class GatewaySettings(ServiceSettings):
     tokens_per_minute: NonNegativeInt = 0  # of each key, prompts and answers together; 0: as many as it likes
     limits_store: StoreUrls = ()  # the Redis that counts for all gateways, the first of the list; empty: each its own
 
+    demand_listen: OptionalAddress = ""  # where the autoscaler asks who waits for what; empty: nowhere
+    wake_s: NonNegativeFloat = 0.0  # longest wait for a role at zero; 0: nobody wakes roles here, hold_s counts
+    max_held: PositiveInt = 256  # requests that wait for a role at once; beyond: 429
+
     request_s: PositiveFloat = 3600.0  # deadline of a request, its whole answer included
     hold_s: PositiveFloat = 10.0  # wait for a first replica before the answer has begun
     resume_s: PositiveFloat = 300.0  # wait for another replica once it has
@@ -53,3 +57,16 @@ class GatewaySettings(ServiceSettings):
     vision_s: PositiveFloat = 300.0  # longest encoding of an image or video
     keep_alive_s: PositiveFloat = 12.0  # silence after which a stream gets a comment
     load_poll_s: PositiveFloat = 0.5  # how often replicas are asked for their load
+
+    @model_validator(mode="after")
+    def _waits_fit(self) -> Self:
+        if self.wake_s >= self.request_s:
+            raise ValueError(
+                f"MOONSHARD_WAKE_S={self.wake_s:g} must be less than MOONSHARD_REQUEST_S={self.request_s:g}"
+            )
+        return self
+
+    @property
+    def longest_hold_s(self) -> float:
+        """How long a request that has no answer yet waits for a replica."""
+        return max(self.hold_s, self.wake_s)

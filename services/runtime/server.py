@@ -110,7 +110,7 @@ async def serve(
 
 
 async def start_server(add_services: AddServices, listen: str = "127.0.0.1:0") -> tuple[grpc.aio.Server, str]:
-    """A server that serves at once, for tests, and the address it is bound to. The caller stops it."""
+    """A server that serves at once, and the address it is bound to. The caller stops it."""
     server, health, address = await _start(add_services, listen, logging.getLogger("server"))
     await health.set(True)
     return server, address

@@ -1,0 +1,129 @@
+"""Which roles the open requests need, told to whoever scales the cluster: waiting for a role is what wakes it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import grpc.aio
+
+from protos import demand_pb2 as pb
+from protos import demand_pb2_grpc
+from services.runtime.errors import Overloaded
+from services.runtime.server import start_server
+
+EVERY_S = 1.0
+LEAST_S = 0.05  # between two reports, so that a burst of requests is one
+MAX_WATCHERS = 16
+
+
+class Prompt(Protocol):
+    """A prompt on its way through a prefill replica."""
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Its tokens, 0 once it is computed."""
+
+
+class Replicas(Protocol):
+    """A pool of replicas, as far as demand goes."""
+
+    role: str
+    num_held: int
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is such a role here at all."""
+
+    def loads(self) -> list[pb.ReplicaDemand]:
+        """The ready replicas."""
+
+
+class DemandBook:
+    """The needs of all open requests. Owned by the cluster; changed by requests as they come, wait and go."""
+
+    def __init__(self) -> None:
+        self._num_requests: Counter[str] = Counter()
+        self._prompts: dict[int, Prompt] = {}
+        self._next = 0
+        self.changed = asyncio.Event()  # set at the next change, and then replaced by a new one
+
+    @contextmanager
+    def need(self, *roles: str) -> Iterator[None]:
+        """A request needs a replica of each of these roles while the block runs."""
+        self._num_requests.update(roles)
+        self._notify()
+        try:
+            yield
+        finally:
+            self._num_requests.subtract(roles)
+            self._notify()
+
+    @contextmanager
+    def queue(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """These prompts need a prefill replica until they are computed, or until the block ends."""
+        first, self._next = self._next, self._next + len(prompts)
+        numbers = range(first, self._next)
+        self._prompts.update(zip(numbers, prompts, strict=True))
+        self._notify()
+        try:
+            yield
+        finally:
+            for number in numbers:
+                del self._prompts[number]
+            self._notify()
+
+    def report(self, pools: Sequence[Replicas]) -> pb.WatchDemandResponse:
+        """The demand now."""
+        return pb.WatchDemandResponse(roles=[self._role(pool) for pool in pools if pool.is_wanted])
+
+    def _role(self, pool: Replicas) -> pb.RoleDemand:
+        queued = [tokens for prompt in self._prompts.values() if (tokens := prompt.num_uncomputed)]
+        is_prefill = pool.role == "prefill"
+        return pb.RoleDemand(
+            role=pool.role,
+            num_requests=self._num_requests[pool.role] + (len(queued) if is_prefill else 0),
+            num_held=pool.num_held,
+            num_queued_tokens=sum(queued) if is_prefill else 0,
+            replicas=pool.loads(),
+        )
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
+    """Tells the demand to everyone who watches."""
+
+    def __init__(self, book: DemandBook, pools: Sequence[Replicas]) -> None:
+        self._book = book
+        self._pools = pools
+        self._num_watchers = 0
+
+    async def Watch(self, request: pb.WatchDemandRequest, context: Any) -> AsyncIterator[pb.WatchDemandResponse]:
+        if self._num_watchers >= MAX_WATCHERS:
+            raise Overloaded(f"{MAX_WATCHERS} watch the demand already", retry_after_s=EVERY_S)
+        self._num_watchers += 1
+        try:
+            while True:
+                changed = self._book.changed
+                yield self._book.report(self._pools)
+                await asyncio.sleep(LEAST_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(request.every_s or EVERY_S):
+                        await changed.wait()
+        finally:
+            self._num_watchers -= 1
+
+
+async def serve_demand(listen: str, book: DemandBook, pools: Sequence[Replicas]) -> grpc.aio.Server | None:
+    """A server that the caller stops; none if there is no address to listen on."""
+    if not listen:
+        return None
+    servicer = DemandServicer(book, pools)
+    server, _ = await start_server(
+        lambda server: demand_pb2_grpc.add_DemandServiceServicer_to_server(servicer, server), listen
+    )
+    return server

@@ -1,0 +1,100 @@
+"""What the autoscaler is told at start."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from services.autoscaler.policy import Limits, Role, Timing
+from services.runtime.settings import OptionalAddress, Places, ServiceSettings
+
+TARGETS: Mapping[Role, int] = {"tokenizer": 256, "vision": 4, "prefill": 8192, "decode": 32, "expert": 128}
+WORKLOAD = re.compile(r"(statefulset|deployment)/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+class RoleSettings(BaseModel):
+    """One role: what runs it, and how many there may be.
+
+    workload  "statefulset/NAME" or "deployment/NAME"; empty where nobody asks for it
+    shards    pods of one replica
+    target    load of one replica; None: the role's default
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workload: str = ""
+    shards: PositiveInt = 1
+    min: NonNegativeInt = 0
+    max: PositiveInt = 1
+    target: PositiveInt | None = None
+
+    @field_validator("workload")
+    @classmethod
+    def _is_a_workload(cls, text: str) -> str:
+        if text and not WORKLOAD.fullmatch(text):
+            raise ValueError(f"{text!r} is neither statefulset/NAME nor deployment/NAME")
+        return text
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min={self.min} is more than max={self.max}")
+        return self
+
+
+class AutoscalerSettings(ServiceSettings):
+    """One field per MOONSHARD_* variable."""
+
+    mode: Literal["builtin", "keda", "local"]
+    gateways: Annotated[Places, Field(min_length=1)]  # where the demand of each is told
+    roles: Annotated[dict[Role, RoleSettings], Field(min_length=1)]  # JSON
+    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
+
+    idle_s: PositiveFloat = 300.0  # without demand before zero
+    down_s: PositiveFloat = 120.0  # that a lower number must have been enough
+    startup_s: PositiveFloat = 3600.0  # that a first replica may take to become ready
+    decide_s: PositiveFloat = 2.0  # at least so often
+
+    probe_listen: OptionalAddress = ""  # host:port of GET /health and /live; empty: none
+
+    namespace: str = ""  # builtin: of the workloads and of the Lease
+    lease: str = ""  # builtin: its name
+    lease_s: PositiveFloat = 15.0  # after which a leader that says nothing has lost it
+    api_server: str = ""  # builtin: URL of the Kubernetes API; empty: that of the cluster this pod runs in
+    api_s: PositiveFloat = 10.0  # longest call of it
+
+    control: str = ""  # local: path of the supervisor's socket
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> Self:
+        needs = {"builtin": ("namespace", "lease", "instance"), "keda": (), "local": ("control",)}[self.mode]
+        for name in needs:
+            if not getattr(self, name):
+                raise ValueError(f"MOONSHARD_{name.upper()} is not set, which MOONSHARD_MODE={self.mode} needs")
+        bare = [role for role, of in self.roles.items() if not of.workload]
+        if self.mode == "builtin" and bare:
+            raise ValueError(f"MOONSHARD_ROLES: {bare[0]} has no workload")
+        return self
+
+    @property
+    def limits(self) -> dict[Role, Limits]:
+        """By role."""
+        return {
+            role: Limits(of.min, of.max, of.target if of.target is not None else TARGETS[role])
+            for role, of in self.roles.items()
+        }
+
+    @property
+    def timing(self) -> Timing:
+        """Of all roles."""
+        return Timing(self.idle_s, self.down_s, self.startup_s)
