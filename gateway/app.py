@@ -75,7 +75,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
             yield
         finally:
             if demand is not None:
-                await demand.stop(None)
+                await demand[0].stop(None)
             await cluster.close()
             await limits.close()
             await files.close()

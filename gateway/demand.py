@@ -118,12 +118,11 @@ class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
             self._num_watchers -= 1
 
 
-async def serve_demand(listen: str, book: DemandBook, pools: Sequence[Replicas]) -> grpc.aio.Server | None:
-    """A server that the caller stops; none if there is no address to listen on."""
+async def serve_demand(listen: str, book: DemandBook, pools: Sequence[Replicas]) -> tuple[grpc.aio.Server, str] | None:
+    """A server that the caller stops, and its address; none if there is nothing to listen on."""
     if not listen:
         return None
     servicer = DemandServicer(book, pools)
-    server, _ = await start_server(
+    return await start_server(
         lambda server: demand_pb2_grpc.add_DemandServiceServicer_to_server(servicer, server), listen
     )
-    return server
