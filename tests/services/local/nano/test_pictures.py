@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from services.local.nano.train.show import main
 from services.local.nano.train.skills import generate
 from services.local.nano.train.skills.figures import (
     COLOURS,
@@ -92,3 +93,23 @@ def test_pictures_cost_few_tokens(skill):
     for seed in range(40):
         for image in generate(skill, "train", seed).images:
             assert frame_size(image.width, image.height, MEDIA.image_patches, MEDIA).num_tokens <= MAX_TOKENS
+
+
+def test_samples_are_shown_to_people(capsys, tmp_path):
+    main(["tools_loop", "video", "json", "--samples", "4", "--pictures", str(tmp_path)])
+    shown = capsys.readouterr().out
+    for wanted in (
+        "namespace functions",
+        "(thinks)",
+        "(calls functions.",
+        "Describe the video in detail. [video]",
+        '{"',
+    ):
+        assert wanted in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"video-{seed}-0.png" for seed in range(4)]
+
+
+def test_an_unknown_skill_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "cooking"])
+    assert "cooking" in capsys.readouterr().err
