@@ -35,6 +35,7 @@ from gateway.responses import endpoint as responses
 from gateway.responses.schema import ResponsesRequest
 from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
+from services.runtime.tls import tls_files
 
 TITLE = "Moonshard"
 BODIES = (
@@ -67,7 +68,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cluster = Cluster(settings)
         await cluster.open()
-        demand = await serve_demand(settings.demand_listen, cluster.demand, cluster.pools)
+        demand = await serve_demand(settings.demand_listen, cluster.demand, cluster.pools, tls_files(settings))
         files = FileDesk(settings)
         pipeline = Pipeline(cluster, settings, files)
         app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), files)

@@ -12,6 +12,7 @@ from protos import demand_pb2 as pb
 from protos import demand_pb2_grpc
 from services.runtime.errors import Overloaded
 from services.runtime.server import start_server
+from services.runtime.tls import TlsFiles
 
 EVERY_S = 1.0
 LEAST_S = 0.05  # between two reports, so that a burst of requests is one
@@ -118,11 +119,13 @@ class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
             self._num_watchers -= 1
 
 
-async def serve_demand(listen: str, book: DemandBook, pools: Sequence[Replicas]) -> tuple[grpc.aio.Server, str] | None:
+async def serve_demand(
+    listen: str, book: DemandBook, pools: Sequence[Replicas], tls: TlsFiles | None = None
+) -> tuple[grpc.aio.Server, str] | None:
     """A server that the caller stops, and its address; none if there is nothing to listen on."""
     if not listen:
         return None
     servicer = DemandServicer(book, pools)
     return await start_server(
-        lambda server: demand_pb2_grpc.add_DemandServiceServicer_to_server(servicer, server), listen
+        lambda server: demand_pb2_grpc.add_DemandServiceServicer_to_server(servicer, server), listen, tls
     )

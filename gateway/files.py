@@ -25,7 +25,9 @@ class FileDesk:
     def __init__(self, settings: GatewaySettings) -> None:
         self._max_files = settings.max_files
         self._store = (
-            BlobStore(settings.store, ttl_s=settings.file_ttl_s, namespace=NAMESPACE) if settings.store else None
+            BlobStore(settings.store, ttl_s=settings.file_ttl_s, namespace=NAMESPACE, access=settings.store_access)
+            if settings.store
+            else None
         )
 
     async def close(self) -> None:

@@ -4,16 +4,20 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
+from redis.credentials import CredentialProvider
 
 from gateway.errors import RateLimited
 from gateway.metrics import UNCOUNTED_REQUESTS
 from gateway.settings import GatewaySettings
+from services.runtime.redis_access import RedisAccess
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class KeyLimits:
                 key_prefix="moonshard-limits",
                 socket_timeout=STORE_S,
                 socket_connect_timeout=STORE_S,
+                **_access_options(settings.store_access, url),
             )
         else:
             self._storage = MemoryStorage(wrap_exceptions=True)
@@ -107,6 +112,33 @@ class KeyLimits:
     def _lost(self, error: StorageError) -> None:
         self._retry_at_s = time.monotonic() + RETRY_S
         log.warning("limits are off: their store does not answer", extra={"error": str(error.storage_error)[:200]})
+
+
+class _PasswordFile(CredentialProvider):
+    """Tells redis-py the password of each new connection."""
+
+    def __init__(self, access: RedisAccess, user: str | None) -> None:
+        self._access = access
+        self._user = user
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self._access.password() or ""
+        return (self._user, password) if self._user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
+
+def _access_options(access: RedisAccess, url: str) -> dict[str, Any]:
+    """The same for redis-py as for our own connections. A password file wins over what the URL says."""
+    options: dict[str, Any] = {}
+    at = urlsplit(url)
+    if access.password_file is not None:
+        options["credential_provider"] = _PasswordFile(access, at.username)
+    if at.scheme == "rediss":
+        options |= {"ssl_ca_certs": access.ca, "ssl_certfile": access.cert, "ssl_keyfile": access.key}
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return options
 
 
 def _headers_of(kind: str, budget: Budget) -> dict[str, str]:

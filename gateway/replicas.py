@@ -1,6 +1,7 @@
 """The replicas of a role: who is ready, how loaded they are, and waiting until there is one."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,11 +22,14 @@ from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.channels import open_channel, watch_health
 from services.runtime.discovery import fixed_addresses, poll_addresses
 from services.runtime.errors import MoonshardError, Overloaded, Unavailable
+from services.runtime.tls import tls_files
 
 if TYPE_CHECKING:
     from protos.attention_pb2_grpc import AttentionServiceAsyncStub
     from protos.tokenizer_pb2_grpc import TokenizerServiceAsyncStub
     from protos.vision_pb2_grpc import VisionServiceAsyncStub
+
+log = logging.getLogger(__name__)
 
 LOAD_S = 5.0
 MAX_RETRY_S = 30.0
@@ -108,6 +112,7 @@ class ReplicaPool:
         self._places = places
         self._service = service
         self._settings = settings
+        self._tls = tls_files(settings)
         self._listed = fixed_addresses(places)
         self._finder: asyncio.Task[None] | None = None
         self._watchers: dict[Replica, asyncio.Task[None]] = {}
@@ -195,13 +200,16 @@ class ReplicaPool:
 
     async def _find(self) -> None:
         async for listed in poll_addresses(self._places, self._settings.discover_s):
-            self._list(listed)
+            try:
+                self._list(listed)
+            except Unavailable as error:
+                log.error("who is new cannot be called: %s", error)
 
     def _list(self, listed: frozenset[str]) -> None:
         """From now on these exist."""
         self._listed = listed
         for address in sorted(listed - {replica.address for replica in self.replicas}):
-            self._add(Replica(address, open_channel(address)))
+            self._add(Replica(address, open_channel(address, tls=self._tls)))
         for replica in list(self.replicas):
             self._drop_if_gone(replica)
 

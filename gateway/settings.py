@@ -5,10 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from services.runtime.settings import Names, OptionalAddress, Places, ServiceSettings, StoreUrls
+from services.runtime.settings import Names, OptionalAddress, Places, StoreSettings, StoreUrls
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(StoreSettings):
     """Addresses of the replicas, names of the model, bounds and waits."""
 
     tokenizers: Annotated[Places, Field(min_length=1)]

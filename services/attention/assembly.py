@@ -32,6 +32,7 @@ from services.model.placement import expert_placement, layer_ranges
 from services.model.text_weights import check_complete
 from services.model.vocabulary import load_tokens
 from services.runtime.blobs import BlobStore
+from services.runtime.tls import tls_files
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,14 @@ class Assembly:
         settings, config = self._settings, self._config
         experts = self._experts()
         further = [
-            RemoteLayers(address, self._hello(shard), self._dtype, config.hidden_size, settings.expert_deadline_s)
+            RemoteLayers(
+                address,
+                self._hello(shard),
+                self._dtype,
+                config.hidden_size,
+                settings.expert_deadline_s,
+                tls_files(settings),
+            )
             for shard, address in enumerate(settings.further_shards, 1)
         ]
         shards: list[LayerShard] = [self._local_layers(experts), *further]
@@ -186,6 +194,7 @@ class Assembly:
             transport=self._settings.expert_transport,
             name=self._settings.expert_name,
             discover_s=self._settings.discover_s,
+            tls=tls_files(self._settings),
             limits=DispatchLimits(
                 deadline_s=self._settings.expert_deadline_s,
                 open_s=self._settings.startup_s,
@@ -202,7 +211,12 @@ class Assembly:
         settings = self._settings
         if not settings.store:
             return None
-        return BlobStore(settings.store, ttl_s=settings.kv_ttl_s, timeout_s=settings.store_timeout_s)
+        return BlobStore(
+            settings.store,
+            ttl_s=settings.kv_ttl_s,
+            timeout_s=settings.store_timeout_s,
+            access=settings.store_access,
+        )
 
     def _fingerprint(self, layers: range) -> bytes:
         return layout_fingerprint(

@@ -18,6 +18,7 @@ from services.attention.dispatch_split import Splitter
 from services.model.expert_shard import ExpertShard
 from services.model.expert_wire import CallName, Work, encode_request
 from services.runtime.errors import ExpertsUnavailable
+from services.runtime.tls import TlsFiles
 
 CHECK_S: Final = 0.05
 POLL_OPEN_S: Final = 0.01
@@ -86,6 +87,7 @@ class RemoteExperts:
     epoch       one life of this process, never used again
     name        "dns:NAME:PORT" of further replicas, of whichever shards; empty: there are none
     discover_s  between two look-ups of the name
+    tls         certificates for streams over TCP
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class RemoteExperts:
         limits: DispatchLimits | None = None,
         name: str = "",
         discover_s: float = 2.0,
+        tls: TlsFiles | None = None,
     ) -> None:
         if len(addresses) != len(placement):
             raise ValueError(f"{len(addresses)} expert shards have addresses, expected {len(placement)}")
@@ -107,17 +110,18 @@ class RemoteExperts:
         self._epoch = epoch
         self._next_call_id = 1
         self._transport: Transport = transport
+        self._tls = tls
         self._identities = [
             ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest) for shard, ids in enumerate(placement)
         ]
         self._replicas = [
-            [ReplicaConnection(address, identity, transport) for address in of_shard]
+            [ReplicaConnection(address, identity, transport, tls) for address in of_shard]
             for of_shard, identity in zip(addresses, self._identities, strict=True)
         ]
         self._shards = [
             ShardCalls(shard, replicas, self._limits.repeat_s) for shard, replicas in enumerate(self._replicas)
         ]
-        self._finder = ExpertFinder(name, self._identities, self._add, discover_s) if name else None
+        self._finder = ExpertFinder(name, self._identities, self._add, discover_s, tls) if name else None
         self._tasks: dict[ReplicaConnection | None, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -174,7 +178,7 @@ class RemoteExperts:
 
     def _add(self, shard: int, address: str) -> Found:
         """Connects to a replica that was found."""
-        replica = ReplicaConnection(address, self._identities[shard], self._transport)
+        replica = ReplicaConnection(address, self._identities[shard], self._transport, self._tls)
         self._replicas[shard].append(replica)
         self._start(shard, replica)
         return Found(replica, lambda: self._drop(shard, replica))

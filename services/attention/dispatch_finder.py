@@ -10,6 +10,7 @@ from services.attention.dispatch_replica import CONNECT_S, ReplicaConnection, Sh
 from services.runtime.channels import open_channel
 from services.runtime.discovery import poll_addresses
 from services.runtime.errors import CheckpointError, MoonshardError
+from services.runtime.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,18 @@ class ExpertFinder:
     """
 
     def __init__(
-        self, name: str, identities: Sequence[ShardIdentity], add: Callable[[int, str], Found], every_s: float
+        self,
+        name: str,
+        identities: Sequence[ShardIdentity],
+        add: Callable[[int, str], Found],
+        every_s: float,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._name = name
         self._identities = identities
         self._add = add
         self._every_s = every_s
+        self._tls = tls
         self._found: dict[str, Found] = {}
         self._refused: dict[str, str] = {}
 
@@ -65,7 +72,7 @@ class ExpertFinder:
 
     async def _ask(self, address: str) -> None:
         try:
-            async with open_channel(address) as channel:
+            async with open_channel(address, tls=self._tls) as channel:
                 described = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
                     expert_pb2.DescribeShardRequest(), timeout=CONNECT_S
                 )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,6 +17,7 @@ from services.attention.dispatch_metrics import LIVE_REPLICAS
 from services.model.expert_wire import Buffer
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
+from services.runtime.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class ReplicaConnection:
     `on_up`, `on_lost` and `on_frame` tell the owner what happens; `refusal` is set while the peer is the wrong one.
     """
 
-    def __init__(self, address: str, expected: ShardIdentity, transport: Transport) -> None:
+    def __init__(
+        self, address: str, expected: ShardIdentity, transport: Transport, tls: TlsFiles | None = None
+    ) -> None:
         self.address = address
         self.state = "is not connected yet"
         self.suspect = False
@@ -70,6 +73,7 @@ class ReplicaConnection:
         self.on_frame: Callable[[ReplicaConnection, Buffer], None] = lambda *_: None
         self._expected = expected
         self._transport = transport
+        self._tls = tls
         self._carrier: Carrier | None = None
         self._broken: asyncio.Future[str] | None = None
 
@@ -108,8 +112,9 @@ class ReplicaConnection:
 
     async def _attempt(self) -> MoonshardError | None:
         """One connection from opening to loss; the reason, if none came about."""
-        async with open_channel(self.address) as channel:
+        async with AsyncExitStack() as stack:
             try:
+                channel = await stack.enter_async_context(open_channel(self.address, tls=self._tls))
                 self._broken = asyncio.get_running_loop().create_future()
                 self._carrier = await self._connect(channel)
             except MoonshardError as error:

@@ -15,6 +15,7 @@ from services.attention.layer_wire import Frame, Kind
 from services.attention.roster import NamedBlock
 from services.runtime.channels import open_channel
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
+from services.runtime.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,17 @@ class RemoteLayers:
     once, and the connection is made again in the background.
     """
 
-    def __init__(self, address: str, hello: bytes, dtype: torch.dtype, hidden_size: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        hello: bytes,
+        dtype: torch.dtype,
+        hidden_size: int,
+        deadline_s: float,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self._address = address
+        self._tls = tls
         self._hello = hello
         self._dtype = dtype
         self._hidden_size = hidden_size
@@ -129,7 +139,7 @@ class RemoteLayers:
             await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self) -> None:
-        async with open_channel(self._address) as channel:
+        async with open_channel(self._address, tls=self._tls) as channel:
             # Without serialisers messages are bytes, which the stubs do not know.
             stream: Any = channel.stream_stream(RUN)()
             await stream.write(wire.frame(Kind.HELLO, 0, self._hello))

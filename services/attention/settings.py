@@ -7,13 +7,13 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.dispatch import parse_experts
 from services.runtime.discovery import DNS
-from services.runtime.settings import Addresses, StoreUrls, check_address, check_place
+from services.runtime.settings import Addresses, StoreSettings, StoreUrls, check_address, check_place
 from services.runtime.shards import ShardSettings
 
 ORDINAL = "{ordinal}"
 
 
-class AttentionSettings(ShardSettings):
+class AttentionSettings(ShardSettings, StoreSettings):
     """One field per MOONSHARD_* variable. Shard 0 is the engine."""
 
     model: Path  # checkpoint folder

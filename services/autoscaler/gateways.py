@@ -10,6 +10,7 @@ from services.autoscaler.policy import ROLES, Role, RoleDemand
 from services.runtime.channels import open_channel
 from services.runtime.discovery import fixed_addresses, poll_addresses
 from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.tls import TlsFiles
 
 EVERY_S = 1.0
 SILENT_S = 10.0  # a gateway that says nothing for so long is not heard
@@ -24,7 +25,8 @@ class Gateways:
     A gateway is listened to while it is listed or speaks: one that drains has streams, and they are demand.
     """
 
-    def __init__(self, places: Sequence[str], discover_s: float) -> None:
+    def __init__(self, places: Sequence[str], discover_s: float, tls: TlsFiles | None = None) -> None:
+        self._tls = tls
         self.changed = asyncio.Event()
         self._places = places
         self._discover_s = discover_s
@@ -62,7 +64,7 @@ class Gateways:
         self.changed.set()
 
     async def _listen(self, address: str) -> None:
-        async with open_channel(address) as channel:
+        async with open_channel(address, tls=self._tls) as channel:
             while True:
                 try:
                     await self._hear(address, demand_pb2_grpc.DemandServiceStub(channel))

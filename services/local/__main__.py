@@ -58,6 +58,9 @@ def up(
     num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: default.")] = 0,
     host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port; the next free one if it is taken.")] = 8000,
+    tls: Annotated[
+        Path | None, typer.Option(help="Folder with ca.crt, tls.crt, tls.key: mutual TLS between the processes.")
+    ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Log of all processes; default: in the cache.")] = None,
     start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all processes have to serve.")] = 300,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the processes log.")] = False,
@@ -82,6 +85,7 @@ def up(
         tokenizers=tokenizers,
         visions=int(_can_see(checkpoint)) if visions is None else visions,
         dtype=dtype,
+        tls=tls.absolute() if tls else None,
         settings={
             "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
             "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "kimi-k2.6"},

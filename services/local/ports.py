@@ -17,6 +17,12 @@ def free_port(host: str, wanted: int) -> int:
     raise OSError(f"no free port at {host} from {wanted} on")
 
 
+def any_free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def _is_free(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

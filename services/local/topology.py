@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from services.local.ports import any_free_port
 from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
 from services.local.run_folder import RunFolder
 from services.runtime.redis_server import redis_options
@@ -24,6 +25,7 @@ class Topology:
     threads    for tensor arithmetic in each process that has any
     drain_s    that a process has to finish what it is doing when it is stopped
     grace_s    from SIGTERM to SIGKILL
+    tls        folder with ca.crt, tls.crt and tls.key: mutual TLS over loopback instead of Unix sockets
     settings   more MOONSHARD_* variables by role, without the prefix; "attention" is prefill and decode, "all" everyone
     """
 
@@ -43,6 +45,7 @@ class Topology:
     threads: int = 1
     drain_s: float = 5.0
     grace_s: float = 10.0
+    tls: Path | None = None
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 
     @property
@@ -50,6 +53,14 @@ class Topology:
         """Processes that have tensor arithmetic to do."""
         replicas = self.prefills + self.decodes
         return replicas * self.attention_shards + self.experts * self.expert_replicas + self.visions
+
+    @property
+    def tls_settings(self) -> dict[str, str]:
+        """What every process is told of it."""
+        if self.tls is None:
+            return {}
+        files = {"TLS_CERT": "tls.crt", "TLS_KEY": "tls.key", "TLS_CA": "ca.crt"}
+        return {name: str(self.tls / file) for name, file in files.items()}
 
     @property
     def listen(self) -> str:
@@ -92,6 +103,7 @@ class _Plan:
         t = topology
         self._topology = topology
         self._folder = folder
+        self._ports: dict[str, int] = {}  # with TLS, by name
         self.stores = [f"redis-{index}" for index in range(t.stores)]
         self.tokenizers = [f"tokenizer-{index}" for index in range(t.tokenizers)]
         self.visions = [f"vision-{index}" for index in range(t.visions)]
@@ -166,13 +178,17 @@ class _Plan:
         settings: dict[str, str],
         stage: StopStage = StopStage.HELPER,
     ) -> ProcessSpec:
-        address = self._address(name)
+        t = self._topology
+        # With TLS the supervisor asks for health beside it, as Kubernetes does.
+        address, socket = self._address(name), f"unix:{self._folder.socket(name)}"
         return ProcessSpec(
             name,
             # -P: a folder `services` where the user happens to stand is not ours.
             (sys.executable, "-P", "-m", module),
-            GrpcReady(address),
-            self._environment(name, roles, {"LISTEN": address, **settings}),
+            GrpcReady(socket),
+            self._environment(
+                name, roles, {"LISTEN": address, **({"HEALTH_LISTEN": socket} if t.tls else {}), **settings}
+            ),
             address=address,
             stop_stage=stage,
             grace_s=self._topology.grace_s,
@@ -181,7 +197,7 @@ class _Plan:
     def _environment(self, name: str, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
         # What the caller asks for wins over what the topology says.
         shared = {"METRICS_LISTEN": f"unix:{self._folder.metrics_socket(name)}", "INSTANCE": name}
-        merged = {"DRAIN_S": str(self._topology.drain_s), **shared, **settings}
+        merged = {"DRAIN_S": str(self._topology.drain_s), **shared, **self._topology.tls_settings, **settings}
         for role in ("all", *roles):
             merged |= self._topology.settings.get(role, {})
         return {f"MOONSHARD_{name}": value for name, value in merged.items()}
@@ -191,7 +207,11 @@ class _Plan:
         return ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores)
 
     def _address(self, name: str) -> str:
-        return f"unix:{self._folder.socket(name)}"
+        if self._topology.tls is None:
+            return f"unix:{self._folder.socket(name)}"
+        if name not in self._ports:
+            self._ports[name] = any_free_port()
+        return f"127.0.0.1:{self._ports[name]}"
 
     def _addresses(self, names: list[str]) -> str:
         return ",".join(map(self._address, names))

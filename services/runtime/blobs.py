@@ -22,6 +22,7 @@ from services.runtime.blob_format import (
 )
 from services.runtime.errors import StoreUnavailable
 from services.runtime.metrics import STORE_BYTES, STORE_READS, STORE_WRITES
+from services.runtime.redis_access import NO_ACCESS, RedisAccess
 from services.runtime.redis_connection import Buffer, command
 from services.runtime.redis_instance import RedisInstance
 
@@ -44,6 +45,7 @@ class BlobStore:
     timeout_s        for one pipeline: 16 MiB, or one larger value
     namespace        in front of every key
     num_connections  to each instance
+    access           password and certificates, the same for all
 
     An instance that does not answer takes only its own values with it: they count as missing, and what is put there is
     dropped. When no instance answers, every call raises StoreUnavailable, at once or within twice `timeout_s`, until
@@ -58,9 +60,12 @@ class BlobStore:
         timeout_s: float = 5.0,
         namespace: str = "moonshard",
         num_connections: int = 4,
+        access: RedisAccess = NO_ACCESS,
     ) -> None:
         assert urls, "a store has at least one instance"
-        self._instances = [RedisInstance(url, num_connections=num_connections, timeout_s=timeout_s) for url in urls]
+        self._instances = [
+            RedisInstance(url, num_connections=num_connections, timeout_s=timeout_s, access=access) for url in urls
+        ]
         self._seeds = [xxhash.xxh3_64_intdigest(url.encode()) for url in urls]
         self._ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
         self._namespace = namespace.encode()

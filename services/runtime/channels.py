@@ -1,7 +1,7 @@
 """Channels to other processes: quick to notice a lost peer, quick to find it again, and raising our own errors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.errors import MoonshardError, Unavailable, error_from_rpc
+from services.runtime.tls import TlsFiles, Watch, channel_credentials
 
 REQUEST_ID = "x-request-id"
 TRACE_PARENT = "traceparent"
@@ -37,17 +38,21 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def open_channel(address: str, **options: int | str) -> grpc.aio.Channel:
+def open_channel(address: str, *, tls: TlsFiles | None = None, **options: int | str) -> grpc.aio.Channel:
     """A channel whose calls raise `MoonshardError`s of the classes that the server raised.
 
     Our own cancellation stays asyncio.CancelledError, and cancelling a pending read or write ends its call, as always
     in grpc.aio. Streams are written with `write`: an exception in a request iterator would look like a cancellation.
 
     address  "host:port" or "unix:/path"; nothing is connected before the first call
+    tls      certificates for everything but Unix sockets; calls that begin after they have changed use the new ones
     options  further channel arguments, dots written as two underscores
     """
     further = {name.replace("__", "."): value for name, value in options.items()}
-    return _Channel(grpc.aio.insecure_channel(address, [*(dict(CHANNEL_OPTIONS) | further).items()]), address)
+    arguments = [*(dict(CHANNEL_OPTIONS) | further).items()]
+    if tls is None or address.startswith("unix:"):
+        return _Channel(grpc.aio.insecure_channel(address, arguments), address)
+    return _TlsChannel(tls, address, [*arguments, *tls.channel_options()])
 
 
 def call_metadata(request_id: str, *, trace_parent: str = "") -> tuple[tuple[str, str], ...]:
@@ -63,9 +68,9 @@ def request_id(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
 
 async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGenerator[bool]:
     """Whether the peer serves: now, and then at every change, for ever. A peer that cannot be reached does not."""
-    stub: Any = health_pb2_grpc.HealthStub(channel)
     last: bool | None = None
     while True:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=service))
         try:
             with suppress(MoonshardError):
@@ -137,6 +142,42 @@ class _Channel(grpc.aio.Channel):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._channel.close()
+
+
+class _TlsChannel(_Channel):
+    """A channel that begins anew when our certificates have changed.
+
+    Calls that run keep the connection that they have; it closes itself behind the last of them.
+    """
+
+    def __init__(self, tls: TlsFiles, address: str, arguments: Sequence[tuple[str, int | str]]) -> None:
+        self._tls = tls
+        self._arguments = arguments
+        self._watch = Watch(tls)
+        super().__init__(self._connect(address), address)
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        self._renew()
+        return super().unary_unary(*args, **kwargs)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        self._renew()
+        return super().unary_stream(*args, **kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        self._renew()
+        return super().stream_unary(*args, **kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        self._renew()
+        return super().stream_stream(*args, **kwargs)
+
+    def _renew(self) -> None:
+        if self._watch.changed():
+            self._channel = self._connect(self._address)
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, channel_credentials(self._tls), self._arguments)
 
 
 def _calls(start: Callable[..., Any]) -> Callable[..., "_Call"]:

@@ -8,11 +8,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.errors import NotFound
 
+LIVE = "live"
+
 Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """One state for the process and all its services.
+    """One state for the process and all its services; the service "live" is another word for the process being there.
 
     grpcio's own servicer keeps watchers for ever, so that a server with a watcher never stops before its grace is over.
     """
@@ -41,7 +43,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         await self.drain()
 
     async def Check(self, request: Any, context: Any) -> Any:
-        if request.service not in self._services:
+        if request.service not in self._services | {LIVE}:
             raise NotFound(f"no service {request.service!r} here")
         return self._status(request)
 
@@ -54,6 +56,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         yield self._status(request)
 
     def _status(self, request: Any) -> Any:
+        if request.service == LIVE:
+            return Status(status=Status.SERVING)
         if request.service not in self._services:
             return Status(status=Status.SERVICE_UNKNOWN)
         return Status(status=Status.SERVING if self._serving else Status.NOT_SERVING)

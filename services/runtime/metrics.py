@@ -75,11 +75,12 @@ class _SocketServer(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().get_request()
+        return connection, ("localhost", 0)
+
 
 class _Silent(WSGIRequestHandler):
-    def address_string(self) -> str:
-        return "localhost"
-
     def log_message(self, format: str, *args: object) -> None:
         """Scrapes leave no line."""
 

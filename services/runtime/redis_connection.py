@@ -1,10 +1,11 @@
 """One connection to Redis, which reads values straight to where they belong (README.md says why it is our own)."""
 
 import asyncio
-import ssl
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from services.runtime.redis_access import NO_ACCESS, RedisAccess
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Reply: TypeAlias = int | bytes | bytearray | None
@@ -27,23 +28,27 @@ def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
     return buffers
 
 
-async def connect(url: str) -> "RedisConnection":
-    """Opens redis://, rediss:// or unix://, with user, password and database as in the URL. OSError or RedisError."""
+async def connect(url: str, access: RedisAccess = NO_ACCESS) -> "RedisConnection":
+    """Opens redis://, rediss:// or unix://, with user and database as in the URL. OSError or RedisError.
+
+    access  the password, if not the URL's own, and the certificates for rediss://
+    """
     loop = asyncio.get_running_loop()
     at = urlsplit(url)
     if at.scheme == "unix":
         _, connection = await loop.create_unix_connection(RedisConnection, unquote(at.path))
         database = parse_qs(at.query).get("db", ["0"])[0]
     else:
-        tls = ssl.create_default_context() if at.scheme == "rediss" else None
+        tls = access.ssl_context() if at.scheme == "rediss" else None
         _, connection = await loop.create_connection(
             RedisConnection, at.hostname or "", at.port or DEFAULT_PORT, ssl=tls
         )
         database = at.path.strip("/") or "0"
     greeting = []
-    if at.password:
+    password = access.password() or unquote(at.password or "")
+    if password:
         user = [unquote(at.username).encode()] if at.username else []
-        greeting.append(command(b"AUTH", *user, unquote(at.password).encode()))
+        greeting.append(command(b"AUTH", *user, password.encode()))
     if database != "0":
         greeting.append(command(b"SELECT", database.encode()))
     await connection.run(greeting)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from services.runtime.errors import StoreUnavailable
 from services.runtime.metrics import STORE_SECONDS
+from services.runtime.redis_access import NO_ACCESS, RedisAccess
 from services.runtime.redis_connection import Buffer, RedisConnection, RedisError, Reply, connect
 
 RETRY_S = 0.25
@@ -18,10 +19,11 @@ class RedisInstance:
     timeout_s  for connecting, sending and reading the replies of one pipeline
     """
 
-    def __init__(self, url: str, *, num_connections: int, timeout_s: float) -> None:
+    def __init__(self, url: str, *, num_connections: int, timeout_s: float, access: RedisAccess = NO_ACCESS) -> None:
         at = urlsplit(url)
         self.name = f"{at.scheme}://{at.netloc.rpartition('@')[2]}{at.path}"  # the password stays out of messages
         self._url = url
+        self._access = access
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(num_connections)
         self._idle: list[RedisConnection] = []
@@ -40,7 +42,7 @@ class RedisInstance:
                 connection: RedisConnection | None = None
                 try:
                     async with asyncio.timeout(self._timeout_s):
-                        connection = self._take_idle() or await connect(self._url)
+                        connection = self._take_idle() or await connect(self._url, self._access)
                         replies = await connection.run(commands, sinks)
                 except (OSError, RedisError) as error:  # TimeoutError is an OSError
                     self.down, self._retry_at = True, time.monotonic() + RETRY_S

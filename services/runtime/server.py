@@ -22,6 +22,7 @@ from services.runtime.interceptor import CallInterceptor
 from services.runtime.logs import setup_logging
 from services.runtime.metrics import metrics_port
 from services.runtime.settings import ServiceSettings
+from services.runtime.tls import TlsFiles, server_credentials, tls_files
 
 SERVER_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -84,8 +85,11 @@ async def serve(
     """
     log = logging.getLogger(name)
     with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
-        server, health, address = await _start(add_services, settings.listen, log)
-        log.info("listening", extra={"address": address, "metrics_address": metrics_address})
+        tls = tls_files(settings)
+        server, health, address = await _start(add_services, settings.listen, log, tls)
+        probes, probe_address = await _start_probes(health, settings.health_listen, log)
+        fields = {"address": address, "metrics_address": metrics_address, "health_address": probe_address}
+        log.info("listening", extra={**fields, "tls": tls is not None})
         beside = [asyncio.ensure_future(stop.get_loop().create_future() if until is None else until())]
         try:
             if ready is not None:
@@ -100,6 +104,8 @@ async def serve(
             await _drain(server, health, on_drain, settings.drain_s, log)
         finally:
             await server.stop(None)
+            if probes is not None:
+                await probes.stop(None)
             for work in beside:
                 work.cancel()
             await asyncio.wait(beside)
@@ -109,9 +115,11 @@ async def serve(
     log.info("stopped")
 
 
-async def start_server(add_services: AddServices, listen: str = "127.0.0.1:0") -> tuple[grpc.aio.Server, str]:
+async def start_server(
+    add_services: AddServices, listen: str = "127.0.0.1:0", tls: TlsFiles | None = None
+) -> tuple[grpc.aio.Server, str]:
     """A server that serves at once, and the address it is bound to. The caller stops it."""
-    server, health, address = await _start(add_services, listen, logging.getLogger("server"))
+    server, health, address = await _start(add_services, listen, logging.getLogger("server"), tls)
     await health.set(True)
     return server, address
 
@@ -170,7 +178,7 @@ async def _drain(
 
 
 async def _start(
-    add_services: AddServices, listen: str, log: logging.Logger
+    add_services: AddServices, listen: str, log: logging.Logger, tls: TlsFiles | None
 ) -> tuple[grpc.aio.Server, HealthServicer, str]:
     server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
     services = _Services(server)
@@ -179,9 +187,20 @@ async def _start(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     shown = (*services.names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(shown, server)
-    address = _bind(server, listen)
+    address = _bind(server, listen, tls)
     await server.start()
     return server, health, address
+
+
+async def _start_probes(health: HealthServicer, listen: str, log: logging.Logger) -> tuple[grpc.aio.Server | None, str]:
+    """Health alone, in plain text: Kubernetes' probes of gRPC speak no TLS."""
+    if not listen:
+        return None, ""
+    server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    address = _bind(server, listen, None)
+    await server.start()
+    return server, address
 
 
 class _Services:
@@ -200,13 +219,16 @@ class _Services:
         self._server.add_registered_method_handlers(name, handlers)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
+def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
     """The address as bound, with the port that the kernel chose for port 0."""
     path = listen.removeprefix("unix:")
     try:
         if path != listen:
             _make_way(Path(path))
-        port = server.add_insecure_port(listen)
+        if tls is None or path != listen:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, server_credentials(tls))
     except (RuntimeError, OSError) as error:
         raise Unavailable(f"cannot listen on {listen}: {error}") from error
     return listen if path != listen else f"{listen.rpartition(':')[0]}:{port}"

@@ -5,13 +5,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.runtime.discovery import DNS
+from services.runtime.redis_access import RedisAccess
 
 PREFIX = "MOONSHARD_"
 # The kernel keeps the path of a Unix socket in 108 bytes, the terminating zero included.
@@ -90,6 +92,40 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: PositiveFloat = 30.0  # from SIGTERM to the end of the last call
     instance: str = ""  # what logs call this process, normally the pod
+    # PEM files, all three or none; with them everything between processes is mutual TLS.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tls_name: str = ""  # that the certificate of every peer bears; empty: the host of its address
+    health_listen: OptionalAddress = ""  # health once more, never with TLS, for probes that speak none; empty: not
+
+    @model_validator(mode="after")
+    def _tls_is_complete(self) -> Self:
+        files = {"TLS_CERT": self.tls_cert, "TLS_KEY": self.tls_key, "TLS_CA": self.tls_ca}
+        missing = [f"MOONSHARD_{name}" for name, path in files.items() if path is None]
+        if 0 < len(missing) < len(files):
+            raise ValueError(f"TLS needs MOONSHARD_TLS_CERT, _KEY and _CA, not set: {', '.join(missing)}")
+        return self
+
+
+class StoreSettings(ServiceSettings):
+    """What a process needs beside the URLs to come into Redis."""
+
+    store_password_file: Path | None = None  # over passwords in URLs, which everybody sees who sees the environment
+    store_ca: Path | None = None  # whom to trust for rediss://; none: the system's authorities
+    store_cert: Path | None = None  # that we show there, if asked
+    store_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _store_pair_is_complete(self) -> Self:
+        if (self.store_cert is None) != (self.store_key is None):
+            raise ValueError("MOONSHARD_STORE_CERT and MOONSHARD_STORE_KEY need each other")
+        return self
+
+    @property
+    def store_access(self) -> RedisAccess:
+        """The same, for a connection."""
+        return RedisAccess(self.store_password_file, self.store_ca, self.store_cert, self.store_key)
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -47,7 +47,9 @@ def assemble(settings: VisionSettings) -> Replica:
     log.info("weights are loaded", extra={"bytes_read": checkpoint.bytes_read, "dtype": settings.dtype})
     context_tokens = checkpoint.config.text.max_position_embeddings
     limits = replace(settings.limits, max_tokens=min(settings.max_tokens, context_tokens))
-    store = BlobStore(settings.store, ttl_s=settings.media_ttl_s, timeout_s=settings.store_timeout_s)
+    store = BlobStore(
+        settings.store, ttl_s=settings.media_ttl_s, timeout_s=settings.store_timeout_s, access=settings.store_access
+    )
     catalog = Catalog(store, model_name(checkpoint.digest()), f"{config.to_json()} {settings.dtype}")
     options = DecoderOptions(limits, config, settings.decoder_memory_bytes, settings.decode_s)
     decoders = DecoderPool(settings.decoders, options)

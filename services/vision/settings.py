@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from services.runtime.settings import ServiceSettings, StoreUrls
+from services.runtime.settings import StoreSettings, StoreUrls
 from services.vision.limits import MediaLimits
 
 
-class VisionSettings(ServiceSettings):
+class VisionSettings(StoreSettings):
     """One field per MOONSHARD_* variable. The caps are those of MediaLimits, under the same names."""
 
     model: Path  # checkpoint folder

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import httpx
 import psutil
 import pytest
 
@@ -110,6 +111,12 @@ class Cluster:
         """Ends a process the polite way and returns when it serves again."""
         self.kill(name, signal.SIGTERM)
         self.wait_ready(name)
+
+    def metrics(self, name: str) -> str:
+        """What a process measures, in Prometheus' text format."""
+        transport = httpx.HTTPTransport(uds=str(self._local.folder.metrics_socket(name)))
+        with httpx.Client(transport=transport, timeout=30) as client:
+            return client.get("http://localhost/metrics").raise_for_status().text
 
     def log(self, process: str | None = None) -> list[dict[str, Any]]:
         """The lines of one process, or of all, oldest first."""

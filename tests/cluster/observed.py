@@ -1,0 +1,109 @@
+"""One cluster that is watched from all sides: mutual TLS over TCP, keys, debug logs; and the requests it served."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cluster.harness import Cluster, small_topology
+from tests.cluster.pictures import data_url, noise, png
+from tests.services.runtime.certificates import Authority
+
+KEY = "sk-a-key-that-nobody-may-see"
+SECRET_WORDS = "the purple elephant's name is Wilhelmina"
+MODEL = "kimi-k2.6"
+CHAT = "/v1/chat/completions"
+TOPOLOGY = {"experts": 1, "attention_shards": 2, "visions": 1}
+
+
+def long_text() -> str:
+    return f"{SECRET_WORDS}. Tell me about it. " * 4
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    """A chat that has blocks to publish and to fetch."""
+    message = {"role": "user", "content": long_text()}
+    return {"model": MODEL, "max_tokens": 6, "temperature": 0, "messages": [message], **fields}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of a scrape."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Scrape:
+    """What all processes measure, by process."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.texts = {name: cluster.metrics(name) for name in cluster.names if not name.startswith("redis-")}
+        self._samples = {
+            name: [
+                Sample(sample.name, sample.labels, sample.value)
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            ]
+            for name, text in self.texts.items()
+        }
+
+    def samples(self, process: str, name: str, **labels: str) -> list[Sample]:
+        """Those with these labels, and perhaps others."""
+        return [s for s in self._samples[process] if s.name == name and labels.items() <= s.labels.items()]
+
+    def total(self, process: str, name: str, **labels: str) -> float:
+        """Their sum."""
+        found = self.samples(process, name, **labels)
+        assert found, f"{process} has no {name} with {labels}"
+        return sum(sample.value for sample in found)
+
+    def names(self, process: str) -> set[str]:
+        return {sample.name for sample in self._samples[process]}
+
+    def num_series(self) -> int:
+        return sum(map(len, self._samples.values()))
+
+
+@contextmanager
+def observed_cluster(model: Path, folder: Path, **settings: str) -> Iterator[Cluster]:
+    """The cluster, with further settings for every process."""
+    tls = folder / "tls"
+    Authority().write(tls)
+    keys = folder / "keys"
+    keys.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()} a test\n")
+    everybody = {"LOG_LEVEL": "debug", "TLS_NAME": "moonshard", **settings}
+    topology = small_topology(
+        model, tls=tls, settings={"all": everybody, "gateway": {"KEYS_FILE": str(keys)}}, **TOPOLOGY
+    )
+    with Cluster(topology, folder / "cluster.log") as cluster:
+        cluster.wait_ready()
+        yield cluster
+
+
+def client(cluster: Cluster) -> httpx.Client:
+    """Of the gateway, with the key."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.Client(base_url=cluster.url, headers=headers, timeout=120, trust_env=False)
+
+
+def serve_some(cluster: Cluster) -> None:
+    """Requests of every sort: twice the same prompt, a stream, an image, an answer in JSON."""
+    picture = {"type": "image_url", "image_url": {"url": data_url(png(noise(3)))}}
+    with client(cluster) as http:
+        for fields in ({}, {}, {"messages": [{"role": "user", "content": [picture]}]}):
+            http.post(CHAT, json=body(**fields)).raise_for_status()
+        answer = http.post(CHAT, json=body(max_tokens=40, response_format={"type": "json_object"}, thinking=OFF))
+        assert isinstance(json.loads(answer.raise_for_status().json()["choices"][0]["message"]["content"]), dict)
+        with http.stream("POST", CHAT, json=body(stream=True)) as stream:
+            assert list(stream.iter_lines())[-2] == "data: [DONE]"
+
+
+OFF = {"type": "disabled"}
