@@ -170,7 +170,7 @@ def metrics(
     for name in [process] if process else names:
         if not process:
             typer.echo(f"# {name}")
-        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{cluster.run_folder}/{name}.metrics")) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{cluster.run_folder}/{name}.prom")) as client:
             try:
                 typer.echo(client.get("http://localhost/metrics").text)
             except httpx.TransportError as error:

@@ -12,7 +12,7 @@ from typing import Self
 
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 
-LONGEST_NAME = "prefill-99-shard-99.metrics"
+LONGEST_NAME = "prefill-99-shard-99.sock"
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -41,7 +41,7 @@ class RunFolder:
 
     def metrics_socket(self, process: str) -> Path:
         """The path of the socket on which it shows its metrics: no port is taken for them."""
-        return self.path / f"{process}.metrics"
+        return self.path / f"{process}.prom"
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
