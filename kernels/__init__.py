@@ -6,6 +6,7 @@ exactly. Sums are taken in float32 and rounded once to the dtype of the run; a f
 """
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -139,9 +140,14 @@ def route(
 def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
     """Prepares routed experts for `expert_mlp`, one at a time, so that a lazy iterable bounds the memory in use.
 
-    experts  (gate_packed, gate_scale, up_packed, up_scale, down_packed, down_scale) each, as in the checkpoint
+    experts  (gate_packed, gate_scale, up_packed, up_scale, down_packed, down_scale) each, as in the checkpoint, on the
+             device that will hold them
     """
-    return CPU.pack_experts(experts)
+    rest = iter(experts)
+    first = next(rest, None)
+    if first is None:
+        return CPU.pack_experts(())
+    return kernels_for(first[0]).pack_experts(chain((first,), rest))
 
 
 def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:

@@ -34,7 +34,7 @@ TILES: Final[dict[tuple[int, DeviceClass], ProductTiles]] = {
     (128, "sm_90"): ProductTiles(tokens=128, columns=64, num_warps=8, num_stages=3),
 }
 # Float32 runs are for comparison, not for speed: no tensor cores.
-FLOAT32_TILES: Final = ProductTiles(tokens=16, columns=32, num_warps=8, num_stages=2)
+FLOAT32_TILES: Final = ProductTiles(tokens=16, columns=64, num_warps=8, num_stages=2)
 # The interpreter's cost is per operation, not per element.
 INTERPRETER_TILES: Final = ProductTiles(tokens=16, columns=128, num_warps=4, num_stages=1)
 

@@ -34,6 +34,7 @@ def test_compiled_for_hopper(reports, name):
     assert report["stack"] <= variant.stack, report
     assert report["shared"] <= MAX_SHARED_BYTES, report
     assert report["wgmma"] == variant.wgmma, report
+    assert variant.max_loop is None or 0 < report["loop"] <= variant.max_loop, report
     assert set(report["warnings"]) <= set(variant.warnings), report
 
 

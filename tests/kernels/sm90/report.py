@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -46,6 +47,21 @@ def compiled(variant: Variant) -> tuple[Any, str]:
         return triton.compile(source, target=HOPPER, options=options), said.getvalue()
 
 
+def innermost_loop(cubin: bytes) -> int:
+    """Machine instructions of the first loop that holds no other, 0 without one."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        sass = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    lines = [(int(m[1], 16), m[2]) for m in re.finditer(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)]
+    place = {address: index for index, (address, _) in enumerate(lines)}
+    targets = [(place.get(int(m[1], 16)), i) for i, (_, s) in enumerate(lines) if (m := re.search(r"BRA.* 0x(\w+)", s))]
+    loops = [(begin, end) for begin, end in targets if begin is not None and begin < end]
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return inner[0][1] - inner[0][0] + 1 if inner else 0
+
+
 def measured(variant: Variant) -> dict[str, Any]:
     """What the tests look at."""
     start = time.perf_counter()
@@ -64,6 +80,7 @@ def measured(variant: Variant) -> dict[str, Any]:
         "wgmma_from_registers": len(re.findall(r"wgmma\.mma_async[^;]*?\},\s*\{", ptx)),
         "mma": len(re.findall(r"[^g]mma\.sync", ptx)),
         "warnings": sorted(set(re.findall(r"\((C75\d\d)\)", said))),
+        "loop": innermost_loop(kernel.asm["cubin"]) if variant.max_loop else None,
         "seconds": round(time.perf_counter() - start, 2),
     }
 

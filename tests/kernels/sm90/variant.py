@@ -22,4 +22,5 @@ class Variant:
     warnings: tuple[str, ...] = ()  # of ptxas that are known, as C7515: wgmma one after another
     stack: int = 0  # bytes
     odd: tuple[str, ...] = ()
+    max_loop: int | None = None  # most machine instructions in the innermost loop
     options: dict[str, Any] = field(default_factory=dict)

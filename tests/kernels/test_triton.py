@@ -1,0 +1,132 @@
+"""What only the Triton kernels have: the interpreter made right, sorting by expert, the packed order, fixed sums."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from kernels import reference
+from kernels.gpu.align import align_tokens, combine
+from kernels.gpu.experts import TILES, product_tiles
+from kernels.gpu.int4 import interleave, pack, packed_tile
+from tests.kernels.checks import expert, int4
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@triton.jit
+def arithmetic(a, b, out, TILE: tl.constexpr):  # noqa: N803
+    at = tl.arange(0, TILE)
+    x, y = tl.load(a + at), tl.load(b + at)
+    tl.store(out + at, x + y)
+    tl.store(out + TILE + at, x * y)
+    tl.store(out + 2 * TILE + at, tl.where(x < y, x, y))
+    tl.store(out + 3 * TILE + at, tl.load(a + at).to(tl.float32) * 1.00390625)  # rounded, often a tie
+    tl.store(out + 4 * TILE + at, at.to(tl.bfloat16))
+
+
+@triton.jit
+def product(a, b, out, TILE: tl.constexpr):  # noqa: N803
+    at = tl.arange(0, TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    tl.store(out + at, tl.dot(tl.load(a + at), tl.load(b + at)))
+
+
+def test_bf16_is_that_of_pytorch():
+    a, b = torch.randn(2, 256, device=DEVICE).bfloat16()
+    out = torch.empty(5, 256, dtype=torch.bfloat16, device=DEVICE)
+    arithmetic[(1,)](a, b, out, TILE=256)
+    wide = (a.float() * 1.00390625).bfloat16()
+    expected = torch.stack([a + b, a * b, torch.minimum(a, b), wide, torch.arange(256, device=DEVICE).bfloat16()])
+    assert torch.equal(out, expected)
+
+
+def test_dot_of_bf16_is_that_of_float32():
+    a, b = torch.randn(2, 32, 32, device=DEVICE).bfloat16()
+    out = torch.empty(32, 32, device=DEVICE)
+    product[(1,)](a, b, out, TILE=32)
+    torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "counts, tokens",
+    [
+        pytest.param([], 16, id="nothing"),
+        pytest.param([1], 16, id="one"),
+        pytest.param([0, 15, 16, 17, 0, 1], 16, id="around-a-tile"),
+        pytest.param([0, 0, 0], 16, id="none-is-local"),
+        pytest.param([1100, 3], 16, id="more-than-a-pass"),
+        pytest.param([64, 65, 1200], 64, id="many-tiles"),
+    ],
+)
+def test_every_assignment_is_in_one_tile_of_its_expert(counts, tokens):
+    ids = torch.cat([torch.full((count,), expert) for expert, count in enumerate(counts)] + [torch.full((5,), -1)])
+    ids = ids[torch.randperm(len(ids))].int().to(DEVICE)
+    plan = align_tokens(ids[:, None], max(1, len(counts)), tokens)
+    num_tiles = int(plan.num_tiles)
+    assert num_tiles == sum(-(-count // tokens) for count in counts) <= plan.max_tiles
+    listed = plan.slots[: num_tiles * tokens].view(num_tiles, tokens).tolist()
+    by_expert: dict[int, list[int]] = {}
+    for expert_id, slots in zip(plan.experts[:num_tiles].tolist(), listed, strict=True):
+        by_expert.setdefault(expert_id, []).extend(slot for slot in slots if slot < len(ids))
+    assert by_expert == {e: (ids == e).nonzero().flatten().tolist() for e, count in enumerate(counts) if count}
+
+
+def test_combine_leaves_out_what_is_not_here():
+    parts = torch.randn(6, 40, device=DEVICE)
+    parts[1] = parts[4] = float("nan")  # never written by a product
+    ids = torch.tensor([[0, -1], [2, 1], [7, -1]], device=DEVICE).int()  # 7 is no expert of these three
+    parts[4] = float("inf")
+    weights = torch.rand(3, 2, device=DEVICE)
+    out = combine(parts, ids, weights, 3)
+    expected = [weights[0, 0] * parts[0], weights[1, 0] * parts[2] + weights[1, 1] * parts[3], torch.zeros(40)]
+    torch.testing.assert_close(out.cpu(), torch.stack([row.cpu() for row in expected]))
+
+
+@pytest.mark.parametrize("rows, columns", [(16, 32), (96, 96), (256, 192)])
+def test_packed_weights_are_the_checkpoint_in_another_order(rows, columns):
+    words, scale = int4(rows, columns)
+    packed, pairs = pack(words, scale)
+    assert packed.nbytes == words.nbytes and pairs.nbytes == scale.nbytes
+    tile_rows, tile_columns = packed_tile(rows, columns)
+    runs, groups = tile_rows // 16, tile_columns // 32
+    numbers = reference.dequantize(words, torch.ones_like(scale))
+    read = packed.view(rows // tile_rows, columns // tile_columns, runs, 8, 4, groups, 2)
+    for row, column in ((0, 0), (rows - 1, columns - 1), (9, 17), (rows // 2 + 3, columns // 2 + 5)):
+        in_row, in_column = row % tile_rows, column % tile_columns
+        word = read[
+            row // tile_rows, column // tile_columns, in_row // 16, in_row % 8,
+            in_column % 8 // 2, in_column // 32, in_column % 32 // 16,
+        ]  # fmt: skip
+        nibble = 4 * (column % 2) + 2 * (column % 16 // 8) + in_row % 16 // 8
+        assert (int(word) >> (4 * nibble) & 15) - 8 == numbers[row, column]
+        pair = pairs.view(torch.bfloat16).view(rows // tile_rows, columns // tile_columns, runs, 8, groups, 2)
+        place = (row // tile_rows, column // tile_columns, in_row // 16, in_row % 8, in_column // 32, in_row % 16 // 8)
+        assert pair[place] == scale[row, column // 32]
+
+
+def test_gate_and_up_alternate_in_runs_of_8():
+    gate, up = torch.arange(16)[:, None], torch.arange(100, 116)[:, None]
+    assert interleave(gate, up).flatten().tolist() == [*range(8), *range(100, 108), *range(8, 16), *range(108, 116)]
+
+
+@pytest.mark.parametrize("mean, tokens", [(0.02, 16), (16, 16), (17, 32), (33, 64), (65, 128), (2000, 128)])
+def test_the_tile_follows_the_tokens_of_an_expert(mean, tokens):
+    assert product_tiles(int(mean * 384), 384, torch.bfloat16, "sm_90").tokens == tokens
+    assert product_tiles(int(mean * 384), 384, torch.bfloat16, "other") in TILES.values()
+
+
+def test_a_token_is_the_same_whatever_shares_its_tile(dtype):
+    """Within one size of tile; between sizes the order of the sums is the same, but the hardware does not promise it."""
+    from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
+
+    kernels = TritonKernels()
+    packed = kernels.pack_experts([tuple(part.to(DEVICE) for part in expert(64, 64)) for _ in range(3)])
+    x = torch.randn(20, 64, device=DEVICE).to(dtype)
+    ids = torch.stack([torch.randperm(3)[:2] for _ in range(20)]).int().to(DEVICE)
+    weights = torch.rand(20, 2, device=DEVICE)
+    together = kernels.expert_mlp(x, ids, weights, packed)
+    for row in (0, 7, 19):
+        one = slice(row, row + 1)
+        assert torch.equal(kernels.expert_mlp(x[one], ids[one], weights[one], packed)[0], together[row])
+    shuffled = torch.randperm(20)
+    assert torch.equal(kernels.expert_mlp(x[shuffled], ids[shuffled], weights[shuffled], packed), together[shuffled])
