@@ -116,7 +116,7 @@ def test_the_tile_follows_the_tokens_of_an_expert(mean, tokens):
 
 
 def test_a_token_is_the_same_whatever_shares_its_tile(dtype):
-    """Within one size of tile; between sizes the order of the sums is the same, but the hardware does not promise it."""
+    """Within one size of tile; between sizes the sums have the same order, but no promise of the hardware."""
     from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
 
     kernels = TritonKernels()
