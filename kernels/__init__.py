@@ -19,6 +19,7 @@ __all__ = [
     "ExpertWeights",
     "HeadWeight",
     "LinearWeight",
+    "add_rms_norm",
     "describe",
     "expert_mlp",
     "head_linear",
@@ -26,6 +27,7 @@ __all__ = [
     "linear",
     "mla_decode",
     "mla_prefill",
+    "norm_rope_store",
     "pack_experts",
     "pack_heads",
     "pack_linear",
@@ -45,6 +47,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     returns  like x
     """
     return kernels_for(x).rms_norm(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum of both, rounded to the dtype of the run, and its `rms_norm`.
+
+    x, residual  [tokens, width]
+    returns      the sum and the norm, each like x
+    """
+    return kernels_for(x).add_rms_norm(x, residual, weight, eps)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -76,6 +87,29 @@ def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor)
     rope_key  [tokens, rope], already rotated
     """
     kernels_for(cache).write_latent(cache, slots, latent, rope_key)
+
+
+def norm_rope_store(
+    cache: Tensor,
+    slots: Tensor,
+    latent: Tensor,
+    rope_key: Tensor,
+    weight: Tensor,
+    eps: float,
+    positions: Tensor,
+    inv_freq: Tensor,
+) -> None:
+    """`write_latent` of `rms_norm(latent)` and `rope(rope_key)`.
+
+    cache      [blocks, block_tokens, kv_lora + rope], a view with any stride between blocks
+    slots      [tokens] i64
+    latent     [tokens, kv_lora], the last dimension contiguous, as that of
+    rope_key   [tokens, rope]
+    weight     [kv_lora] bf16, of the norm
+    positions  [tokens] i64
+    inv_freq   [rope / 2] f32
+    """
+    kernels_for(cache).norm_rope_store(cache, slots, latent, rope_key, weight, eps, positions, inv_freq)
 
 
 def pack_linear(weight: Tensor) -> LinearWeight:

@@ -55,11 +55,25 @@ class Kernels(Protocol):
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
 
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]: ...
+
     def silu_mul(self, gate_up: Tensor) -> Tensor: ...
 
     def rope(self, x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor: ...
 
     def write_latent(self, cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None: ...
+
+    def norm_rope_store(
+        self,
+        cache: Tensor,
+        slots: Tensor,
+        latent: Tensor,
+        rope_key: Tensor,
+        weight: Tensor,
+        eps: float,
+        positions: Tensor,
+        inv_freq: Tensor,
+    ) -> None: ...
 
     def pack_linear(self, weight: Tensor) -> LinearWeight: ...
 

@@ -16,9 +16,11 @@ from kernels.reference import (
     GROUP,
     OPERATIONS,
     PlainLinear,
+    add_rms_norm,
     dequantize,
     head_linear,
     mla_decode,
+    norm_rope_store,
     pack_heads,
     pack_linear,
     rms_norm,
@@ -29,12 +31,14 @@ from kernels.reference import (
 )
 
 __all__ = [
+    "add_rms_norm",
     "describe",
     "expert_mlp",
     "head_linear",
     "linear",
     "mla_decode",
     "mla_prefill",
+    "norm_rope_store",
     "pack_experts",
     "pack_heads",
     "pack_linear",

@@ -44,6 +44,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normalised.to(x.dtype) * weight.to(x.dtype)
 
 
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + residual, rounded, and its norm."""
+    total = x + residual
+    return total, rms_norm(total, weight, eps)
+
+
 def silu_mul(gate_up: Tensor) -> Tensor:
     """SwiGLU: silu of the left half times the right half, rounded once."""
     gate, up = gate_up.float().chunk(2, dim=-1)
@@ -62,6 +68,21 @@ def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor)
     """Puts latent and rotated key of each token into its slot (block * block_tokens + offset) of one layer's cache."""
     block_tokens = cache.shape[1]
     cache[slots // block_tokens, slots % block_tokens] = torch.cat((latent, rope_key), dim=-1)
+
+
+def norm_rope_store(
+    cache: Tensor,
+    slots: Tensor,
+    latent: Tensor,
+    rope_key: Tensor,
+    weight: Tensor,
+    eps: float,
+    positions: Tensor,
+    inv_freq: Tensor,
+) -> None:
+    """The three operations one after another."""
+    key = rope(rope_key.unsqueeze(1), positions, inv_freq).squeeze(1)
+    write_latent(cache, slots, rms_norm(latent, weight, eps), key)
 
 
 def pack_linear(weight: Tensor) -> LinearWeight:
@@ -209,9 +230,11 @@ def describe() -> dict[str, str]:
 
 OPERATIONS = (
     "rms_norm",
+    "add_rms_norm",
     "silu_mul",
     "rope",
     "write_latent",
+    "norm_rope_store",
     "linear",
     "head_linear",
     "route",

@@ -27,20 +27,37 @@ def flat_tiles(width: int, device: str) -> RowTiles:
 
 
 @triton.jit
+def _normalised(values, scale, width, eps, DTYPE: tl.constexpr):
+    """values / rms, rounded, times the scale, rounded; values are float32 [ROWS, TILE] with zeros past the width."""
+    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
+    return ((values * inverse[:, None]).to(DTYPE).to(tl.float32) * scale[None, :]).to(DTYPE)
+
+
+@triton.jit
+def _rotated(pairs, position, frequency, DTYPE: tl.constexpr):
+    """Pairs [ROWS, TILE, 2], each turned by position * frequency."""
+    angle = position.to(tl.float32)[:, None] * frequency[None, :]
+    cos = tl.cos(angle)
+    sin = tl.sin(angle)
+    even, odd = tl.split(pairs.to(tl.float32))
+    return tl.join(even * cos - odd * sin, even * sin + odd * cos).to(DTYPE)
+
+
+@triton.jit
 def rms_norm_kernel(x, weight, out, num_rows, width, x_stride, eps, ROWS: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, TILE)
     inside = (row < num_rows)[:, None] & (column < width)[None, :]
     values = tl.load(x + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
-    normalised = (values * inverse[:, None]).to(out.dtype.element_ty).to(tl.float32)
     scale = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
-    result = (normalised * scale[None, :]).to(out.dtype.element_ty)
+    result = _normalised(values, scale, width, eps, out.dtype.element_ty)
     tl.store(out + row[:, None] * width + column[None, :], result, mask=inside)
 
 
 @triton.jit
-def add_rms_norm_kernel(x, residual, weight, total, out, num_rows, width, eps, ROWS: tl.constexpr, TILE: tl.constexpr):
+def add_rms_norm_kernel(
+    x, residual, weight, total, out, num_rows, width, eps, ROWS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, TILE)
     inside = (row < num_rows)[:, None] & (column < width)[None, :]
@@ -49,11 +66,9 @@ def add_rms_norm_kernel(x, residual, weight, total, out, num_rows, width, eps, R
     values += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
     rounded = values.to(total.dtype.element_ty)
     tl.store(total + place, rounded, mask=inside)
-    values = rounded.to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
-    normalised = (values * inverse[:, None]).to(out.dtype.element_ty).to(tl.float32)
     scale = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
-    tl.store(out + place, (normalised * scale[None, :]).to(out.dtype.element_ty), mask=inside)
+    result = _normalised(rounded.to(tl.float32), scale, width, eps, out.dtype.element_ty)
+    tl.store(out + place, result, mask=inside)
 
 
 @triton.jit
@@ -70,34 +85,21 @@ def silu_mul_kernel(gate_up, out, num_rows, width, in_stride, ROWS: tl.constexpr
 
 @triton.jit
 def rope_kernel(
-    x,
-    positions,
-    inv_freq,
-    out,
-    num_rows,
-    heads,
-    half,
-    token_stride,
-    head_stride,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """A row is one head of one token; the two numbers of a pair are loaded as two interleaved columns."""
+    x, positions, inv_freq, out, num_rows, heads, half, token_stride, head_stride,
+    ROWS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """A row is one head of one token."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     pair = tl.arange(0, TILE)
-    inside = (row < num_rows)[:, None] & (pair < half)[None, :]
+    inside = ((row < num_rows)[:, None] & (pair < half)[None, :])[:, :, None]
+    within = (2 * pair[None, :, None] + tl.arange(0, 2)[None, None, :]).to(tl.int64)
     token = row // heads
-    head = row % heads
-    position = tl.load(positions + token, mask=row < num_rows, other=0).to(tl.float32)
-    angle = position[:, None] * tl.load(inv_freq + pair, mask=pair < half, other=0.0)[None, :]
-    cos = tl.cos(angle)
-    sin = tl.sin(angle)
-    place = x + (token * token_stride + head * head_stride)[:, None] + 2 * pair[None, :]
-    even = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    odd = tl.load(place + 1, mask=inside, other=0.0).to(tl.float32)
-    target = out + row[:, None] * (2 * half) + 2 * pair[None, :]
-    tl.store(target, (even * cos - odd * sin).to(out.dtype.element_ty), mask=inside)
-    tl.store(target + 1, (even * sin + odd * cos).to(out.dtype.element_ty), mask=inside)
+    position = tl.load(positions + token, mask=row < num_rows, other=0)
+    frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
+    start = token * token_stride + row % heads * head_stride
+    pairs = tl.load(x + start[:, None, None] + within, mask=inside, other=0.0)
+    turned = _rotated(pairs, position, frequency, out.dtype.element_ty)
+    tl.store(out + row[:, None, None] * (2 * half) + within, turned, mask=inside)
 
 
 @triton.jit
@@ -108,15 +110,40 @@ def write_latent_kernel(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, TILE)
     slot = tl.load(slots + row, mask=row < num_rows, other=0)
-    target = (
-        cache + (slot // block_tokens * block_stride + slot % block_tokens * token_stride)[:, None] + column[None, :]
-    )
+    start = slot // block_tokens * block_stride + slot % block_tokens * token_stride
+    target = cache + start[:, None] + column[None, :]
     is_latent = (row < num_rows)[:, None] & (column < kv_lora)[None, :]
     values = tl.load(latent + row[:, None] * latent_stride + column[None, :], mask=is_latent)
     tl.store(target, values, mask=is_latent)
     is_rope = (row < num_rows)[:, None] & (column < rope)[None, :]
     values = tl.load(rope_key + row[:, None] * rope_stride + column[None, :], mask=is_rope)
     tl.store(target + kv_lora, values, mask=is_rope)
+
+
+@triton.jit
+def norm_rope_store_kernel(
+    cache, slots, latent, rope_key, weight, positions, inv_freq, num_rows, block_tokens, kv_lora, half,
+    block_stride, token_stride, latent_stride, rope_stride, eps,
+    ROWS: tl.constexpr, TILE: tl.constexpr, HALF_TILE: tl.constexpr,
+):  # fmt: skip
+    """`write_latent` of the normalised latent and the rotated key, neither of which is in memory before."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    slot = tl.load(slots + row, mask=row < num_rows, other=0)
+    start = slot // block_tokens * block_stride + slot % block_tokens * token_stride
+    column = tl.arange(0, TILE)
+    inside = (row < num_rows)[:, None] & (column < kv_lora)[None, :]
+    values = tl.load(latent + row[:, None] * latent_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(weight + column, mask=column < kv_lora, other=0.0).to(tl.float32)
+    normalised = _normalised(values, scale, kv_lora, eps, cache.dtype.element_ty)
+    tl.store(cache + start[:, None] + column[None, :], normalised, mask=inside)
+    pair = tl.arange(0, HALF_TILE)
+    inside = ((row < num_rows)[:, None] & (pair < half)[None, :])[:, :, None]
+    within = (2 * pair[None, :, None] + tl.arange(0, 2)[None, None, :]).to(tl.int64)
+    position = tl.load(positions + row, mask=row < num_rows, other=0)
+    frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
+    pairs = tl.load(rope_key + row[:, None, None] * rope_stride + within, mask=inside, other=0.0)
+    turned = _rotated(pairs, position, frequency, cache.dtype.element_ty)
+    tl.store(cache + start[:, None, None] + kv_lora + within, turned, mask=inside)
 
 
 class Elementwise:
@@ -167,7 +194,7 @@ class Elementwise:
         out = torch.empty(tokens, heads, width, dtype=x.dtype, device=x.device)
         if out.numel() == 0:
             return out
-        tiles = flat_tiles(width // 2, device_class(x))
+        tiles = flat_tiles(width, device_class(x))
         rope_kernel[(cdiv(tokens * heads, tiles.rows),)](
             x, positions.contiguous(), inv_freq.contiguous(), out, tokens * heads, heads, width // 2,
             x.stride(0), x.stride(1), ROWS=tiles.rows, TILE=power_of_2(width // 2), num_warps=tiles.num_warps,
@@ -185,4 +212,27 @@ class Elementwise:
             cache, slots.contiguous(), latent, rope_key, num_rows, cache.shape[1], kv_lora, rope,
             cache.stride(0), cache.stride(1), latent.stride(0), rope_key.stride(0),
             ROWS=tiles.rows, TILE=power_of_2(max(kv_lora, rope)), num_warps=tiles.num_warps,
+        )  # fmt: skip
+
+    def norm_rope_store(
+        self,
+        cache: Tensor,
+        slots: Tensor,
+        latent: Tensor,
+        rope_key: Tensor,
+        weight: Tensor,
+        eps: float,
+        positions: Tensor,
+        inv_freq: Tensor,
+    ) -> None:
+        assert cache.stride(2) == latent.stride(1) == rope_key.stride(1) == 1
+        num_rows, kv_lora, half = slots.shape[0], latent.shape[1], rope_key.shape[1] // 2
+        if num_rows == 0:
+            return
+        tiles = norm_tiles(kv_lora, device_class(cache))
+        norm_rope_store_kernel[(cdiv(num_rows, tiles.rows),)](
+            cache, slots.contiguous(), latent, rope_key, weight.contiguous(), positions.contiguous(),
+            inv_freq.contiguous(), num_rows, cache.shape[1], kv_lora, half,
+            cache.stride(0), cache.stride(1), latent.stride(0), rope_key.stride(0), eps,
+            ROWS=tiles.rows, TILE=tiles.columns, HALF_TILE=power_of_2(half), num_warps=tiles.num_warps,
         )  # fmt: skip

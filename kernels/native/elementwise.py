@@ -31,6 +31,10 @@ class Elementwise:
         )
         return out
 
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return total, self.rms_norm(total, weight, eps)
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate_up = with_rows(gate_up)
         tokens, both = gate_up.shape
@@ -83,6 +87,20 @@ class Elementwise:
             rope_key.shape[1] * item,
             slots.shape[0],
         )
+
+    def norm_rope_store(
+        self,
+        cache: Tensor,
+        slots: Tensor,
+        latent: Tensor,
+        rope_key: Tensor,
+        weight: Tensor,
+        eps: float,
+        positions: Tensor,
+        inv_freq: Tensor,
+    ) -> None:
+        key = self.rope(rope_key.unsqueeze(1), positions, inv_freq).squeeze(1)
+        self.write_latent(cache, slots, self.rms_norm(latent, weight, eps), key)
 
     def route(
         self,

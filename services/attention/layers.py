@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from kernels import (
+    add_rms_norm,
     head_linear,
     linear,
     mla_decode,
     mla_prefill,
+    norm_rope_store,
     rms_norm,
     rope,
     route,
     silu_mul,
-    write_latent,
 )
 from services.attention.batch import Batch
 from services.attention.dispatch import Experts
@@ -66,8 +67,8 @@ async def forward_layers(
     """
     for place, layer in enumerate(layers):
         x = rms_norm(hidden, layer.input_norm, config.rms_norm_eps)
-        hidden = hidden + attention(x, batch, layer.attention, cache[:, place], config, latent_norm_eps)
-        x = rms_norm(hidden, layer.post_norm, config.rms_norm_eps)
+        heads = attention(x, batch, layer.attention, cache[:, place], config, latent_norm_eps)
+        hidden, x = add_rms_norm(hidden, heads, layer.post_norm, config.rms_norm_eps)
         if layer.router is None:
             hidden = hidden + mlp(x, layer.mlp)
             continue
@@ -96,8 +97,16 @@ def attention(
     q_latent, latent, rope_key = linear(x, weights.qkv_a).split_with_sizes(
         [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim], dim=-1
     )
-    key = rope(rope_key.unsqueeze(1), batch.positions, weights.inv_freq).squeeze(1)
-    write_latent(cache, batch.slots, rms_norm(latent, weights.kv_a_norm, latent_norm_eps), key)
+    norm_rope_store(
+        cache,
+        batch.slots,
+        latent,
+        rope_key,
+        weights.kv_a_norm,
+        latent_norm_eps,
+        batch.positions,
+        weights.inv_freq,
+    )
 
     q = linear(rms_norm(q_latent, weights.q_a_norm, latent_norm_eps), weights.q_b)
     q_nope, q_rope = q.view(-1, config.num_attention_heads, config.qk_head_dim).split_with_sizes(

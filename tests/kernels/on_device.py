@@ -14,9 +14,15 @@ class OnDevice:
     def pack_experts(self, experts):
         return self._kernels.pack_experts(tuple(part.to(self._device) for part in expert) for expert in experts)
 
-    def write_latent(self, cache, slots, latent, rope_key):
+    def write_latent(self, cache, *arguments):
+        self._write("write_latent", cache, arguments)
+
+    def norm_rope_store(self, cache, *arguments):
+        self._write("norm_rope_store", cache, arguments)
+
+    def _write(self, name, cache, arguments):
         moved = cache.to(self._device)
-        self._kernels.write_latent(moved, *(part.to(self._device) for part in (slots, latent, rope_key)))
+        getattr(self._kernels, name)(moved, *map(self._moved, arguments))
         cache.copy_(moved)
 
     def __getattr__(self, name):

@@ -27,6 +27,15 @@ def test_rms_norm_of_bf16_is_the_reference_to_the_bit(fast, oracle):
     assert same > 0.999  # a different order of the sum may move a value across a rounding boundary
 
 
+@pytest.mark.parametrize("rows, width", [(0, 16), (1, 1), (3, 17), (70, 1000)])
+def test_add_rms_norm(fast, oracle, dtype, rows, width):
+    x, residual = torch.randn(2, rows, width).to(dtype)
+    weight = torch.randn(width).bfloat16()
+    actual, expected = (kernels.add_rms_norm(x, residual, weight, 1e-5) for kernels in (fast, oracle))
+    assert torch.equal(actual[0], expected[0])
+    assert_near(actual[1], expected[1])
+
+
 @pytest.mark.parametrize("rows", [0, 1, 70])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_silu_mul(fast, oracle, dtype, rows, width):
@@ -66,6 +75,20 @@ def test_write_latent(fast, oracle, dtype):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
     assert actual.flatten(0, 1)[slots].isfinite().all()
     assert actual.isnan().sum() == 7 * 22
+
+
+@pytest.mark.parametrize("slots", [[], [11], [11, 0, 4, 7, 3]], ids=str)
+def test_norm_rope_store(fast, oracle, dtype, slots):
+    tokens = len(slots)
+    whole, weight = torch.randn(tokens, 30).to(dtype), torch.randn(20).bfloat16()
+    positions, inv_freq = torch.randint(0, 262144, (tokens,)), 50000.0 ** (-torch.arange(0, 6, 2) / 6)
+    caches = [paged_cache(3, 4, 26, dtype) for _ in range(2)]
+    arguments = (whole[:, :20], whole[:, 20:26], weight, 1e-6, positions, inv_freq)
+    for kernels, cache in zip((fast, oracle), caches, strict=True):
+        kernels.norm_rope_store(cache, torch.tensor(slots, dtype=torch.int64), *arguments)
+    actual, expected = (cache.flatten(0, 1) for cache in caches)
+    assert_near(actual[slots], expected[slots])
+    assert actual.isnan().sum() == (12 - tokens) * 26
 
 
 def test_write_latent_of_nothing(fast, dtype):

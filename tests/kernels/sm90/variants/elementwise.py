@@ -1,9 +1,6 @@
 """Rows of K2.6: hidden 7168, latents 512 + 64, dense width 18432."""
 
-from dataclasses import replace
-
 from kernels.gpu import elementwise
-from kernels.gpu.device import power_of_2
 from tests.kernels.sm90.variant import Variant
 
 NORM = {"num_rows": "i32", "width": "i32", "eps": "fp32"}
@@ -37,6 +34,9 @@ LATENT = {
     **dict.fromkeys(("num_rows", "block_tokens", "kv_lora", "rope"), "i32"),
     **dict.fromkeys(("block_stride", "token_stride", "latent_stride", "rope_stride"), "i32"),
 }
+STORE = LATENT | {"weight": "*bf16", "positions": "*i64", "inv_freq": "*fp32", "half": "i32", "eps": "fp32"}
+STORE.pop("rope")
+LATENT_TILES = elementwise.norm_tiles(512, "sm_90")
 ONE_NORM = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "x_stride": "i32"}
 TWO_NORM = {"x": "*bf16", "residual": "*bf16", "weight": "*bf16", "total": "*bf16", "out": "*bf16"}
 
@@ -45,13 +45,30 @@ VARIANTS = [
     norm(elementwise.add_rms_norm_kernel, "add_rms_norm", 7168, TWO_NORM),
     flat(elementwise.silu_mul_kernel, "silu_mul", 2048, SILU),
     # The sine of a large angle keeps its reduction on the stack.
-    replace(flat(elementwise.rope_kernel, "rope", 32, ROPE), stack=32),
+    Variant(
+        "rope",
+        elementwise.rope_kernel,
+        ROPE,
+        {"ROWS": elementwise.flat_tiles(64, "sm_90").rows, "TILE": 32},
+        4,
+        stack=32,
+        odd=("num_rows",),
+    ),
     Variant(
         "write_latent",
         elementwise.write_latent_kernel,
         LATENT,
-        {"ROWS": elementwise.norm_tiles(512, "sm_90").rows, "TILE": power_of_2(512)},
-        elementwise.norm_tiles(512, "sm_90").num_warps,
+        {"ROWS": LATENT_TILES.rows, "TILE": 512},
+        LATENT_TILES.num_warps,
+        odd=("num_rows",),
+    ),
+    Variant(
+        "norm_rope_store",
+        elementwise.norm_rope_store_kernel,
+        STORE,
+        {"ROWS": LATENT_TILES.rows, "TILE": 512, "HALF_TILE": 32},
+        LATENT_TILES.num_warps,
+        stack=32,
         odd=("num_rows",),
     ),
 ]
