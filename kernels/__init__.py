@@ -155,7 +155,7 @@ def route(
     """Chooses each token's experts, all in float32 (text-model.md 2.4).
 
     hidden   [tokens, hidden]
-    gate     [experts, hidden] f32
+    gate     [experts, hidden] f32, or bf16 as in the checkpoint, which tensor cores multiply just as exactly
     bias     [experts] f32, used for the choice only
     returns  ids [tokens, top_k] i32, best first; weights [tokens, top_k] f32
     """

@@ -119,7 +119,7 @@ def route(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Chooses by sigmoid score + bias, weighs by the score alone. Best first; of equals the lower id comes first."""
-    scores = (hidden.float() @ gate.T).sigmoid()
+    scores = (hidden.float() @ gate.float().T).sigmoid()
     choice = scores + bias
     if num_groups > 1:
         grouped = choice.reshape(len(choice), num_groups, gate.shape[0] // num_groups)

@@ -27,7 +27,7 @@ class Dense:
             return functional.linear(x, weight.weight.float()).to(out_dtype)
         if out_dtype == x.dtype:
             return functional.linear(x, weight.weight)
-        return _widening_product(x, weight.weight, out_dtype)
+        return widening_product(x, weight.weight, out_dtype)
 
     def head_linear(self, x: Tensor, weight: HeadWeight) -> Tensor:
         assert isinstance(weight, PlainHeads)
@@ -35,7 +35,7 @@ class Dense:
         return product.transpose(0, 1)
 
 
-def _widening_product(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+def widening_product(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
     """bf16 in, float32 out, without rounding in between."""
     if x.is_cuda:
         return torch.mm(x, weight.T, out_dtype=out_dtype)

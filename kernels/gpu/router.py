@@ -1,10 +1,11 @@
-"""The router: logits by cuBLAS in float32, then one pass that chooses and weighs (gpu-kernels.md 1d)."""
+"""The router: logits by cuBLAS, then one pass that chooses and weighs (gpu-kernels.md 1d)."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu.dense import widening_product
 from kernels.gpu.device import cdiv, device_class, power_of_2
 
 NUM_WARPS = 4
@@ -85,6 +86,13 @@ def _kept_groups(
     return tl.reshape(kept, (ROWS, GROUPS_TILE * EXPERTS_TILE)) > 0
 
 
+def _logits(hidden: Tensor, gate: Tensor) -> Tensor:
+    """hidden gate^T in float32. Products of bf16 numbers are exact in it; TF32 would choose other experts."""
+    if hidden.dtype == gate.dtype == torch.bfloat16:
+        return widening_product(hidden, gate, torch.float32)
+    return hidden.float() @ gate.float().T
+
+
 class Router:
     """`route`."""
 
@@ -105,8 +113,7 @@ class Router:
         weights = torch.empty(tokens, top_k, dtype=torch.float32, device=hidden.device)
         if tokens == 0:
             return ids, weights
-        # float32 throughout, which is PyTorch's default for such products: TF32 would choose other experts.
-        logits = hidden.float() @ gate.T
+        logits = _logits(hidden, gate)
         rows = token_rows(device_class(hidden))
         choose_kernel[(cdiv(tokens, rows),)](
             logits, bias.contiguous(), ids, weights, tokens, scale,

@@ -41,6 +41,14 @@ def test_route(fast, oracle, dtype, experts, top_k, groups, tokens):
     torch.testing.assert_close(weights, expected_weights, rtol=2e-6, atol=1e-6)
 
 
+def test_a_gate_of_bfloat16_is_the_same_gate(fast, oracle, dtype):
+    hidden, gate, bias = torch.randn(9, 64).to(dtype), torch.randn(24, 64).bfloat16(), torch.randn(24)
+    ids, weights = route(fast, hidden, gate, bias, 4)
+    expected_ids, expected_weights = route(oracle, hidden, gate.float(), bias, 4)
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(weights, expected_weights, rtol=2e-6, atol=1e-6)
+
+
 def test_weights_are_not_normalised_if_not_asked(fast, oracle):
     hidden, gate, bias = torch.randn(5, 32), torch.randn(10, 32), torch.randn(10)
     actual = route(fast, hidden, gate, bias, 3, normalize=False, scale=1.5)[1]

@@ -6,9 +6,11 @@ import triton
 import triton.language as tl
 
 from kernels import reference
+from kernels.gpu import experts
 from kernels.gpu.align import align_tokens, combine
 from kernels.gpu.experts import TILES, product_tiles
 from kernels.gpu.int4 import interleave, pack, packed_tile
+from kernels.gpu.kernels import TritonKernels
 from tests.kernels.checks import expert, int4
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -115,10 +117,21 @@ def test_the_tile_follows_the_tokens_of_an_expert(mean, tokens):
     assert product_tiles(int(mean * 384), 384, torch.bfloat16, "other") in TILES.values()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter runs no assembly")
+@pytest.mark.parametrize("tokens", [1, 40, 200, 1000])
+def test_unpacking_in_assembly_is_the_arithmetic_to_the_bit(monkeypatch, tokens):
+    kernels = TritonKernels()
+    packed = kernels.pack_experts([tuple(part.to(DEVICE) for part in expert(512, 256)) for _ in range(4)])
+    x, weights = torch.randn(tokens, 512, device=DEVICE).bfloat16(), torch.rand(tokens, 2, device=DEVICE)
+    ids = torch.stack([torch.randperm(4)[:2] for _ in range(tokens)]).int().to(DEVICE)
+    assembly = kernels.expert_mlp(x, ids, weights, packed)
+    monkeypatch.setattr(experts, "device_class", lambda tensor: "other")
+    assert torch.equal(kernels.expert_mlp(x, ids, weights, packed), assembly)
+
+
 def test_a_token_is_the_same_whatever_shares_its_tile(dtype):
     """Within one size of tile; between sizes the sums have the same order, but no promise of the hardware."""
-    from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
-
     kernels = TritonKernels()
     packed = kernels.pack_experts([tuple(part.to(DEVICE) for part in expert(64, 64)) for _ in range(3)])
     x = torch.randn(20, 64, device=DEVICE).to(dtype)

@@ -1,0 +1,153 @@
+"""What each operation must move and multiply at the sizes of K2.6, and the time that an H200 needs for it at least.
+
+Two measured ceilings (gpu-kernels.md): 4.3 TB/s for a copy on the device, bytes read and written, and 790 TFLOP/s for a
+product of bf16 matrices. A floor is the larger of both times. `python -m kernels.roofline` prints them as a table.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+BYTES_PER_S: Final = 4.3e12
+FLOP_PER_S: Final = 790e12
+
+HIDDEN, HEADS, VOCAB = 7168, 64, 163_840
+Q_LORA, LATENT, ROPE, NOPE, VALUE = 1536, 512, 64, 128, 128
+EXPERTS, TOP_K, WIDTH = 384, 8, 2048
+INT4_BYTES = 0.5625  # of a weight: four bits, and two bytes of scale for 32 of them
+EXPERT_BYTES = 3 * HIDDEN * WIDTH * INT4_BYTES
+
+DECODE = (1, 8, 32, 128, 512)
+PREFILL = (4096, 32_768)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes between memory and chip, each once, and floating-point operations in bf16."""
+
+    num_bytes: float
+    num_flops: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.num_bytes + other.num_bytes, self.num_flops + other.num_flops)
+
+    @property
+    def floor_s(self) -> float:
+        """Seconds at least."""
+        return max(self.num_bytes / BYTES_PER_S, self.num_flops / FLOP_PER_S)
+
+
+def active_experts(tokens: int) -> float:
+    """Experts that get a token, when each token takes 8 of 384 with the same chance."""
+    return EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** tokens)
+
+
+def expert_mlp(tokens: int) -> Cost:
+    """Both products of all experts; the inner vector is written and read, the parts are written."""
+    per_token = HIDDEN + TOP_K * (2 * WIDTH + HIDDEN)
+    flops = 2 * tokens * TOP_K * 3 * HIDDEN * WIDTH
+    return Cost(active_experts(tokens) * EXPERT_BYTES + 2 * tokens * per_token, flops)
+
+
+def combine(tokens: int) -> Cost:
+    """Reads the parts of a token, writes their sum in float32."""
+    return Cost(tokens * HIDDEN * (2 * TOP_K + 4))
+
+
+def align_tokens(tokens: int) -> Cost:
+    """Reads the ids, writes the slots."""
+    return Cost(8 * tokens * TOP_K)
+
+
+def linear(rows: int, columns: int, tokens: int, out_bytes: int = 2) -> Cost:
+    """A dense bf16 weight."""
+    return Cost(2 * rows * columns + tokens * (2 * columns + out_bytes * rows), 2 * tokens * rows * columns)
+
+
+def choose(tokens: int) -> Cost:
+    """Reads the logits, writes ids and weights."""
+    return Cost(4 * tokens * (EXPERTS + 2 * TOP_K))
+
+
+def rms_norm(tokens: int, width: int = HIDDEN) -> Cost:
+    return Cost(4 * tokens * width)
+
+
+def add_rms_norm(tokens: int) -> Cost:
+    """Reads two rows, writes two."""
+    return Cost(8 * tokens * HIDDEN)
+
+
+def silu_mul(tokens: int, width: int = WIDTH) -> Cost:
+    return Cost(6 * tokens * width)
+
+
+def rope(tokens: int, heads: int = HEADS) -> Cost:
+    return Cost(4 * tokens * heads * ROPE)
+
+
+def norm_rope_store(tokens: int) -> Cost:
+    return Cost(4 * tokens * (LATENT + ROPE))
+
+
+def mla_decode(rows: int, context: int) -> Cost:
+    """Every latent is read once for all heads."""
+    flops = 2 * rows * context * HEADS * (2 * LATENT + ROPE)
+    return Cost(2 * rows * (context * (LATENT + ROPE) + HEADS * (2 * LATENT + ROPE)), flops)
+
+
+def mla_prefill(tokens: int, context: int) -> Cost:
+    """Keys and values of the context from its latents, then causal attention of its last tokens."""
+    expanded = HEADS * (NOPE + VALUE)
+    pairs = tokens * (context - tokens) + tokens * (tokens + 1) / 2
+    attention = Cost(
+        2 * tokens * HEADS * (NOPE + ROPE + VALUE) + 2 * context * (expanded + ROPE),
+        2 * pairs * HEADS * (NOPE + ROPE + VALUE),
+    )
+    return linear(expanded, LATENT, context) + attention
+
+
+def sample(rows: int) -> Cost:
+    """One pass over the logits in float32."""
+    return Cost(4 * rows * VOCAB)
+
+
+ROWS: Final[dict[str, Callable[[int], Cost]]] = {
+    "expert_mlp, both products, 384 experts": expert_mlp,
+    "its combine": combine,
+    "its align_tokens": align_tokens,
+    "route: logits": lambda tokens: linear(EXPERTS, HIDDEN, tokens, out_bytes=4),
+    "route: choose": choose,
+    "rms_norm 7168": rms_norm,
+    "add_rms_norm": add_rms_norm,
+    "norm_rope_store": norm_rope_store,
+    "rope of 64 heads": rope,
+    "silu_mul 2048": silu_mul,
+    "linear q_a + kv_a, 2112 x 7168": lambda tokens: linear(2112, HIDDEN, tokens),
+    "linear q_b, 12288 x 1536": lambda tokens: linear(HEADS * (NOPE + ROPE), Q_LORA, tokens),
+    "linear o, 7168 x 8192": lambda tokens: linear(HIDDEN, HEADS * VALUE, tokens),
+    "linear shared gate_up, 4096 x 7168": lambda tokens: linear(2 * WIDTH, HIDDEN, tokens),
+    "linear shared down, 7168 x 2048": lambda tokens: linear(HIDDEN, WIDTH, tokens),
+}
+
+
+def micros(seconds: float) -> str:
+    """Microseconds with about three digits."""
+    return f"{seconds * 1e6:.2f}" if seconds < 1e-5 else f"{seconds * 1e6:,.0f}"
+
+
+def table() -> str:
+    """Floors in microseconds by tokens, in Markdown."""
+    counts = (*DECODE, *PREFILL)
+    lines = [
+        "| floor, us | " + " | ".join(f"{count:,}" for count in counts) + " |",
+        "| --- |" + " ---: |" * len(counts),
+    ]
+    for name, cost in ROWS.items():
+        lines.append(f"| {name} | " + " | ".join(micros(cost(count).floor_s) for count in counts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
