@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 Role = Literal["tokenizer", "vision", "prefill", "decode", "expert"]
 ROLES: tuple[Role, ...] = get_args(Role)
+ATTENTION: tuple[Role, ...] = ("prefill", "decode")
 
 # A lower number has to fit with room to spare, or the next request would turn it back.
 HEADROOM = 0.8
@@ -104,9 +105,12 @@ def decide(
     for role in ROLES:
         if role not in limits or role not in current:
             continue
-        heard = _with_experts(demand, replicas, role) if demand is not None else None
+        heard = _demand_of(role, demand) if demand is not None else None
         before = memory.get(role) or Memory(now_s, enough=((now_s + timing.down_s, current[role].replicas),))
         wanted, remembered[role] = _decide_role(heard, current[role], limits[role], timing, now_s, before)
+        if role == "expert" and any(replicas.get(attention) for attention in ATTENTION):
+            # Attention is not ready without experts, and cannot drain without them.
+            wanted = max(wanted, 1)
         replicas[role] = wanted
     return Decision(replicas, remembered)
 
@@ -118,13 +122,12 @@ def needed(demand: RoleDemand, target: float, block_share: float = BLOCK_SHARE) 
     return max(by_load, by_blocks, 1 if demand.num_requests else 0)
 
 
-def _with_experts(demand: Mapping[Role, RoleDemand], decided: Mapping[Role, int], role: Role) -> RoleDemand:
-    """The demand of a role; experts are needed by whoever attends, also while nobody asks for anything."""
+def _demand_of(role: Role, demand: Mapping[Role, RoleDemand]) -> RoleDemand:
+    """The demand of a role; gateways do not know experts, which are needed by whoever attends."""
     if role != "expert":
         return demand.get(role, RoleDemand())
-    load = sum(demand[attention].num_requests for attention in ("prefill", "decode") if attention in demand)
-    attending = sum(decided.get(attention, 0) for attention in ("prefill", "decode"))
-    return RoleDemand(num_requests=load or attending, load=load)
+    load = sum(demand[attention].num_requests for attention in ATTENTION if attention in demand)
+    return RoleDemand(num_requests=load, load=load)
 
 
 def _decide_role(

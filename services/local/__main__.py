@@ -53,6 +53,10 @@ def up(
     visions: Annotated[
         int | None, typer.Option(min=0, help="Vision replicas; default: 1 if the model can see.")
     ] = None,
+    scale_to_zero: Annotated[
+        bool, typer.Option("--scale-to-zero", help="Start prefill, decode, expert and vision processes on demand only.")
+    ] = False,
+    idle_s: Annotated[float, typer.Option(min=1, help="With it: seconds without a request before they end.")] = 60,
     dtype: Annotated[DType, typer.Option(help="Of activations and latent KV.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="For each process; 0: share the cores among them.")] = 0,
     num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: default.")] = 0,
@@ -86,6 +90,7 @@ def up(
         visions=int(_can_see(checkpoint)) if visions is None else visions,
         dtype=dtype,
         tls=tls.absolute() if tls else None,
+        idle_s=idle_s if scale_to_zero else None,
         settings={
             "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
             "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "kimi-k2.6"},

@@ -24,6 +24,7 @@ class ChildState(Enum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    ASLEEP = "asleep"
     STOPPED = "stopped"
 
 
@@ -70,6 +71,8 @@ class Child:
         self._ready = asyncio.Event()
         self._may_run = asyncio.Event()
         self._may_run.set()
+        self._asked_to_end = False
+        self._terminated = False
         self._has_served = False
         self._crashed_at: list[float] = []
 
@@ -81,9 +84,9 @@ class Child:
     async def run(self) -> None:
         """Keeps the process running until `stop`; ProcessFailed when that is hopeless."""
         try:
-            while not self._stopping.is_set():
+            while await self._may_start():
                 await self._run_once()
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and not self._asked_to_end:
                     await self._pause()
         except OSError as error:
             raise ProcessFailed(self.spec.name, f"cannot be started: {error}", []) from error
@@ -104,13 +107,36 @@ class Child:
     def release(self) -> None:
         self._may_run.set()
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is meant to be down."""
+        return self.state is ChildState.ASLEEP or self._asked_to_end
+
+    def wake(self) -> None:
+        """From now on the process runs, after `sleep` or before its first start."""
+        self._may_run.set()
+
+    async def sleep(self, hurry: asyncio.Event) -> None:
+        """Ends the process in order, as `stop` does, until `wake`. That is no crash."""
+        self._may_run.clear()
+        if self.pid is None:
+            self.state = ChildState.ASLEEP
+        else:
+            self._asked_to_end = True
+            await self._end(hurry)
+
     async def stop(self, hurry: asyncio.Event) -> None:
         """SIGTERM, and SIGKILL after the grace or as soon as `hurry` is set. Returns when the process is gone."""
         self._stopping.set()
         self._may_run.set()
-        if self._process is None or self._exited.is_set():
-            return
-        self.signal(signal.SIGTERM)
+        if self._process is not None and not self._exited.is_set():
+            await self._end(hurry)
+
+    async def _end(self, hurry: asyncio.Event) -> None:
+        # Once: a second signal would cut short what the first one lets it finish.
+        if not self._terminated:
+            self._terminated = True
+            self.signal(signal.SIGTERM)
         await _wait_any(self.spec.grace_s, self._exited, hurry)
         if not self._exited.is_set():
             self.killed = True
@@ -126,6 +152,14 @@ class Child:
             except ProcessLookupError:
                 return
 
+    async def _may_start(self) -> bool:
+        """Waits while the process is asleep; False once it is stopped for good."""
+        if not self._may_run.is_set() and not self._stopping.is_set():
+            self.state = ChildState.ASLEEP
+        await self._may_run.wait()
+        self._asked_to_end = False
+        return not self._stopping.is_set()
+
     async def _run_once(self) -> None:
         """From one start to the end of that run, whose exit code is then the last of `exit_codes`."""
         self.state = ChildState.STARTING
@@ -139,6 +173,7 @@ class Child:
         finally:
             os.close(write_end)
         self._process = process
+        self._terminated = False
         self._exited.clear()
         self._reporter.started(self.spec.name, process.pid)
         if self._stopping.is_set():

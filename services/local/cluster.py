@@ -10,6 +10,7 @@ from services.local.environment import cluster_environment
 from services.local.processes import ProcessSpec
 from services.local.restart import RestartPolicy
 from services.local.run_folder import ProcessState, RunFolder
+from services.local.scaling import CONTROL, Scaling
 from services.local.supervisor import Supervisor
 from services.local.topology import Topology, process_specs
 
@@ -37,6 +38,7 @@ class LocalCluster:
         is_crowded = topology.threads * topology.num_tensor_processes > num_cores()
         environment = cluster_environment(environ, topology.threads, is_crowded=is_crowded)
         self.supervisor = Supervisor(self.specs, environment, self.log, reporter, policy)
+        self.scaling = Scaling(self.supervisor, self.folder.socket(CONTROL))
 
     @property
     def children(self) -> Mapping[str, Child]:
@@ -50,11 +52,14 @@ class LocalCluster:
 
     async def start(self, timeout_s: float) -> None:
         """Returns when every process serves; ProcessFailed when that will not happen."""
+        if self.topology.idle_s is not None:
+            await self.scaling.open()
         await self.supervisor.start(timeout_s)
 
     async def stop(self) -> None:
         """Stops the processes in order and removes their sockets."""
         try:
+            await self.scaling.close()
             await self.supervisor.stop()
         finally:
             self.folder.close()

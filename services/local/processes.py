@@ -37,6 +37,7 @@ class ProcessSpec:
     name     unique in the cluster and short, since it names the socket and stands before every log line
     address  where it serves, for people: the supervisor itself only uses `ready`
     grace_s  from SIGTERM to SIGKILL
+    role     that is scaled, where the process runs on demand only; replica: which of it this belongs to
     """
 
     name: str
@@ -46,6 +47,8 @@ class ProcessSpec:
     address: str = ""
     stop_stage: StopStage = StopStage.HELPER
     grace_s: float = 10.0
+    role: str = ""
+    replica: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,13 @@ class Supervisor:
         self._hurry = asyncio.Event()
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when all processes serve; ProcessFailed if one gives up, or does not serve within the time."""
+        """Returns when all processes serve; ProcessFailed if one gives up, or does not serve within the time.
+
+        Those that run on demand only are asleep at first.
+        """
+        for child in self.children.values():
+            if child.spec.role:
+                await child.sleep(self._hurry)
         self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children.values()]
         waits = [asyncio.create_task(self._wait_all_ready()), asyncio.create_task(self._wait_failed())]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -40,7 +46,7 @@ class Supervisor:
             wait.cancel()
         if self._failure.done():
             raise self._failure.result()
-        late = [child.spec.name for child in self.children.values() if not child.is_ready]
+        late = [child.spec.name for child in self.children.values() if not (child.is_ready or child.is_asleep)]
         if late:
             others = f"; nor do {', '.join(late[1:])}" if late[1:] else ""
             reason = f"does not serve after {timeout_s:g} s{others}"
@@ -54,6 +60,14 @@ class Supervisor:
         """Ends every grace: what has not stopped by itself yet is killed."""
         self._hurry.set()
 
+    async def set_asleep(self, names: Sequence[str], *, asleep: bool) -> None:
+        """Ends these processes in order, or lets them run."""
+        for name in names:
+            if not asleep:
+                self.children[name].wake()
+        if asleep:
+            await asyncio.gather(*(self.children[name].sleep(self._hurry) for name in names))
+
     async def stop(self) -> None:
         """Stops stage by stage and returns when no process is left. May be called at any time, also twice."""
         for stage in sorted({child.spec.stop_stage for child in self.children.values()}):
@@ -63,7 +77,8 @@ class Supervisor:
 
     async def _wait_all_ready(self) -> None:
         for child in self.children.values():
-            await child.wait_ready()
+            if not child.is_asleep:
+                await child.wait_ready()
 
     async def _wait_failed(self) -> None:
         await self.failure()

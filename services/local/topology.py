@@ -1,5 +1,6 @@
 """From what a cluster should be to the processes that it consists of. Nothing is started here."""
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +10,16 @@ from typing import Literal
 from services.local.ports import any_free_port
 from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
 from services.local.run_folder import RunFolder
+from services.local.scaling import CONTROL
 from services.runtime.redis_server import redis_options
 
 STORE_MAX_BYTES = 2**30
 
 DType = Literal["bfloat16", "float32"]
-Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "vision", "all"]
+Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "vision", "autoscaler", "all"]
+
+# A request is held so long while processes start.
+WAKE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Topology:
     drain_s    that a process has to finish what it is doing when it is stopped
     grace_s    from SIGTERM to SIGKILL
     tls        folder with ca.crt, tls.crt and tls.key: mutual TLS over loopback instead of Unix sockets
+    idle_s     seconds without a request after which processes of tensor arithmetic end, to start on demand; None: never
     settings   more MOONSHARD_* variables by role, without the prefix; "attention" is prefill and decode, "all" everyone
     """
 
@@ -46,6 +52,7 @@ class Topology:
     drain_s: float = 5.0
     grace_s: float = 10.0
     tls: Path | None = None
+    idle_s: float | None = None
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 
     @property
@@ -86,14 +93,15 @@ def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> 
     plan = _Plan(topology, folder)
     specs = [_store(folder, name, redis_program) for name in plan.stores]
     specs += [plan.tokenizer(name) for name in plan.tokenizers]
-    specs += [plan.vision(name) for name in plan.visions]
+    specs += [plan.vision(name, replica) for replica, name in enumerate(plan.visions)]
     for shard, replicas in enumerate(plan.experts):
-        specs += [plan.expert(name, shard) for name in replicas]
-    for chain in plan.prefills:
-        specs += [plan.attention("prefill", chain, shard) for shard in range(len(chain))]
-    for chain in plan.decodes:
-        specs += [plan.attention("decode", chain, shard) for shard in range(len(chain))]
-    return [*specs, plan.gateway()]
+        specs += [plan.expert(name, shard, replica) for replica, name in enumerate(replicas)]
+    for replica, chain in enumerate(plan.prefills):
+        specs += [plan.attention("prefill", chain, shard, replica) for shard in range(len(chain))]
+    for replica, chain in enumerate(plan.decodes):
+        specs += [plan.attention("decode", chain, shard, replica) for shard in range(len(chain))]
+    specs += [plan.gateway()]
+    return specs if topology.idle_s is None else [*specs, plan.autoscaler(topology.idle_s)]
 
 
 class _Plan:
@@ -116,25 +124,25 @@ class _Plan:
     def tokenizer(self, name: str) -> ProcessSpec:
         return self._service("services.tokenizer", name, ["tokenizer"], {"MODEL": str(self._topology.model)})
 
-    def vision(self, name: str) -> ProcessSpec:
+    def vision(self, name: str, replica: int) -> ProcessSpec:
         settings = {
             "MODEL": str(self._topology.model),
             "STORE": self._store_urls,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
         }
-        return self._service("services.vision", name, ["vision"], settings)
+        return self._service("services.vision", name, ["vision"], settings, role="vision", replica=replica)
 
-    def expert(self, name: str, shard: int) -> ProcessSpec:
+    def expert(self, name: str, shard: int, replica: int) -> ProcessSpec:
         settings = {
             "MODEL": str(self._topology.model),
             "SHARD": str(shard),
             "NUM_SHARDS": str(self._topology.experts),
             "THREADS": str(self._topology.threads),
         }
-        return self._service("services.expert", name, ["expert"], settings)
+        return self._service("services.expert", name, ["expert"], settings, role="expert", replica=replica)
 
-    def attention(self, role: Literal["prefill", "decode"], chain: list[str], shard: int) -> ProcessSpec:
+    def attention(self, role: Literal["prefill", "decode"], chain: list[str], shard: int, replica: int) -> ProcessSpec:
         settings = {
             "MODEL": str(self._topology.model),
             "ROLE": role,
@@ -147,7 +155,9 @@ class _Plan:
             "THREADS": str(self._topology.threads),
         }
         stage = StopStage.ENGINE if shard == 0 else StopStage.HELPER
-        return self._service("services.attention", chain[shard], ["attention", role], settings, stage)
+        return self._service(
+            "services.attention", chain[shard], ["attention", role], settings, stage, role=role, replica=replica
+        )
 
     def gateway(self) -> ProcessSpec:
         t = self._topology
@@ -160,6 +170,8 @@ class _Plan:
             "STORE": self._store_urls,
             "MODEL_NAME": t.model_name,
         }
+        if t.idle_s is not None:
+            env |= {"DEMAND_LISTEN": self._address("demand"), "WAKE_S": f"{WAKE_S:g}"}
         return ProcessSpec(
             "gateway",
             (sys.executable, "-P", "-m", "gateway"),
@@ -170,6 +182,25 @@ class _Plan:
             grace_s=self._topology.grace_s,
         )
 
+    def autoscaler(self, idle_s: float) -> ProcessSpec:
+        t = self._topology
+        numbers = {
+            "prefill": t.prefills,
+            "decode": t.decodes,
+            "expert": t.expert_replicas * (t.experts > 0),
+            "vision": t.visions,
+        }
+        settings = {
+            "MODE": "local",
+            "GATEWAYS": self._address("demand"),
+            "CONTROL": str(self._folder.socket(CONTROL)),
+            "ROLES": json.dumps({role: {"max": number} for role, number in numbers.items() if number}),
+            "IDLE_S": f"{idle_s:g}",
+            "DOWN_S": f"{idle_s:g}",
+            "STARTUP_S": f"{WAKE_S:g}",
+        }
+        return self._service("services.autoscaler", "autoscaler", ["autoscaler"], settings, StopStage.GATEWAY)
+
     def _service(
         self,
         module: str,
@@ -177,6 +208,9 @@ class _Plan:
         roles: list[Role],
         settings: dict[str, str],
         stage: StopStage = StopStage.HELPER,
+        *,
+        role: str = "",
+        replica: int = 0,
     ) -> ProcessSpec:
         t = self._topology
         # With TLS the supervisor asks for health beside it, as Kubernetes does.
@@ -192,6 +226,8 @@ class _Plan:
             address=address,
             stop_stage=stage,
             grace_s=self._topology.grace_s,
+            role=role if self._topology.idle_s is not None else "",
+            replica=replica,
         )
 
     def _environment(self, name: str, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:

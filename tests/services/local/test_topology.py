@@ -1,11 +1,13 @@
 """The processes that a cluster consists of, and that each of them can read what it is told."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from gateway.settings import GatewaySettings
 from services.attention.settings import AttentionSettings
+from services.autoscaler.settings import AutoscalerSettings
 from services.expert.settings import ExpertSettings
 from services.local.processes import StopStage
 from services.local.run_folder import RunFolder
@@ -137,3 +139,28 @@ def test_gateway_address(folder, host, listen, url):
 )
 def test_threads_do_not_exceed_the_cores(num_cores, choices, threads):
     assert default_threads(num_cores, Topology(Path("/model"), **choices)) == threads
+
+
+def test_on_demand(folder):
+    found = specs(folder, idle_s=30, visions=1, expert_replicas=2)
+    autoscaler = AutoscalerSettings(**told(found["autoscaler"]))
+    assert {role: limits.max for role, limits in autoscaler.limits.items()} == {
+        "prefill": 1,
+        "decode": 1,
+        "expert": 2,
+        "vision": 1,
+    }
+    assert (autoscaler.idle_s, autoscaler.mode) == (30, "local")
+    gateway = GatewaySettings(**told(found["gateway"]))
+    assert gateway.wake_s > 0
+    assert autoscaler.gateways == (gateway.demand_listen,)
+    on_demand = {name: (spec.role, spec.replica) for name, spec in found.items() if spec.role}
+    assert on_demand.keys() == found.keys() - {"redis-0", "tokenizer-0", "gateway", "autoscaler"}
+    assert on_demand["expert-1-1"] == ("expert", 1)
+    assert not any(spec.role for spec in specs(folder).values())
+
+
+def told(spec):
+    """The variables of a process, as its settings call them."""
+    fields = {name.removeprefix("MOONSHARD_").lower(): value for name, value in spec.env.items()}
+    return {**fields, "roles": json.loads(fields["roles"])} if "roles" in fields else fields

@@ -1,0 +1,94 @@
+"""Which autoscaler decides: the one that holds the Lease."""
+
+import asyncio
+import datetime
+import logging
+import time
+from typing import Any
+
+from kubernetes.aio import client
+
+from services.autoscaler.kubernetes_api import ApiFailed, KubernetesApi
+from services.autoscaler.metrics import LEADER
+
+log = logging.getLogger(__name__)
+
+# Of the Lease's duration: how often it is renewed, and after what it counts as lost if it could not be.
+RENEW = 1 / 5
+SURE = 2 / 3
+
+
+class Lease:
+    """A Lease of coordination.k8s.io, renewed while it is held. `changed` is set when that begins or ends.
+
+    Nobody compares clocks: another holder's Lease has expired when it was not renewed for its duration here. The
+    holder itself stops before that, so there are never two.
+    """
+
+    def __init__(self, api: KubernetesApi, name: str, holder: str, duration_s: float, changed: asyncio.Event) -> None:
+        self._api = api
+        self._name = name
+        self._holder = holder
+        self._duration_s = duration_s
+        self._changed = changed
+        self._sure_until_s = 0.0
+        self._was_held = False
+        self._seen = ("", 0.0)  # version of another's Lease, and since when it is this one
+
+    @property
+    def held(self) -> bool:
+        """Whether this process may act now."""
+        return time.monotonic() < self._sure_until_s
+
+    async def run(self) -> None:
+        """Takes and renews it, until cancelled."""
+        while True:
+            started_s = time.monotonic()
+            try:
+                if await self._take():
+                    self._sure_until_s = started_s + SURE * self._duration_s
+            except ApiFailed as failed:
+                log.warning("lease: %s", failed)
+            self._tell()
+            await asyncio.sleep(RENEW * self._duration_s)
+
+    async def release(self) -> None:
+        """Gives it back, so that another one need not wait for its expiry."""
+        if not self.held:
+            return
+        self._sure_until_s = 0.0
+        self._tell()
+        lease: Any = await self._api.read_lease(self._name)
+        if lease is not None and lease.spec.holder_identity == self._holder:
+            lease.spec.holder_identity = ""
+            await self._api.write_lease(self._name, lease)
+
+    async def _take(self) -> bool:
+        now = datetime.datetime.now(datetime.UTC)
+        lease: Any = await self._api.read_lease(self._name)
+        if lease is None:
+            lease = client.V1Lease(spec=client.V1LeaseSpec(acquire_time=now, lease_transitions=0))
+        elif lease.spec.holder_identity != self._holder:
+            if not self._is_free(lease):
+                return False
+            lease.spec.acquire_time = now
+            lease.spec.lease_transitions = (lease.spec.lease_transitions or 0) + 1
+        lease.spec.holder_identity = self._holder
+        lease.spec.renew_time = now
+        lease.spec.lease_duration_seconds = max(1, round(self._duration_s))
+        await self._api.write_lease(self._name, lease)
+        return True
+
+    def _is_free(self, lease: Any) -> bool:
+        version, since_s = self._seen
+        if lease.metadata.resource_version != version:
+            self._seen = lease.metadata.resource_version, time.monotonic()
+            return not lease.spec.holder_identity
+        return not lease.spec.holder_identity or time.monotonic() - since_s > self._duration_s
+
+    def _tell(self) -> None:
+        if self.held != self._was_held:
+            self._was_held = self.held
+            log.info("leading" if self.held else "not leading", extra={"holder": self._holder})
+            LEADER.set(self.held)
+            self._changed.set()

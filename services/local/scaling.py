@@ -1,0 +1,90 @@
+"""Replicas on demand: says over a Unix socket which run, and starts and ends them as the autoscaler orders.
+
+One connection, one JSON object a line. To the autoscaler: {"decode": {"replicas": 1, "ready": 0}, ...}, at first and
+after every change. From it: {"role": "decode", "replicas": 0}. Its other end is services/autoscaler/local.py.
+"""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+from services.local.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+CONTROL = "control"
+POLL_S = 0.05
+
+
+class Scaling:
+    """Owns how many replicas of each role are asked for. All on the supervisor's loop.
+
+    Processes of a role that are beyond the number end in order; the others run. At first all are asleep.
+    """
+
+    def __init__(self, supervisor: Supervisor, path: Path) -> None:
+        self._supervisor = supervisor
+        self._path = path
+        # role -> replica -> its processes
+        self._names: dict[str, dict[int, list[str]]] = {}
+        for name, child in supervisor.children.items():
+            if child.spec.role:
+                replicas = self._names.setdefault(child.spec.role, {})
+                replicas.setdefault(child.spec.replica, []).append(name)
+        self._asked = dict.fromkeys(self._names, 0)
+        self._orders: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listens for the autoscaler."""
+        self._server = await asyncio.start_unix_server(self._converse, self._path)
+
+    async def close(self) -> None:
+        """Takes no more orders."""
+        if self._server is not None:
+            self._server.close()
+        for order in [*self._orders]:
+            order.cancel()
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """By role: replicas that are asked for, and those of them that serve."""
+        return {
+            role: {"replicas": self._asked[role], "ready": sum(map(self._serves, self._of(role)))}
+            for role in self._names
+        }
+
+    def order(self, role: str, replicas: int) -> None:
+        """From now on so many; the others end beside whatever else happens."""
+        self._asked[role] = replicas
+        for number, names in self._names[role].items():
+            asleep = number >= replicas
+            # One that ends while it is woken starts anew when it has ended.
+            order = asyncio.create_task(self._supervisor.set_asleep(names, asleep=asleep))
+            self._orders.add(order)
+            order.add_done_callback(self._orders.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        telling = asyncio.create_task(self._tell(writer))
+        try:
+            while line := await reader.readline():
+                asked = json.loads(line)
+                log.info("ordered", extra=asked)
+                self.order(asked["role"], asked["replicas"])
+        finally:
+            telling.cancel()
+            writer.close()
+
+    async def _tell(self, writer: asyncio.StreamWriter) -> None:
+        told = None
+        while True:
+            if (state := self.state()) != told:
+                told = state
+                writer.write(json.dumps(state).encode() + b"\n")
+            await asyncio.sleep(POLL_S)
+
+    def _of(self, role: str) -> list[list[str]]:
+        return [names for number, names in self._names[role].items() if number < self._asked[role]]
+
+    def _serves(self, names: list[str]) -> bool:
+        return all(self._supervisor.children[name].is_ready for name in names)
