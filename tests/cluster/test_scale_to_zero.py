@@ -54,7 +54,8 @@ async def ask(cluster, seed):
             if line.startswith("data: {"):
                 chunk = json.loads(line.removeprefix("data: "))
                 assert "error" not in chunk, chunk
-                text += "".join(str(choice["delta"]) for choice in chunk["choices"])
+                for choice in chunk["choices"]:
+                    text += (choice["delta"].get("reasoning_content") or "") + (choice["delta"].get("content") or "")
             num_comments += line == ": keep-alive" and not text
     return text, num_comments
 
