@@ -10,15 +10,16 @@ from protos.tokenizer_pb2 import REASONING, RenderResponse
 
 
 def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | None:
-    """What an engine enforces for the choices of one prompt; None if nothing was asked for and no tool is declared.
+    """What an engine enforces for the choices of one prompt; None for a raw prompt, after which anything may come.
 
     Tools that are declared may be called only with arguments after their schema, except where a tool says
-    `strict: false`; of what is said beside calls only `json_answer` is enforced, and never what is thought.
+    `strict: false`; of what is said beside calls only `json_answer` is enforced, and never what is thought. Without
+    tools, or where they may not be called, no call begins.
     """
     asked = request.conversation
-    tools = orjson.loads(asked.tools_json) if isinstance(asked, Conversation) and asked.tools_json else []
-    if not tools and request.json_answer is None:
+    if not isinstance(asked, Conversation):
         return None
+    tools = orjson.loads(asked.tools_json) if asked.tools_json else []
     constraint = pb.Constraint(
         starts_in_reasoning=prompt.parser_state == REASONING,
         max_tool_calls=request.output.max_tool_calls,
@@ -38,6 +39,7 @@ def _form(constraint: pb.Constraint, answer: JsonAnswer | FormedAnswer) -> None:
             constraint.json_object = True
         case JsonAnswer(schema_json=schema):
             constraint.json_schema = schema
+            constraint.loose = answer.loose
         case FormedAnswer("regex", (pattern,)):
             constraint.regex = pattern
         case FormedAnswer("grammar", (grammar,)):

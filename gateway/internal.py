@@ -104,10 +104,14 @@ class ForcedCall:
 
 @dataclass(frozen=True, slots=True)
 class JsonAnswer:
-    """The visible text must be JSON: by this schema, or any object if it is empty. `field` asked for it."""
+    """The visible text must be JSON: by this schema, or any object if it is empty. `field` asked for it.
+
+    loose  what of the schema cannot be enforced is left out instead of refused
+    """
 
     schema_json: str
     field: str
+    loose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

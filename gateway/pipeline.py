@@ -86,6 +86,7 @@ class Pipeline:
                     default_max_tokens=self._settings.default_max_tokens,
                 )
                 if constraint is not None:
+                    drawn.constraint.SetInParent()
                     drawn.constraint.CopyFrom(constraint)
                 starts.append(
                     Start(prompt.token_ids, prompt.media, drawn, see_again=partial(self._see_again, request, call))

@@ -14,7 +14,8 @@ def answer_form(chat: ChatCompletionRequest) -> JsonAnswer | FormedAnswer | None
     structured = _structured(chat)
     match chat.response_format:
         case JsonSchemaFormat(json_schema=demanded):
-            form = JsonAnswer(orjson.dumps(demanded.schema_).decode(), "response_format.json_schema.schema")
+            schema = orjson.dumps(demanded.schema_).decode()
+            form = JsonAnswer(schema, "response_format.json_schema.schema", loose=demanded.strict is False)
         case JsonObjectFormat():
             form = JsonAnswer("", "response_format")
         case _:

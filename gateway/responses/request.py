@@ -120,8 +120,8 @@ def _forced_call_of(asked: ResponsesRequest) -> ForcedCall | None:
 
 def _json_answer_of(asked: ResponsesRequest) -> JsonAnswer | None:
     match asked.text and asked.text.format:
-        case JsonSchemaFormat(schema_=schema):
-            return JsonAnswer(orjson.dumps(schema).decode(), "text.format.schema")
+        case JsonSchemaFormat(schema_=schema, strict=strict):
+            return JsonAnswer(orjson.dumps(schema).decode(), "text.format.schema", loose=strict is False)
         case JsonObjectFormat():
             return JsonAnswer("", "text.format")
         case _:

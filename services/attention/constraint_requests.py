@@ -11,11 +11,13 @@ from protos import attention_pb2 as pb
 from services.attention.constraint import Constraint
 from services.attention.constraint_plan import END, Markers, Plan, Tool, Use
 from services.attention.grammar import Grammar, Grammars
+from services.attention.json_schemas import relaxed
 from services.model.vocabulary import TokenTable
 from services.runtime.errors import InvalidRequest
 
 MAX_TOOLS = 128
 MAX_CACHED = 512
+MAX_DEPTH = 128
 COMPILE_S = 20.0
 ANY_OBJECT = {"type": "object"}
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -31,6 +33,11 @@ class Constraints:
         self._pool = ThreadPoolExecutor(1, "grammars")
         self._grammars: Grammars | None = None
         self._cache: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+
+    @property
+    def call_markers(self) -> Sequence[int]:
+        """The tokens without which there is no call."""
+        return self._markers.section_begin, self._markers.call_begin
 
     async def make(
         self, wanted: pb.Constraint, token_ids: Sequence[int], num_prompt: int, max_tokens: int
@@ -72,7 +79,8 @@ class Constraints:
             case "json_object" if wanted.json_object:
                 return self._json(ANY_OBJECT, grammars, field)
             case "json_schema":
-                return self._json(_object_of(wanted.json_schema, field), grammars, field)
+                schema = _object_of(wanted.json_schema, field)
+                return self._loose(schema, {}, grammars, field) if wanted.loose else self._json(schema, grammars, field)
             case "regex":
                 return self._cached("regex", wanted.regex, lambda: grammars.regex(wanted.regex, field))
             case "grammar":
@@ -83,20 +91,31 @@ class Constraints:
         return None
 
     def _arguments(self, tool: pb.CallableTool, grammars: Grammars) -> Grammar:
-        """By the tool's schema, or of any object where that says what cannot be enforced: no tool is refused."""
+        """By the tool's schema, as far as it can be enforced: no tool is refused."""
         field = f"tools.{tool.name}"
         if not tool.parameters_json:
             return self._json(NO_ARGUMENTS, grammars, field)
-        if not tool.loose:
-            try:
-                schema = _object_of(tool.parameters_json, field)
-                return self._json({"type": "object", **schema}, grammars, field)
-            except InvalidRequest:
-                pass
-        return self._json(ANY_OBJECT, grammars, field)
+        try:
+            schema = {"type": "object", **_object_of(tool.parameters_json, field)}
+        except InvalidRequest:
+            schema = ANY_OBJECT
+        return self._loose(ANY_OBJECT if tool.loose else schema, ANY_OBJECT, grammars, field)
 
     def _json(self, schema: dict[str, Any], grammars: Grammars, field: str) -> Grammar:
         return self._cached("json", json.dumps(schema), lambda: grammars.json(schema, field))
+
+    def _loose(self, schema: dict[str, Any], least: dict[str, Any], grammars: Grammars, field: str) -> Grammar:
+        """By the schema without what cannot be enforced, or else by `least`."""
+
+        def compile_it() -> Grammar:
+            for demanded in (schema, relaxed(schema)):
+                try:
+                    return grammars.json(demanded, field, loose=True)
+                except InvalidRequest:
+                    continue
+            return grammars.json(least, field)
+
+        return self._cached("loose", json.dumps([schema, least]), compile_it)
 
     def _cached(self, kind: str, text: str, compile_it: Callable[[], Grammar]) -> Grammar:
         key = kind, text
@@ -108,6 +127,11 @@ class Constraints:
         return self._cache[key]
 
 
+def only_bans_calls(wanted: pb.Constraint) -> bool:
+    """Whether nothing is demanded but that no tool is called, which needs no state."""
+    return wanted.WhichOneof("content") is None and wanted.tool_use == pb.TOOL_USE_UNSPECIFIED
+
+
 def _object_of(text: str, field: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -115,4 +139,10 @@ def _object_of(text: str, field: str) -> dict[str, Any]:
         raise InvalidRequest(f"{field}: not JSON: {error}", field=field) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"{field}: expected an object", field=field)
-    return value
+    layer: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        layer = [inner for one in layer for inner in (one.values() if isinstance(one, dict) else one)]
+        layer = [inner for inner in layer if isinstance(inner, dict | list)]
+        if not layer:
+            return value
+    raise InvalidRequest(f"{field}: more than {MAX_DEPTH} levels deep", field=field)

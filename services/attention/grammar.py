@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from services.attention.json_position import JsonPosition
+from services.attention.json_schemas import UNKNOWN_WEIGHT, counts_free_names, plain, schema_weight, without_counts
 from services.attention.shortest_ending import shortest_ending
 from services.model.vocabulary import TokenTable
 from services.runtime.errors import InvalidRequest, NumericError
@@ -24,7 +25,6 @@ JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ?",
     "key_separator": ": ?",
-    "lenient": True,
 }
 # A number or word of JSON that has so many characters is ended as soon as it can be.
 MAX_NUMBER_CHARS = 20
@@ -64,12 +64,16 @@ class Grammars:
         sizes = range(1, min(self.longest, len(text)) + 1)
         return [self.ids[text[:size]] for size in sizes if text[:size] in self.ids]
 
-    def json(self, schema: Mapping[str, Any], field: str) -> "Grammar":
-        """JSON after a schema, as far as it can be enforced; InvalidRequest names the field."""
-        if counts_free_names(schema):
+    def json(self, schema: Mapping[str, Any], field: str, *, loose: bool = False) -> "Grammar":
+        """JSON after a schema; InvalidRequest names the field and the keyword that cannot be enforced.
+
+        loose  keywords that the grammar does not know are left out instead
+        """
+        demanded = without_counts(plain(schema)) if loose else plain(schema)
+        if counts_free_names(demanded):
             raise InvalidRequest(f"{field}: minProperties of 2 or more cannot be enforced over free names", field=field)
-        text = json.dumps({**schema, "x-guidance": JSON_OPTIONS})
-        return self._compile(f"start: %json {text}", field, JsonPosition(), schema_weight(schema))
+        text = json.dumps({**demanded, "x-guidance": {**JSON_OPTIONS, "lenient": loose}})
+        return self._compile(f"start: %json {text}", field, JsonPosition(), schema_weight(demanded))
 
     def regex(self, pattern: str, field: str) -> "Grammar":
         """A text that matches as a whole."""
@@ -94,7 +98,7 @@ class Grammars:
         matchers = [LLMatcher(one, options + grammar, limits=self._limits) for one in (self._tokens, self._bytes)]
         for matcher in matchers:
             if matcher.is_error():
-                raise InvalidRequest(f"{field}: {_first_line(matcher.get_error())}", field=field)
+                raise InvalidRequest(f"{field}: {_complaint(matcher.get_error())}", field=field)
         start = Matcher(self, matchers[0], Bytes(matchers[1]), position)
         ending = start.ending()
         if ending is None:
@@ -217,40 +221,6 @@ class Matcher:
         return self._ending if trial.consume(self._ending) and trial.is_accepting else None
 
 
-UNKNOWN_WEIGHT = 10**9
-
-
-def counts_free_names(schema: object) -> bool:
-    """Whether somewhere two or more properties are demanded that may have any name: a name could come twice."""
-    match schema:
-        case dict():
-            least, named = schema.get("minProperties"), schema.get("required")
-            demanded = least if isinstance(least, int) else 0
-            given = len(named) if isinstance(named, list) else 0
-            free = schema.get("additionalProperties") is not False or "patternProperties" in schema
-            here = free and demanded >= 2 and demanded > given
-            return here or any(counts_free_names(value) for value in schema.values())
-        case list():
-            return any(counts_free_names(value) for value in schema)
-    return False
-
-
-def schema_weight(schema: object) -> int:
-    """More bytes than the shortest value of the schema, or of any schema inside it, can need."""
-    match schema:
-        case dict():
-            least = sum(value for key, value in schema.items() if key in LEAST and isinstance(value, int))
-            refs = 10 if "$ref" in schema else 1
-            inner = sum(len(str(key)) + 8 + schema_weight(value) for key, value in schema.items())
-            return min(UNKNOWN_WEIGHT, inner * max(1, least) * refs)
-        case list():
-            return min(UNKNOWN_WEIGHT, sum(8 + schema_weight(value) for value in schema))
-    return len(json.dumps(schema))
-
-
-LEAST = ("minLength", "minItems", "minProperties", "minContains")
-
-
 def _mask_of(matcher: LLMatcher, words: NDArray[np.int32], size: int) -> Mask:
     matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
     if matcher.is_error() and "NoExtension" in matcher.get_error():
@@ -258,6 +228,14 @@ def _mask_of(matcher: LLMatcher, words: NDArray[np.int32], size: int) -> Mask:
     if matcher.is_error():
         raise NumericError(f"the grammar is too complex: {_first_line(matcher.get_error())}")
     return np.unpackbits(words.view(np.uint8), count=size, bitorder="little").view(np.bool_)
+
+
+def _complaint(message: str) -> str:
+    """What the library says of a grammar, without its own places and options."""
+    text = _first_line(message).rpartition("failed to compile JSON schema: ")[2]
+    if "coerce_one_of" in text:
+        return "oneOf cannot be enforced unless its branches exclude each other; use anyOf"
+    return text.replace("Unimplemented keys:", "keywords that cannot be enforced:")
 
 
 def _first_line(message: str) -> str:

@@ -38,6 +38,7 @@ class SamplingParams:
     stop_token_ids: Sequence[int] = ()
     seed: int = 0  # unsigned 64-bit
     num_top_logprobs: int | None = None  # 0 to 20 alternatives beside the token's own; None: no log-probabilities
+    banned_ids: Sequence[int] = ()  # never come, as if the vocabulary did not have them
 
     @property
     def is_greedy(self) -> bool:
@@ -135,7 +136,7 @@ def sample(
 ) -> list[Choice | NumericError]:
     """Chooses a token for every row. A row whose logits are no numbers gets a NumericError; the others are not touched.
 
-    logits     [rows, vocab_size] f32
+    logits     [rows, vocab_size] f32; of banned tokens they are overwritten
     positions  where the new token will stand in its generation: the number of tokens before it
     histories  of rows whose params.needs_history; the others may be None
     rules      of constrained rows; an error is passed on
@@ -144,6 +145,9 @@ def sample(
     rows = logits.numpy(force=True)
     known = histories if histories is not None else [None] * len(rows)
     bound = rules if rules is not None else [None] * len(rows)
+    for row, one in zip(rows, params, strict=True):
+        if one.banned_ids:
+            row[_ids(one.banned_ids)] = -np.inf
     return [
         rule if isinstance(rule, NumericError) else _choose(row, params, position, history, rule)
         for row, params, position, history, rule in zip(rows, params, positions, known, bound, strict=True)

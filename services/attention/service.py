@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from protos import attention_pb2 as pb
 from protos import attention_pb2_grpc
-from services.attention.constraint_requests import Constraints
+from services.attention.constraint_requests import Constraints, only_bans_calls
 from services.attention.engine import Engine
 from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Milestones, Tokens
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
@@ -98,9 +99,12 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         )
         if request.sampling.HasField("constraint"):
             new = events.generation
-            constraint = request.sampling.constraint
-            with GRAMMAR_COMPILE_SECONDS.time():
-                new.constraint = await self._constraints.make(constraint, new.token_ids, new.num_prompt, new.max_tokens)
+            wanted = request.sampling.constraint
+            if only_bans_calls(wanted):
+                new.sampling = replace(new.sampling, banned_ids=self._constraints.call_markers)
+            else:
+                with GRAMMAR_COMPILE_SECONDS.time():
+                    new.constraint = await self._constraints.make(wanted, new.token_ids, new.num_prompt, new.max_tokens)
         return events
 
 

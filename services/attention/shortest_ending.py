@@ -15,6 +15,8 @@ from services.attention.json_position import JsonPosition
 FREE_TEXT = 40
 TYPICAL = frozenset(b"a0A !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 NUM_UNTYPICAL = 8
+CONTINUATIONS = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
+NUM_CONTINUATIONS = 2
 
 
 class ByteMatcher(Protocol):
@@ -69,6 +71,9 @@ def _choices(allowed: bytes, place: JsonPosition | None) -> bytes:
             if closer in allowed:
                 return bytes([closer])
         allowed = allowed.replace(b" ", b"")
+    if place and place.in_string and all(byte in CONTINUATIONS for byte in allowed):
+        # Inside a character; which one it becomes decides nothing, in a key least of all.
+        return allowed[: 1 if len(allowed) == len(CONTINUATIONS) else NUM_CONTINUATIONS]
     if len(allowed) <= FREE_TEXT:
         return allowed
     if place and place.in_string:

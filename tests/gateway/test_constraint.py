@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gateway.chat.request import parse_chat
+from gateway.completions.request import parse_completion
 from gateway.constraint import constraint_of
 from protos import attention_pb2 as pb
 from protos.tokenizer_pb2 import CONTENT, REASONING, RenderResponse
@@ -29,8 +30,15 @@ def names(found):
 @pytest.mark.parametrize(
     "fields", [{}, {"tools": []}, {"response_format": {"type": "text"}}, {"structured_outputs": {}}]
 )
-def test_nothing_asked_is_nothing_enforced(fields):
-    assert constraint(**fields) is None
+def test_nothing_asked_is_nothing_enforced_but_that_no_call_comes(fields):
+    found = constraint(**fields)
+    assert found.WhichOneof("content") is None
+    assert found.tool_use == pb.TOOL_USE_UNSPECIFIED
+
+
+def test_after_raw_prompts_anything_may_come():
+    request = parse_completion({"model": "kimi-k2.6", "prompt": "Hi"}, max_choices=8, max_prompts=8).request
+    assert constraint_of(request, RenderResponse(parser_state=CONTENT)) is None
 
 
 def test_declared_tools_are_enforced_by_themselves():
@@ -94,11 +102,20 @@ def test_without_thinking_the_form_begins_at_once():
     assert not constraint_of(request, RenderResponse(parser_state=CONTENT)).starts_in_reasoning
 
 
-async def test_it_reaches_prefill_and_decode(site):
-    assert (await site.chat(tools=TOOLS, tool_choice="required")).status_code == 200
-    asked = [
+def asked_of(site):
+    return [
         *(call for engine in site.prefills for call in engine.prefills),
         *(call for engine in site.decodes for call in engine.decodes),
     ]
-    assert asked
-    assert all(call.sampling.constraint.tool_use == pb.TOOL_USE_REQUIRED for call in asked)
+
+
+async def test_it_reaches_prefill_and_decode(site):
+    assert (await site.chat(tools=TOOLS, tool_choice="required")).status_code == 200
+    assert asked_of(site)
+    assert all(call.sampling.constraint.tool_use == pb.TOOL_USE_REQUIRED for call in asked_of(site))
+
+
+async def test_that_no_call_may_come_is_said(site):
+    assert (await site.chat()).status_code == 200
+    assert asked_of(site)
+    assert all(call.sampling.HasField("constraint") for call in asked_of(site))

@@ -72,6 +72,17 @@ SCHEMAS = {
     "least-properties": {"type": "object", "minProperties": 1, "additionalProperties": BOOLEAN},
     "pattern-properties": {"type": "object", "patternProperties": {"^x_": INTEGER}, "additionalProperties": False},
     "unicode-keys": objects(["名前", "ключ"], **{"名前": STRING, "ключ": INTEGER}),
+    "names-of-a-set": {"type": "object", "propertyNames": {"enum": ["x", "y"]}, "additionalProperties": INTEGER},
+    "empty-demands": {
+        "type": "array",
+        "uniqueItems": False,
+        "minContains": 0,
+        "items": {"type": "object", "propertyNames": {"type": "string"}, "unevaluatedProperties": True},
+    },
+    "one-unique-item": {"type": "array", "items": STRING, "uniqueItems": True, "maxItems": 1},
+    "unknown-format": objects(["a"], a={"type": "string", "format": "int32", "$comment": "no such format"}),
+    "data-named-like-keywords": {"enum": [{"uniqueItems": False, "format": "int32"}]},
+    "one-of": {"oneOf": [objects(["k"], k={"const": "a"}), objects(["k", "v"], k={"const": "b"}, v=INTEGER), NULL]},
     "any-of": {"anyOf": [objects(["a"], a=STRING), objects(["b"], b=INTEGER), NULL]},
     "any-of-scalars": {"anyOf": [{"type": "integer", "minimum": 1000}, {"enum": ["none"]}]},
     "all-of": {"allOf": [objects(["a"], a=STRING), {"type": "object"}]},
@@ -248,6 +259,7 @@ def test_other_forms(desk, wanted, matches):
         pytest.param({"json_schema": '{"type": "integer", "minimum": 2, "maximum": 1}'}, "the.field", id="impossible"),
         pytest.param({"json_schema": '{"minProperties": 2, "type": "object"}'}, "the.field", id="free-names"),
         pytest.param({"json_schema": '{"$ref": "#"}'}, "the.field", id="endless"),
+        pytest.param({"json_schema": '{"items": ' * 200 + "{}" + "}" * 200}, "the.field", id="deep"),
         pytest.param({"regex": "(a"}, "the.field", id="bad-regex"),
         pytest.param({"regex": "a" * 300_000}, "the.field", id="huge-regex"),
         pytest.param({"grammar": "begin: 1"}, "the.field", id="bad-grammar"),
@@ -259,6 +271,39 @@ def test_what_cannot_be_enforced_is_refused(small, wanted, field):
     with pytest.raises(InvalidRequest) as caught:
         small.constraint(pb.Constraint(**wanted, content_field="the.field"), [0] * 3, 100)
     assert caught.value.field == field
+
+
+UNENFORCEABLE = {
+    "not": {"not": {"type": "string"}},
+    "oneOf": {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "integer", "maximum": 9}]},
+    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "contains": {"type": "array", "contains": INTEGER},
+    "if": {"if": {"type": "string"}, "then": {"minLength": 3}},
+    "dependentRequired": {"type": "object", "dependentRequired": {"a": ["b"]}},
+    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^x"}},
+    "unevaluatedProperties": {"type": "object", "unevaluatedProperties": False},
+    "minProperties": {"type": "object", "minProperties": 2},
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
+@pytest.mark.parametrize("keyword", UNENFORCEABLE)
+def test_a_keyword_that_cannot_be_enforced_is_named_or_left_out(small, keyword, inside):
+    schema = objects(["a"], a=UNENFORCEABLE[keyword]) if inside else UNENFORCEABLE[keyword]
+    with pytest.raises(InvalidRequest, match=f"the.field.*{keyword}"):
+        small.constraint(pb.Constraint(json_schema=json.dumps(schema), content_field="the.field"), [0] * 3, 100)
+    wanted = pb.Constraint(json_schema=json.dumps(schema), loose=True)
+    content = small.parse(small.draw(wanted, small.least(wanted) + 20))[1]
+    assert not inside or list(json.loads(content)) == ["a"]
+
+
+def test_of_a_tool_all_that_can_be_enforced_is(small):
+    parameters = objects(["a", "b"], a=INTEGER, b={"type": "string", "pattern": "^(?=x)y", "not": {"const": ""}})
+    declared = [tool("f", {**parameters, "minProperties": 2})]
+    wanted = pb.Constraint(tools=callable_tools(declared), tool_use=pb.TOOL_USE_REQUIRED)
+    for seed in range(5):
+        arguments = json.loads(small.parse(small.draw(wanted, 60, seed=seed), declared)[2][0][2])
+        jsonschema.validate(arguments, objects(["a", "b"], a=INTEGER, b=STRING))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,16 @@ def test_a_broken_row_fails_alone(bad, params):
     assert results[2] == choose(logits[2], params, 6)
 
 
+def test_banned_tokens_never_come_and_have_no_share_of_the_probability():
+    logits = torch.tensor([9.0, 1.0, 9.5, 1.0])
+    for position in range(200):
+        banned = choose(logits.clone(), SamplingParams(banned_ids=(0, 2), num_top_logprobs=2), position)
+        assert banned.token_id in (1, 3)
+        assert banned.logprob == pytest.approx(math.log(0.5))
+        assert [token_id for token_id, _ in banned.top_logprobs] == [1, 3]
+    assert choose(logits.clone(), SamplingParams(temperature=0.0, banned_ids=(0, 2))).token_id == 1
+
+
 def test_a_ban_does_not_hide_broken_logits():
     logits = torch.tensor([[1.0, math.nan]])
     banned = SamplingParams(min_new_tokens=1, stop_token_ids=(1,))
