@@ -18,7 +18,7 @@ class GatewaySettings(StoreSettings):
     discover_s: PositiveFloat = 2.0  # between two look-ups of a name
 
     model_name: str = "kimi-k2.6"
-    model_aliases: Names = ("moonshotai/Kimi-K2.6",)
+    model_aliases: Names = ("moonshotai/Kimi-K2.6", "kimi-k2.6")
     model_display_name: str = "Kimi K2.6"
     stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
     anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that face says nothing

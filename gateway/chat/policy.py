@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gateway.chat.message_schema import AssistantMessage
-from gateway.chat.schema import ChatCompletionRequest, NamedChoice
+from gateway.chat.mfjs import refuse_unless_mfjs
+from gateway.chat.schema import BuiltinTool, ChatCompletionRequest, FunctionTool, JsonSchemaFormat, NamedChoice
 from gateway.sampling import TEMPERATURE_INSTANT, TEMPERATURE_THINKING, TOP_P
 from services.runtime.errors import InvalidRequest
 
@@ -45,8 +46,15 @@ def _refuse_as_hosted(chat: ChatCompletionRequest, *, thinking: bool) -> None:
         raise InvalidRequest(f"stop: at most {MAX_STOPS} strings are allowed", field="stop")
     if any(len(stop.encode()) > MAX_STOP_BYTES for stop in chat.stops):
         raise InvalidRequest(f"stop: a string may have at most {MAX_STOP_BYTES} bytes", field="stop")
+    for index, tool in enumerate(chat.tools or ()):
+        if isinstance(tool, FunctionTool) and tool.function.parameters is not None:
+            refuse_unless_mfjs(tool.function.parameters, f"tools.{index}.function.parameters")
+    if isinstance(chat.response_format, JsonSchemaFormat):
+        refuse_unless_mfjs(chat.response_format.json_schema.schema_, "response_format.json_schema.schema")
     if not thinking:
         return
+    if any(isinstance(tool, BuiltinTool) for tool in chat.tools or ()):
+        raise InvalidRequest("tools: $web_search is incompatible with thinking enabled", field="tools")
     if chat.tool_choice == "required" or isinstance(chat.tool_choice, NamedChoice):
         word = "specified" if isinstance(chat.tool_choice, NamedChoice) else "required"
         raise InvalidRequest(f"tool_choice '{word}' is incompatible with thinking enabled", field="tool_choice")

@@ -1,5 +1,6 @@
 """Answers of a plain completion: one JSON object, or the pieces of a stream."""
 
+import codecs
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -39,14 +40,15 @@ class LogprobWriter:
     """Log-probabilities in the form of this face. Remembers how much text of its choice came before."""
 
     def __init__(self) -> None:
-        self._text = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._num_chars = 0  # of the text so far, but for a character that is not complete
 
     def write(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         """These tokens, which follow those of before; offsets count characters of the choice's text."""
         offsets: list[int] = []
         for token in tokens:
-            offsets.append(len(self._text.decode(errors="ignore")))
-            self._text += token.token
+            offsets.append(self._num_chars + self._breaks_off(token.token))
+            self._num_chars += len(self._decoder.decode(token.token))
         return {
             "tokens": [_text_of(token.token) for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
@@ -56,6 +58,11 @@ class LogprobWriter:
             ],
             "text_offset": offsets,
         }
+
+    def _breaks_off(self, token: bytes) -> bool:
+        """Whether a character was begun that this token does not go on with; a sign in its place is shown."""
+        begun, _ = self._decoder.getstate()
+        return bool(begun) and token[:1] != b"" and not 0x80 <= token[0] < 0xC0
 
 
 def whole_completion(

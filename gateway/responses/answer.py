@@ -85,7 +85,7 @@ def _repeated(request: AskedResponse) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "top_logprobs": 0,
+        "top_logprobs": asked.top_logprobs or 0,
         "text": {"format": form},
         "reasoning": {
             "effort": None if reasoning is None else reasoning.effort,

@@ -1,10 +1,11 @@
 """Output items: what a run's events add up to, and the stream's events on the way there."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateway.internal import CallArguments, CallEnd, CallStart, Content, Event, Finish, Reasoning
+from gateway.chat.answer import logprobs_of
+from gateway.internal import CallArguments, CallEnd, CallStart, Content, Event, Finish, Reasoning, TokenLogprob
 from gateway.sealed import seal
 
 Happening = tuple[str, dict[str, Any]]
@@ -25,6 +26,7 @@ class ItemBuilder:
         self._seals_reasoning = seals_reasoning
         self._item: dict[str, Any] = {}  # the open one, as it was announced; empty if none is
         self._pieces: list[str] = []  # its text or arguments
+        self._logprobs: list[TokenLogprob] = []  # of its text, if they were asked for
         self._num_items = 0
 
     def take(self, event: Event) -> Iterator[Happening]:
@@ -34,8 +36,7 @@ class ItemBuilder:
                 yield from self._enter("reasoning", summary=[], content=[])
                 yield self._delta("response.reasoning_text.delta", event.text, content_index=0)
             case Content():
-                yield from self._enter("message", status="in_progress", role="assistant", content=[])
-                yield self._delta("response.output_text.delta", event.text, content_index=0, logprobs=[])
+                yield from self._write(event)
             case CallStart():
                 yield from self._leave("completed")
                 call = {"call_id": event.id, "name": event.name, "arguments": "", "status": "in_progress"}
@@ -46,6 +47,14 @@ class ItemBuilder:
                 yield from self._leave("completed" if event.complete else "incomplete")
             case Finish():
                 yield from self._leave("incomplete" if event.reason == "length" else "completed")
+
+    def _write(self, event: Content) -> Iterator[Happening]:
+        if event.text:
+            yield from self._enter("message", status="in_progress", role="assistant", content=[])
+            logprobs = _without_bytes(event.logprobs)
+            yield self._delta("response.output_text.delta", event.text, content_index=0, logprobs=logprobs)
+        # Without a text they are of tokens at the end that show none.
+        self._logprobs += event.logprobs if self._kind == "message" else ()
 
     @property
     def _kind(self) -> str:
@@ -81,7 +90,8 @@ class ItemBuilder:
                 yield "response.reasoning_text.done", {**self._place, "content_index": 0, "text": text}
             case "message":
                 item = {**self._item, "content": [self._part(text)], "status": status}
-                done = {**self._place, "content_index": 0, "text": text, "logprobs": []}
+                logprobs = _without_bytes(self._logprobs)
+                done = {**self._place, "content_index": 0, "text": text, "logprobs": logprobs}
                 yield "response.output_text.done", done
             case _:
                 item = {**self._item, "arguments": text, "status": status}
@@ -93,8 +103,22 @@ class ItemBuilder:
             self.output.append(item)
         self._item = {}
         self._pieces.clear()
+        self._logprobs.clear()
 
     def _part(self, text: str) -> dict[str, Any]:
         if self._kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        logprobs = logprobs_of(self._logprobs)["content"]
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+
+
+def _without_bytes(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """As the stream's text events carry them."""
+    return [
+        {
+            "token": token["token"],
+            "logprob": token["logprob"],
+            "top_logprobs": [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]],
+        }
+        for token in logprobs_of(tokens)["content"]
+    ]

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # Each would need a response that a server keeps.
 STATEFUL = ("previous_response_id", "conversation", "prompt")
 SEALED = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def parse_responses(body: Mapping[str, Any]) -> AskedResponse:
             temperature=asked.temperature if asked.temperature is not None else temperature,
             top_p=asked.top_p if asked.top_p is not None else TOP_P,
             max_new_tokens=asked.max_output_tokens,
+            num_top_logprobs=_num_top_logprobs_of(asked),
         ),
         Output(
             drop_tool_calls=not declared or asked.tool_choice == "none",
@@ -80,8 +82,6 @@ def _refuse_unsupported(asked: ResponsesRequest, body: Mapping[str, Any]) -> Non
             raise InvalidRequest(f"{name} is not supported: this server keeps no responses", field=name)
     if asked.background:
         raise InvalidRequest("background is not supported: this server keeps no responses", field="background")
-    if asked.top_logprobs:
-        raise InvalidRequest("top_logprobs is not supported on this path", field="top_logprobs")
 
 
 def _functions_of(asked: ResponsesRequest) -> tuple[FunctionTool, ...]:
@@ -106,6 +106,13 @@ def _refuse_impossible_choice(asked: ResponsesRequest, names: set[str]) -> None:
         raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
     if isinstance(choice, NamedChoice) and choice.name not in names:
         raise InvalidRequest("tool_choice.name: no such tool", field="tool_choice.name")
+
+
+def _num_top_logprobs_of(asked: ResponsesRequest) -> int | None:
+    """Log-probabilities come if `include` or a number of alternatives asks for them."""
+    if asked.top_logprobs or LOGPROBS in (asked.include or ()):
+        return asked.top_logprobs or 0
+    return None
 
 
 def _forced_call_of(asked: ResponsesRequest) -> ForcedCall | None:

@@ -93,7 +93,7 @@ def up(
         idle_s=idle_s if scale_to_zero else None,
         settings={
             "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
-            "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "kimi-k2.6"},
+            "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "moonshotai/Kimi-K2.6,kimi-k2.6"},
         },
     )
     topology = replace(topology, threads=threads or default_threads(num_cores(), topology))

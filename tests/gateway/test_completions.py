@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from gateway.completions.answer import LogprobWriter
+from gateway.internal import TokenLogprob
 from tests.gateway.sdk_types import check_text_completion
 from tests.gateway.streams import events_of
 
@@ -117,6 +119,14 @@ async def test_logprobs(raw):
     assert logprobs["text_offset"][0] == 0
     assert logprobs["token_logprobs"][:3] == [0, -0.25, -0.5]
     assert all(token in top for token, top in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True))
+
+
+def test_offsets_count_the_characters_that_are_shown():
+    pieces = [b"a", "ö".encode()[:1], "ö".encode()[1:], b"\xf0\x9f", b"b", b"\xff", b"c"]
+    text = b"".join(pieces).decode(errors="replace")
+    offsets = LogprobWriter().write([TokenLogprob(piece, 0.0, ()) for piece in pieces])["text_offset"]
+    assert offsets == [0, 1, 1, 2, 3, 4, 5]
+    assert [text[offsets[i]] for i in (0, 4, 6)] == ["a", "b", "c"]
 
 
 MALFORMED = [

@@ -89,6 +89,25 @@ async def test_the_sdk_reads_both(site):
     assert texts[-1] == "Looking."
 
 
+@pytest.mark.parametrize(
+    ("fields", "num_top"),
+    [
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, 2),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"top_logprobs": 3}, 3),
+    ],
+)
+async def test_logprobs_of_the_text(site, fields, num_top):
+    whole = (await site.http.post(PATH, json={**BASE, **fields})).json()
+    check_response(whole)
+    assert whole["top_logprobs"] == fields.get("top_logprobs", 0)
+    (part,) = whole["output"][-1]["content"]
+    assert b"".join(bytes(token["bytes"]) for token in part["logprobs"]) == part["text"].encode()
+    assert all(len(token["top_logprobs"]) == num_top for token in part["logprobs"])
+    streamed = await stream_response(site.http, {**BASE, **fields})
+    assert said(streamed.response["output"]) == said(whole["output"])
+
+
 async def test_usage(site):
     site.prefills[0].num_cached = 5
     usage = (await site.http.post(PATH, json=BASE)).json()["usage"]

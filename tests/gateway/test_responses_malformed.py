@@ -66,7 +66,7 @@ MALFORMED = [
     ({"temperature": -1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"top_logprobs": 21}, "top_logprobs"),
-    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"top_logprobs": "3"}, "top_logprobs"),
     ({"text": "x"}, "text"),
     (form(type="yaml"), "text.format.type"),
     (form(type="json_schema", schema={}), "text.format.name"),

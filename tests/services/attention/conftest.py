@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from services.attention.generation import Event, Failed, Generation, HandedOver,
 from services.attention.sampler import SamplingParams
 from services.attention.settings import AttentionSettings
 from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_vocabulary import write_small_vocabulary
 from services.model.fingerprint import BlockNames
+from services.model.vocabulary import load_tokens
+from services.tokenizer.vocabulary import load_vocabulary
+from tests.services.attention.constraining import Desk
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -126,3 +131,23 @@ async def start_rig(tiny_checkpoint):
             return rig
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Constraints over a vocabulary of 1024 tokens."""
+    folder = tmp_path_factory.mktemp("small")
+    write_small_vocabulary(folder, 1024)
+    text_config = {"vocab_size": 1280, "max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 1026, "text_config": text_config}))
+    return Desk(load_tokens(folder, 1280), load_vocabulary(folder))
+
+
+@pytest.fixture(scope="session")
+def real(shared_data, tmp_path_factory):
+    """The same over K2.6's own."""
+    folder = tmp_path_factory.mktemp("real")
+    for name in ("tiktoken.model", "tokenizer_config.json"):
+        (folder / name).symlink_to(shared_data / "kimi-k2-tokenizer" / name)
+    (folder / "config.json").symlink_to(shared_data / "kimi-k2-tokenizer" / "model_config.json")
+    return Desk(load_tokens(folder, 163840), load_vocabulary(folder))

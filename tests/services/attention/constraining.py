@@ -111,3 +111,8 @@ def callable_tools(tools):
         pb.CallableTool(name=f["name"], parameters_json=json.dumps(f["parameters"]) if "parameters" in f else "")
         for f in functions
     ]
+
+
+def objects(required=(), **properties):
+    """A schema of an object with these properties and no others."""
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

@@ -1,36 +1,15 @@
 """Answers drawn at random under a constraint are valid, whatever the schema, and complete within any budget."""
 
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 
 from protos import attention_pb2 as pb
-from services.local.random_vocabulary import write_small_vocabulary
-from services.model.vocabulary import load_tokens
 from services.runtime.errors import InvalidRequest
-from services.tokenizer.vocabulary import load_vocabulary
-
-
-def load_helper():
-    spec = importlib.util.spec_from_file_location("constraining", Path(__file__).with_name("constraining.py"))
-    module = sys.modules["constraining"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-constraining = load_helper()
-tool, callable_tools = constraining.tool, constraining.callable_tools
-
-
-def objects(required=(), **properties):
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
-
+from tests.services.attention.constraining import callable_tools, objects, tool
 
 STRING, INTEGER, NUMBER, BOOLEAN, NULL = ({"type": t} for t in ("string", "integer", "number", "boolean", "null"))
 LEAF = objects(["kind", "value"], kind={"const": "leaf"}, value=INTEGER)
@@ -100,24 +79,6 @@ SCHEMAS = {
 }
 WEATHER = objects(["city"], city=STRING, unit={"enum": ["c", "f"]}, days={"type": "integer", "minimum": 1})
 TOOLS = [tool("get_weather", WEATHER), tool("get", SCHEMAS["recursive-root"]), tool("now"), tool("find.all-2", {})]
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small")
-    write_small_vocabulary(folder, 1024)
-    text_config = {"vocab_size": 1280, "max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps({"eos_token_id": 1026, "text_config": text_config}))
-    return constraining.Desk(load_tokens(folder, 1280), load_vocabulary(folder))
-
-
-@pytest.fixture(scope="session")
-def real(shared_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("real")
-    for name in ("tiktoken.model", "tokenizer_config.json"):
-        (folder / name).symlink_to(shared_data / "kimi-k2-tokenizer" / name)
-    (folder / "config.json").symlink_to(shared_data / "kimi-k2-tokenizer" / "model_config.json")
-    return constraining.Desk(load_tokens(folder, 163840), load_vocabulary(folder))
 
 
 @pytest.fixture(params=["small", "real"])
@@ -271,39 +232,6 @@ def test_what_cannot_be_enforced_is_refused(small, wanted, field):
     with pytest.raises(InvalidRequest) as caught:
         small.constraint(pb.Constraint(**wanted, content_field="the.field"), [0] * 3, 100)
     assert caught.value.field == field
-
-
-UNENFORCEABLE = {
-    "not": {"not": {"type": "string"}},
-    "oneOf": {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "integer", "maximum": 9}]},
-    "uniqueItems": {"type": "array", "uniqueItems": True},
-    "contains": {"type": "array", "contains": INTEGER},
-    "if": {"if": {"type": "string"}, "then": {"minLength": 3}},
-    "dependentRequired": {"type": "object", "dependentRequired": {"a": ["b"]}},
-    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^x"}},
-    "unevaluatedProperties": {"type": "object", "unevaluatedProperties": False},
-    "minProperties": {"type": "object", "minProperties": 2},
-}
-
-
-@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
-@pytest.mark.parametrize("keyword", UNENFORCEABLE)
-def test_a_keyword_that_cannot_be_enforced_is_named_or_left_out(small, keyword, inside):
-    schema = objects(["a"], a=UNENFORCEABLE[keyword]) if inside else UNENFORCEABLE[keyword]
-    with pytest.raises(InvalidRequest, match=f"the.field.*{keyword}"):
-        small.constraint(pb.Constraint(json_schema=json.dumps(schema), content_field="the.field"), [0] * 3, 100)
-    wanted = pb.Constraint(json_schema=json.dumps(schema), loose=True)
-    content = small.parse(small.draw(wanted, small.least(wanted) + 20))[1]
-    assert not inside or list(json.loads(content)) == ["a"]
-
-
-def test_of_a_tool_all_that_can_be_enforced_is(small):
-    parameters = objects(["a", "b"], a=INTEGER, b={"type": "string", "pattern": "^(?=x)y", "not": {"const": ""}})
-    declared = [tool("f", {**parameters, "minProperties": 2})]
-    wanted = pb.Constraint(tools=callable_tools(declared), tool_use=pb.TOOL_USE_REQUIRED)
-    for seed in range(5):
-        arguments = json.loads(small.parse(small.draw(wanted, 60, seed=seed), declared)[2][0][2])
-        jsonschema.validate(arguments, objects(["a", "b"], a=INTEGER, b=STRING))
 
 
 @pytest.mark.parametrize(
