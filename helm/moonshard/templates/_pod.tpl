@@ -1,0 +1,226 @@
+{{/* What the pods of all our processes have in common. */}}
+
+{{/* Variables of every process. Argument: (list $ DRAIN-SECONDS). */}}
+{{- define "moonshard.commonEnv" -}}
+{{- $ := index . 0 -}}
+- name: MOONSHARD_INSTANCE
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- { name: MOONSHARD_METRICS_LISTEN, value: "0.0.0.0:9090" }
+- { name: MOONSHARD_LOG_LEVEL, value: {{ $.Values.logLevel | quote }} }
+- { name: MOONSHARD_DRAIN_S, value: {{ index . 1 | quote }} }
+{{- with $.Values.tracing.endpoint }}
+- { name: MOONSHARD_TRACE_ENDPOINT, value: {{ . | quote }} }
+{{- end }}
+{{- if $.Values.tls.enabled }}
+- { name: MOONSHARD_TLS_CERT, value: /secrets/tls/tls.crt }
+- { name: MOONSHARD_TLS_KEY, value: /secrets/tls/tls.key }
+- { name: MOONSHARD_TLS_CA, value: /secrets/tls/ca.crt }
+- { name: MOONSHARD_TLS_NAME, value: {{ $.Values.tls.name | quote }} }
+{{- end }}
+{{- end }}
+
+{{/* Variables of every gRPC process. */}}
+{{- define "moonshard.grpcEnv" -}}
+- { name: MOONSHARD_LISTEN, value: "0.0.0.0:50051" }
+- { name: MOONSHARD_HEALTH_LISTEN, value: "0.0.0.0:9001" }
+{{- end }}
+
+{{/* Variables of the processes that hold the model or its vocabulary. Argument: (list $ ROLE). */}}
+{{- define "moonshard.modelEnv" -}}
+{{- $threads := (index (index . 0).Values (index . 1)).threads -}}
+- { name: MOONSHARD_MODEL, value: {{ (index . 0).Values.model.path | quote }} }
+- { name: MOONSHARD_THREADS, value: {{ $threads | quote }} }
+- { name: OMP_NUM_THREADS, value: {{ $threads | quote }} }
+{{- end }}
+
+{{/* Variables of the processes that use Redis. */}}
+{{- define "moonshard.storeEnv" -}}
+- { name: MOONSHARD_STORE, value: {{ include "moonshard.storeUrls" . | quote }} }
+{{- if .Values.store.passwordSecret }}
+- { name: MOONSHARD_STORE_PASSWORD_FILE, value: /secrets/store/password }
+{{- end }}
+{{- if .Values.store.caSecret }}
+- { name: MOONSHARD_STORE_CA, value: /secrets/store-ca/ca.crt }
+{{- end }}
+{{- end }}
+
+{{/* What the user adds. Argument: the settings of a role. */}}
+{{- define "moonshard.moreEnv" -}}
+{{- range $name, $value := . }}
+- { name: MOONSHARD_{{ $name }}, value: {{ $value | toString | quote }} }
+{{- end }}
+{{- end }}
+
+{{/* Ports of every gRPC process. */}}
+{{- define "moonshard.grpcPorts" -}}
+- { name: grpc, containerPort: 50051 }
+- { name: health, containerPort: 9001 }
+- { name: metrics, containerPort: 9090 }
+{{- end }}
+
+{{/*
+Probes of every gRPC process. Ready: it serves. Alive: its loop answers, also while it loads, waits or drains. A process
+that loads is given its time by the startup probe, before which nobody asks whether it is alive. Argument: seconds.
+*/}}
+{{- define "moonshard.grpcProbes" -}}
+startupProbe:
+  grpc: {port: 9001}
+  periodSeconds: 10
+  failureThreshold: {{ div (add (int .) 9) 10 }}
+readinessProbe:
+  grpc: {port: 9001}
+  periodSeconds: 5
+  timeoutSeconds: 3
+livenessProbe:
+  grpc: {port: 9001, service: live}
+  periodSeconds: 20
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- end }}
+
+{{/* Of every container. */}}
+{{- define "moonshard.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Of every pod. Argument: (list $ VALUES-WITH-PLACEMENT COMPONENT). */}}
+{{- define "moonshard.podSpec" -}}
+{{- $ := index . 0 -}}
+{{- $values := index . 1 -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with $.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "moonshard.selector" (list $ (index . 2)) | nindent 8 }}
+{{- end }}
+
+{{/* Resources with the GPUs of a role. Argument: (list $ ROLE). */}}
+{{- define "moonshard.resources" -}}
+{{- $values := index (index . 0).Values (index . 1) -}}
+{{- $resources := deepCopy $values.resources -}}
+{{- if $values.gpus -}}
+{{- $limits := merge (dict (index . 0).Values.gpuResource (toString $values.gpus)) (get $resources "limits" | default dict) -}}
+{{- $_ := set $resources "limits" $limits -}}
+{{- end -}}
+resources:
+  {{- toYaml $resources | nindent 2 }}
+{{- end }}
+
+{{/* What is mounted where. Argument: (list $ USES), of "tls", "store", "keys", "model", "shm". */}}
+{{- define "moonshard.mounts" -}}
+{{- $ := index . 0 -}}
+{{- $uses := index . 1 -}}
+- { name: tmp, mountPath: /tmp }
+{{- if and (has "tls" $uses) $.Values.tls.enabled }}
+- { name: tls, mountPath: /secrets/tls, readOnly: true }
+{{- end }}
+{{- if and (has "store" $uses) $.Values.store.passwordSecret }}
+- { name: store, mountPath: /secrets/store, readOnly: true }
+{{- end }}
+{{- if and (has "store" $uses) $.Values.store.caSecret }}
+- { name: store-ca, mountPath: /secrets/store-ca, readOnly: true }
+{{- end }}
+{{- if and (has "keys" $uses) $.Values.gateway.keysSecret }}
+- { name: keys, mountPath: /secrets/keys, readOnly: true }
+{{- end }}
+{{- if and (has "model" $uses) (ne $.Values.model.volume.kind "image") }}
+- { name: model, mountPath: {{ $.Values.model.volume.mountPath }}, readOnly: true }
+{{- end }}
+{{- if has "shm" $uses }}
+- { name: shm, mountPath: /dev/shm }
+{{- end }}
+{{- end }}
+
+{{/* The volumes of these mounts. Argument: (list $ USES SHM-SIZE). */}}
+{{- define "moonshard.volumes" -}}
+{{- $ := index . 0 -}}
+{{- $uses := index . 1 -}}
+- name: tmp
+  emptyDir: {}
+{{- if and (has "tls" $uses) $.Values.tls.enabled }}
+- name: tls
+  secret: { secretName: {{ $.Values.tls.existingSecret }}, defaultMode: 0440 }
+{{- end }}
+{{- if and (has "store" $uses) $.Values.store.passwordSecret }}
+- name: store
+  secret: { secretName: {{ $.Values.store.passwordSecret }}, defaultMode: 0440 }
+{{- end }}
+{{- if and (has "store" $uses) $.Values.store.caSecret }}
+- name: store-ca
+  secret: { secretName: {{ $.Values.store.caSecret }}, defaultMode: 0440 }
+{{- end }}
+{{- if and (has "keys" $uses) $.Values.gateway.keysSecret }}
+- name: keys
+  secret: { secretName: {{ $.Values.gateway.keysSecret }}, defaultMode: 0440 }
+{{- end }}
+{{- if and (has "model" $uses) (ne $.Values.model.volume.kind "image") }}
+{{ include "moonshard.modelVolume" (list $ true) }}
+{{- end }}
+{{- if has "shm" $uses }}
+- name: shm
+  emptyDir: { medium: Memory, sizeLimit: {{ index . 2 }} }
+{{- end }}
+{{- end }}
+
+{{/* Where the checkpoint comes from. Argument: (list $ READ-ONLY). */}}
+{{- define "moonshard.modelVolume" -}}
+{{- $volume := (index . 0).Values.model.volume -}}
+- name: model
+{{- if eq $volume.kind "hostPath" }}
+  hostPath: { path: {{ $volume.hostPath }}, type: Directory }
+{{- else }}
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-model" (include "moonshard.name" (index . 0))) $volume.existingClaim }}
+    readOnly: {{ index . 1 }}
+{{- end }}
+{{- end }}
+
+{{/* Waits for the Job that fills the claim; nothing without one. Argument: (list $ IMAGE). */}}
+{{- define "moonshard.waitForModel" -}}
+{{- $ := index . 0 -}}
+{{- if $.Values.model.preload.enabled }}
+initContainers:
+  - name: wait-for-model
+    {{- include "moonshard.image" . | nindent 4 }}
+    command: [timeout, {{ $.Values.model.preload.deadlineSeconds | quote }}, sh, -c]
+    args: ['until [ -e {{ $.Values.model.path }}/.preloaded ]; do sleep 5; done']
+    {{- include "moonshard.containerSecurity" $ | nindent 4 }}
+    resources:
+      requests: {cpu: 10m, memory: 16Mi}
+      limits: {memory: 64Mi}
+    volumeMounts:
+      {{- include "moonshard.mounts" (list $ (list "model")) | nindent 6 }}
+{{- end }}
+{{- end }}
