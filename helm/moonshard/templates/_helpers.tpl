@@ -49,7 +49,8 @@ dns:{{ include "moonshard.host" . }}:50051
 {{- define "moonshard.has" -}}
 {{- $role := index . 1 -}}
 {{- $values := index (index . 0).Values $role -}}
-{{- if and (ne (int $values.maxReplicas) 0) (ne (int (get $values "shards" | default 1)) 0) }}{{ $role }}{{ end -}}
+{{- $shards := hasKey $values "shards" | ternary (get $values "shards") 1 -}}
+{{- if and (gt (int $values.maxReplicas) 0) (gt (int $shards) 0) }}{{ $role }}{{ end -}}
 {{- end }}
 
 {{/* Whether the chart runs Redis itself. */}}

@@ -1,0 +1,98 @@
+"""Every key of values.yaml has an effect: nothing is accepted and ignored."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.helm.keys import DEFAULTS, LEAVES, nested, present
+from tests.helm.rendering import EVERYTHING, FIXED, merged, templates
+
+LIMITED = {"gateway": {"keysSecret": "keys", "requestsPerMinute": 1}}
+
+# What else has to be set for a key to have its effect: the first pattern that fits.
+BESIDE: list[tuple[str, dict[str, Any]]] = [
+    (r"model\.volume\.kind", {"model": {"volume": {"kind": "image"}}}),
+    (r"model\.volume\.hostPath", {"model": {"volume": {"kind": "hostPath", "hostPath": "/other"}}}),
+    (r"model\.preload\.", {"model": EVERYTHING["model"]}),
+    (r"store\.limitsUrl", merged(FIXED, LIMITED, {"store": {"limitsUrl": "redis://limits:1/0"}})),
+    (r"store\.caSecret", FIXED),
+    (r"autoscaling\.kedaNamespace|vision\.targetCpuPercent", EVERYTHING),
+    (r"gateway\.(\w+PerMinute|smokeKeySecret)|redis\.limits", LIMITED),
+    *((rf"{key}\.", {key: EVERYTHING[key]}) for key in ("ingress", "httpRoute", "tls", "tracing")),
+    (r"monitoring\.(labels|scrapeSeconds)", {"monitoring": EVERYTHING["monitoring"]}),
+]
+
+# What a key is changed to, where that does not follow from its type: by its path, or by its last word.
+SAMPLES: dict[str, Any] = {
+    "image.repository": "example.com/moonshard",
+    "gpuResource": "amd.com/gpu",
+    "model.path": "/models/another",
+    "model.volume.mountPath": "/models/kimi-k2.6",
+    "model.volume.hostPath": "/disk",
+    "store.urls": ["redis://other:1/0"],
+    "store.limitsUrl": "redis://other:2/0",
+    "redis.maxMemory": "1gb",
+    "redis.limitsMaxMemory": "1gb",
+    "httpRoute.parentRefs": [{"name": "another"}],
+    "networkPolicy.gatewayFrom": [{"podSelector": {"matchLabels": {"a": "b"}}}],
+    "tracing.endpoint": "http://other:4319/v1/traces",
+    "annotations": {"a": "b"},
+    "labels": {"a": "b"},
+    **dict.fromkeys(("size", "shm"), "77Gi"),
+    **dict.fromkeys(("sampleRatio", "layerRatio"), 0.5),
+}
+
+# What every role has. Its own name goes in, so that one rendering shows all of them at once.
+PLACEMENT = {
+    **dict.fromkeys(("requests", "limits"), lambda path: {f"example.com/{path}": "1"}),
+    "nodeSelector": lambda path: {"mark": path},
+    "tolerations": lambda path: [{"key": path, "operator": "Exists"}],
+    **dict.fromkeys(("nodeAffinity", "podAffinity", "podAntiAffinity"), lambda path: {"mark": path}),
+}
+PLACED = [path for path in LEAVES if path.rpartition(".")[2] in PLACEMENT]
+
+# Keys that change nothing that is rendered: what they do instead.
+NO_EFFECT = {"expert.scaleToZero": "admits expert.minReplicas: 0, which validations.yaml refuses without it"}
+
+
+def another(path: str, schema: Mapping[str, Any], now: Any) -> Any:
+    """A value that the schema admits and that is not the present one."""
+    key = path.rpartition(".")[2]
+    if path in SAMPLES or key in SAMPLES:
+        return SAMPLES.get(path, SAMPLES.get(key))
+    if key == "settings":
+        return dict.fromkeys(schema.get("properties", ()), 7)
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value != now)
+    of_type = {"boolean": lambda: not now, "string": lambda: "another", "array": lambda: ["another"]}
+    return of_type.get(schema["type"], lambda: now + 1)()
+
+
+@functools.cache
+def before(values: str) -> dict[str, str]:
+    """What these values render, once for all keys that start from them."""
+    return templates(json.loads(values))
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path not in {*NO_EFFECT, *PLACED}])
+def test_every_key_has_an_effect(path):
+    values = next((beside for pattern, beside in BESIDE if re.match(pattern, path)), {})
+    wanted = another(path, LEAVES[path], present(merged(DEFAULTS, values), path))
+    text = templates(merged(values, nested(path, wanted)))
+    if path.endswith(".settings"):
+        everything = "".join(text.values())
+        assert [name for name in wanted if f"MOONSHARD_{name}," not in everything] == []
+    else:
+        is_ignored = text == before(json.dumps(values))
+        assert not is_ignored
+
+
+def test_every_role_has_its_resources_and_its_place():
+    marks = [nested(path, PLACEMENT[path.rpartition(".")[2]](path)) for path in PLACED]
+    text = "".join(templates(merged(LIMITED, *marks)).values())
+    assert len(PLACED) >= 7 * 7
+    assert [path for path in PLACED if not re.search(rf"[ /]{re.escape(path)}\b", text)] == []
