@@ -38,7 +38,15 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[local,test]'
+	@$(PROMTOOL)
 	@touch $@
+
+# Prometheus' checker of rules and queries. Unpacked, not installed: the package would start a server. Where there is no
+# apt-get, the tests that need it are skipped.
+PROMTOOL = command -v promtool > /dev/null || ! command -v apt-get > /dev/null || { cd $(VENV) \
+	&& { apt-get download prometheus > /dev/null 2>&1 || { apt-get update > /dev/null 2>&1; \
+	apt-get download prometheus > /dev/null 2>&1; } && dpkg-deb --fsys-tarfile prometheus_*.deb \
+	| tar --extract --directory bin --strip-components 3 ./usr/bin/promtool; rm -f prometheus_*.deb; } || true; }
 
 # Debian leaves pip out of `venv` unless python3-venv is installed; then the pip outside puts one inside.
 $(VENV)/bin/pip:
