@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,24 @@ def _write_folder(folder: Path, dims: RandomDims, seed: int, vocabulary: str, vo
     else:
         base = dims.text.vocab_size - SPECIAL_SLOTS
         random_vocabulary.write_small_vocabulary(folder, base)
+    write_descriptions(folder, dims, base)
+    weights = RandomWeights(dims, seed, random_vocabulary.token_biases(folder))
+    shapes = {name: shape for layer in dims.text.moe_layers for name, shape in _weight_shapes(dims.text, layer)}
+
+    def pieces(spec: TensorSpec) -> Iterable[Tensor]:
+        if spec.name in shapes:
+            return [torch.tensor(shapes[spec.name], dtype=torch.int32)]
+        return weights.pieces(spec)
+
+    write_safetensors(folder, checkpoint_files(dims), pieces)
+
+
+def write_descriptions(folder: Path, dims: RandomDims, base: int, limits: Mapping[str, object] | None = None) -> None:
+    """Writes config.json, generation_config.json and, with vision, preprocessor_config.json.
+
+    base    number of ordinary tokens
+    limits  fields of preprocessor_config.json that differ from the release
+    """
     ids = random_vocabulary.special_ids(base)
     token_ids = {
         "bos_token_id": ids["[BOS]"],
@@ -78,19 +96,11 @@ def _write_folder(folder: Path, dims: RandomDims, seed: int, vocabulary: str, vo
     generation = {"eos_token_id": ids["<|im_end|>"], "max_length": dims.text.max_position_embeddings}
     write_json(folder / "generation_config.json", generation)
     if dims.vision is not None:
-        write_json(folder / "preprocessor_config.json", _preprocessor_config(dims.vision.patch_size))
-    weights = RandomWeights(dims, seed, random_vocabulary.token_biases(folder))
-    shapes = {name: shape for layer in dims.text.moe_layers for name, shape in _weight_shapes(dims.text, layer)}
-
-    def pieces(spec: TensorSpec) -> Iterable[Tensor]:
-        if spec.name in shapes:
-            return [torch.tensor(shapes[spec.name], dtype=torch.int32)]
-        return weights.pieces(spec)
-
-    write_safetensors(folder, _files(dims), pieces)
+        preprocessor = _preprocessor_config(dims.vision.patch_size) | dict(limits or {})
+        write_json(folder / "preprocessor_config.json", {"media_proc_cfg": preprocessor})
 
 
-def _files(dims: RandomDims) -> list[list[TensorSpec]]:
+def checkpoint_files(dims: RandomDims) -> list[list[TensorSpec]]:
     """As the release: a file per layer, then one with embedding and head, then the vision tower."""
     text = dims.text
     files = [list(_layer_specs(text, layer)) for layer in range(text.num_hidden_layers)]
@@ -115,22 +125,20 @@ def _weight_shapes(text: TextConfig, layer: int) -> Iterator[tuple[str, tuple[in
 
 def _preprocessor_config(patch_size: int) -> dict[str, object]:
     return {
-        "media_proc_cfg": {
-            "config_type": "media_proc.processors.moonvit.MoonViTMediaProcessorConfig",
-            "fixed_output_tokens": None,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "in_patch_limit": 16384,
-            "in_patch_limit_each_frame": 4096,
-            "in_patch_limit_video": None,
-            "max_num_frames_each_video": None,
-            "merge_kernel_size": 2,
-            "patch_limit_on_one_side": 512,
-            "patch_size": patch_size,
-            "sample_fps": 2.0,
-            "temporal_merge_kernel_size": 4,
-            "timestamp_mode": "hh:mm:ss.fff",
-        }
+        "config_type": "media_proc.processors.moonvit.MoonViTMediaProcessorConfig",
+        "fixed_output_tokens": None,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "in_patch_limit": 16384,
+        "in_patch_limit_each_frame": 4096,
+        "in_patch_limit_video": None,
+        "max_num_frames_each_video": None,
+        "merge_kernel_size": 2,
+        "patch_limit_on_one_side": 512,
+        "patch_size": patch_size,
+        "sample_fps": 2.0,
+        "temporal_merge_kernel_size": 4,
+        "timestamp_mode": "hh:mm:ss.fff",
     }
 
 

@@ -4,7 +4,7 @@ import base64
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,14 @@ def small_vocabulary(base: int) -> list[bytes]:
 
 def write_small_vocabulary(folder: Path, base: int) -> None:
     """Writes tiktoken.model and tokenizer_config.json for `base` ordinary and 256 special ids."""
-    lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(small_vocabulary(base)))
+    write_vocabulary(folder, small_vocabulary(base))
+
+
+def write_vocabulary(folder: Path, tokens: Sequence[bytes]) -> None:
+    """Writes tiktoken.model and tokenizer_config.json for these ordinary tokens, by rank, and 256 special ids."""
+    lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
     (folder / VOCABULARY_FILE).write_bytes(b"".join(lines))
-    (folder / CONFIG_FILE).write_text(json.dumps(_tokenizer_config(base), indent=2))
+    (folder / CONFIG_FILE).write_text(json.dumps(_tokenizer_config(len(tokens)), indent=2))
 
 
 def copy_vocabulary(source: Path, folder: Path) -> int:

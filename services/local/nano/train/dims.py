@@ -1,0 +1,54 @@
+"""How large Nano is. Every part of the real model is there; what is small is its width and its number of layers."""
+
+from services.local.random_dims import SPECIAL_SLOTS, RandomDims
+from services.model.config import TextConfig, VisionConfig, YarnConfig
+
+ORDINARY_TOKENS = 1024  # with the special slots, ids that embedding and head have rows for
+
+# Limits of the checkpoint's own preprocessor_config.json, in patches: a picture of 112 x 112 pixels takes 16 tokens.
+IMAGE_PATCHES = 64
+FRAME_PATCHES = 16
+
+
+def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
+    """The sizes for a vocabulary of `ordinary_tokens` and the special slots."""
+    text = TextConfig(
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        q_lora_rank=64,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=48,
+        intermediate_size=256,
+        first_k_dense_replace=1,
+        moe_intermediate_size=64,
+        n_routed_experts=16,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        routed_scaling_factor=1.5,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=True,
+        rms_norm_eps=1e-5,
+        vocab_size=ordinary_tokens + SPECIAL_SLOTS,
+        max_position_embeddings=4096,
+        # Conversations are short: all pairs of rope dimensions should tell apart what is 1 to 1000 tokens away.
+        rope_theta=1000.0,
+        rope_scaling=YarnConfig(4.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=1024),
+    )
+    vision = VisionConfig(
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=192,
+        patch_size=14,
+        pos_emb_height=8,
+        pos_emb_width=8,
+        pos_emb_time=4,
+        merge_kernel_size=(2, 2),
+        projector_ln_eps=1e-5,
+        text_hidden_size=text.hidden_size,
+    )
+    return RandomDims(text, vision)

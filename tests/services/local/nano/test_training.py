@@ -1,0 +1,200 @@
+"""Nano's training: what it computes is what serving computes, and an interruption changes nothing."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from services.local.nano.train.batches import Maker, Mixture, steps
+from services.local.nano.train.dims import nano_dims
+from services.local.nano.train.export import Nano, read_checkpoint, write_checkpoint
+from services.local.nano.train.loop import Schedule, Trainer, picture_features, split_parameters, token_losses, train
+from services.local.nano.train.model import Group
+from services.local.nano.train.muon import orthogonal
+from services.local.nano.train.skills import GENERATORS
+from services.local.nano.train.straight_through import as_bf16, as_int4
+from services.local.nano.train.vocabulary import train_vocabulary
+from services.local.random_dims import RandomDims
+from services.local.random_vocabulary import small_vocabulary
+from services.model import int4
+from services.model.checkpoint import Checkpoint
+from services.tokenizer.vocabulary import load_vocabulary
+from services.vision.model import Grid, VisionModel
+from services.vision.weights import load_vision
+from tests.reference.model import ReferenceModel
+
+BASE = 300
+LIMITS = {"in_patch_limit": 16, "in_patch_limit_each_frame": 16}
+
+
+def small_dims() -> RandomDims:
+    dims = nano_dims(BASE)
+    text = dataclasses.replace(
+        dims.text,
+        hidden_size=64,
+        num_hidden_layers=3,
+        moe_intermediate_size=32,
+        n_routed_experts=6,
+        intermediate_size=96,
+    )
+    vision = dataclasses.replace(
+        dims.vision, hidden_size=32, num_hidden_layers=2, intermediate_size=48, text_hidden_size=text.hidden_size
+    )
+    return RandomDims(text, vision)
+
+
+def new_nano(seed: int = 0) -> Nano:
+    torch.manual_seed(seed)
+    return Nano(small_dims())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of weights that nobody trained; its router has a bias."""
+    path = tmp_path_factory.mktemp("nano")
+    write_checkpoint(path, untrained(), small_vocabulary(BASE), LIMITS)
+    return path
+
+
+def untrained() -> Nano:
+    nano = new_nano()
+    for block in nano.text.blocks[1:]:
+        block.mlp.bias += torch.linspace(-0.1, 0.1, 6)
+    return nano
+
+
+def loaded(folder) -> Nano:
+    nano = new_nano(seed=1)
+    read_checkpoint(folder, nano)
+    return nano
+
+
+def test_rounding_is_that_of_packing():
+    weight = torch.randn(40, 96) * torch.logspace(-8, 2, 40).unsqueeze(1)
+    packed, scale = int4.quantize(weight)
+    stored = int4.unpack_int4(packed).float() * scale.float().repeat_interleave(32, dim=1)
+    assert torch.equal(as_int4(weight), stored)
+    assert torch.equal(as_bf16(weight), weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("rounded", [as_int4, as_bf16])
+def test_gradient_goes_straight_through(rounded):
+    weight = torch.randn(8, 64, requires_grad=True)
+    wanted = torch.randn(8, 64)
+    (rounded(weight) * wanted).sum().backward()
+    assert torch.equal(weight.grad, wanted)
+
+
+def test_writing_what_was_read_changes_nothing(folder, tmp_path):
+    write_checkpoint(tmp_path, loaded(folder), small_vocabulary(BASE), LIMITS)
+    for file in folder.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["before-packing", "after-packing"])
+def test_text_model_is_the_reference(folder, packed):
+    lengths = [5, 9, 40]
+    generator = torch.Generator().manual_seed(3)
+    texts = [torch.randint(BASE, (length,), generator=generator) for length in lengths]
+    places = torch.tensor([[0, 1, 2, 3, 4, 0, 0, 0, 0], [*range(5, 14)]])
+    inside = torch.tensor([0, 1, 2, 3, 4, *range(9, 18)])
+    groups = [Group(places, inside), Group(torch.arange(14, 54).unsqueeze(0), torch.arange(40))]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    with torch.no_grad():
+        ours = (loaded(folder) if packed else untrained()).text(torch.cat(texts), positions, groups).split(lengths)
+    reference = ReferenceModel(folder)
+    for logits, text in zip(ours, texts, strict=True):
+        torch.testing.assert_close(logits, reference.logits(text.tolist()), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [Grid(1, 8, 8), Grid(1, 4, 6), Grid(3, 4, 4)])
+def test_tower_is_that_of_the_vision_service(folder, grid):
+    patches = torch.rand(2 * grid.num_patches, 3, 14, 14) * 2 - 1
+    config, weights = load_vision(Checkpoint(folder), torch.float32)
+    with torch.no_grad():
+        ours = loaded(folder).tower(patches.flatten(1).view(2, grid.num_patches, -1), grid)
+    torch.testing.assert_close(ours, torch.stack(VisionModel(config, weights).encode(patches, [grid, grid])))
+
+
+def test_every_parameter_learns(folder):
+    nano = loaded(folder)
+    maker = Maker(folder, Mixture(dict.fromkeys(GENERATORS, 1.0), samples=24, groups=2), GENERATORS)
+    batch = maker.step(0)
+    token_losses(nano, batch, picture_features(nano, batch)).sum().backward()
+    still = {name for name, p in nano.named_parameters() if p.grad is None or not p.grad.abs().sum()}
+    assert still == set()
+    assert sum(map(len, split_parameters(nano))) == len(list(nano.parameters()))
+
+
+def test_router_bias_follows_the_load():
+    nano = new_nano()
+    experts = nano.text.blocks[1].mlp
+    experts.load += torch.tensor([9.0, 3.0, 3.0, 1.0, 1.0, 1.0])
+    nano.text.balance(0.01)
+    torch.testing.assert_close(experts.bias, torch.tensor([-0.01, 0.0, 0.0, 0.01, 0.01, 0.01]))
+    assert experts.load.sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48), (64, 64)])
+def test_updates_are_about_orthogonal(shape):
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, min(shape)))[0] for n in shape)
+    matrix = left @ torch.diag(torch.linspace(0.1, 1.0, min(shape))) @ right.T
+    values = torch.linalg.svdvals(orthogonal(torch.stack([matrix, -3 * matrix])))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_resumed_run_is_the_uninterrupted_one(folder, tmp_path):
+    mixture = Mixture({"compare": 1.0, "image": 1.0}, samples=4, groups=2)
+    schedule = Schedule(steps=4, decay_steps=2, warmup_steps=2)
+
+    def run(trainer: Trainer, end: int) -> None:
+        wanted = list(range(trainer.step + 1, end + 1))
+        made = steps(folder, mixture, trainer.step, end, workers=0)
+        assert list(train(trainer, made, list(mixture.weights), tmp_path / "log")) == wanted
+
+    whole = Trainer(loaded(folder), schedule)
+    run(whole, 4)
+    first = Trainer(loaded(folder), schedule)
+    run(first, 2)
+    first.save(tmp_path / "state.pt")
+    second = Trainer(new_nano(seed=5), schedule)
+    second.load(tmp_path / "state.pt")
+    run(second, 4)
+    assert second.step == whole.step == 4
+    for (name, expected), found in zip(whole.nano.state_dict().items(), second.nano.state_dict().values(), strict=True):
+        assert torch.equal(found, expected), name
+
+
+def test_steps_are_the_same_from_another_process(folder):
+    mixture = Mixture({"recall": 1.0, "video": 1.0}, samples=3, groups=2, seed=7)
+    here = list(steps(folder, mixture, 5, 7, workers=0))
+    there = list(steps(folder, mixture, 5, 7, workers=1))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.token_ids, other.token_ids)
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(one.pictures, other.pictures, strict=True))
+
+
+def test_schedule():
+    schedule = Schedule(steps=100, decay_steps=20, warmup_steps=10)
+    assert [schedule.factor(step) for step in (0, 9, 50, 80, 90, 99)] == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
+
+
+def test_vocabulary_joins_what_is_frequent_and_no_digits(tmp_path):
+    tokens = train_vocabulary(["colour: 2024 2024", "colour, colour 2024 and counts"], 262)
+    assert tokens[:256] == small_vocabulary(256)
+    assert b"colour" in tokens
+    assert not any(len(token) > 1 and any(chr(byte).isdigit() for byte in token) for token in tokens)
+    dims = small_dims()
+    dims = RandomDims(dataclasses.replace(dims.text, vocab_size=len(tokens) + 256), dims.vision)
+    write_checkpoint(tmp_path, Nano(dims), tokens, LIMITS)
+    vocabulary = load_vocabulary(tmp_path)
+    ids = vocabulary.encode("colour: 2024")
+    assert vocabulary.token_bytes(ids) == [b"colour", b":", b" ", b"2", b"0", b"2", b"4"]
+
+
+def test_limits_of_pictures_are_the_checkpoint_s_own(folder):
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text())["media_proc_cfg"]
+    assert {name: preprocessor[name] for name in LIMITS} == LIMITS
