@@ -91,6 +91,10 @@ class Cluster:
         self.send(name, number)
         self._wait(lambda: len(child.exit_codes) > num_runs, f"{name} to end")
 
+    def exit_codes(self, name: str) -> list[int]:
+        """Of every run of a process that has ended, the oldest first."""
+        return list(self._child(name).exit_codes)
+
     def hold(self, name: str) -> None:
         """From its next end on the process stays down until `release`."""
         self._call(self._child(name).hold)

@@ -12,6 +12,7 @@ from tests.cluster.client import TokenClient
 
 NUM_STREAMS = 8
 NUM_TOKENS = 60
+NUM_DRAINED = 16
 TIMEOUT_S = 240.0
 
 TWO_OF_EACH = {"experts": 1, "expert_replicas": 2, "prefills": 2, "decodes": 2, "tokenizers": 2}
@@ -106,8 +107,23 @@ async def test_a_prefill_replica_killed_in_mid_prompt_is_not_noticed(doubled, un
     await settle(doubled)
 
 
-async def test_a_process_that_is_asked_to_stop_hands_its_streams_over(doubled, undisturbed):
-    assert await answers(doubled, lambda: doubled.kill("decode-1", signal.SIGTERM)) == undisturbed
+async def test_every_kind_of_process_may_be_asked_to_stop(doubled):
+    """One after another under sixteen streams, which begin anew until the last has ended: not one is cut."""
+    async with httpx.AsyncClient(base_url=doubled.url, timeout=TIMEOUT_S) as client:
+        expected = await asyncio.gather(*(stream(client, seed) for seed in range(NUM_DRAINED)))
+        over = asyncio.Event()
+
+        async def keep_asking(seed):
+            while not over.is_set():
+                assert await stream(client, seed) == expected[seed]
+
+        streams = [asyncio.create_task(keep_asking(seed)) for seed in range(NUM_DRAINED)]
+        for victim in ("decode-0", "prefill-0", "expert-0-0", "tokenizer-0", "redis-0"):
+            await asyncio.to_thread(doubled.kill, victim, signal.SIGTERM)
+            assert doubled.exit_codes(victim)[-1] == 0, victim
+            assert not any(task.done() for task in streams), victim
+        over.set()
+        await asyncio.gather(*streams)
     await settle(doubled)
 
 
@@ -128,7 +144,8 @@ async def test_without_a_second_replica_streams_wait_for_the_restart(start_clust
     await settle(cluster)
 
 
-async def test_a_lost_attention_shard_takes_its_replica_out_until_it_is_back(start_cluster, undisturbed):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_an_attention_shard_that_ends_takes_its_replica_out_until_it_is_back(start_cluster, undisturbed, number):
     cluster = start_cluster(experts=1, attention_shards=2)
-    assert await answers(cluster, lambda: cluster.kill("decode-0-shard-1")) == undisturbed
+    assert await answers(cluster, lambda: cluster.kill("decode-0-shard-1", number)) == undisturbed
     await settle(cluster)

@@ -110,16 +110,17 @@ async def test_features_that_left_the_store_are_made_again_unseen(seeing_cluster
         assert (await store.get([key])) == [features]
 
 
-async def test_a_killed_vision_replica_is_not_noticed(start_cluster):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_vision_replica_that_ends_is_not_noticed(start_cluster, number):
     cluster = start_cluster(visions=2, prefills=0, experts=0)
     async with Http(cluster) as http:
 
         async def ask(seed):
-            content = [image_part(png(noise(100 + seed))), {"type": "text", "text": "Hm?"}]
+            content = [image_part(png(noise(100 * number + seed))), {"type": "text", "text": "Hm?"}]
             return (await http.chat([{"role": "user", "content": content}], max_tokens=2)).status_code
 
-        asking = [asyncio.create_task(ask(seed)) for seed in range(12)]
+        asking = [asyncio.create_task(ask(seed)) for seed in range(16)]
         await asyncio.sleep(0.1)
-        await asyncio.to_thread(cluster.kill, "vision-0", signal.SIGKILL)
-        assert await asyncio.gather(*asking) == [200] * 12
+        await asyncio.to_thread(cluster.kill, "vision-0", number)
+        assert await asyncio.gather(*asking) == [200] * 16
         await asyncio.to_thread(cluster.wait_ready, "vision-0")

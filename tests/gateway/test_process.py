@@ -14,6 +14,8 @@ import pytest
 from tests.gateway.site import HELLO
 from tests.gateway.streams import read_stream
 
+NUM_STREAMS = 16
+
 
 def environment(site, **more):
     return {
@@ -48,16 +50,24 @@ async def test_sigterm_lets_streams_end(site, gateway):
     site.say(HELLO.replace("Hello", "Hello " * 20))
     site.decodes[0].token_s = 0.02
     body = {"model": "kimi-k2.6", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
         async with asyncio.timeout(20):
             while (await http.get("/health")).status_code != 200:
                 await asyncio.sleep(0.05)
-        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            pieces = response.aiter_raw()
-            raw = await anext(pieces)
-            process.send_signal(signal.SIGTERM)
-            raw += b"".join([piece async for piece in pieces])
-    assert read_stream(raw).text[0].startswith("Hello Hello")
+        flowing = asyncio.Barrier(NUM_STREAMS + 1)
+
+        async def stream():
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                pieces = response.aiter_raw()
+                raw = await anext(pieces)
+                await flowing.wait()
+                return raw + b"".join([piece async for piece in pieces])
+
+        streams = [asyncio.create_task(stream()) for _ in range(NUM_STREAMS)]
+        await flowing.wait()
+        process.send_signal(signal.SIGTERM)
+        for raw in await asyncio.gather(*streams):
+            assert read_stream(raw).text[0].startswith("Hello Hello")
     async with asyncio.timeout(10):
         assert await process.wait() == 0
 

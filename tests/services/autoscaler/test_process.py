@@ -1,0 +1,56 @@
+"""`python -m services.autoscaler` as a process: its probes, and what SIGTERM does to its Lease."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+
+import httpx
+
+from tests.services.autoscaler.api_server import NAMESPACE, ApiServer
+from tests.services.autoscaler.gateway import Gateway
+
+START_S = 120
+
+
+async def test_sigterm_gives_the_lease_back():
+    async with ApiServer() as api, Gateway() as gateway:
+        await api.add("statefulsets", "decode")
+        gateway.say(decode=1)
+        told = {
+            "LISTEN": "127.0.0.1:0",
+            "PROBE_LISTEN": "127.0.0.1:0",
+            "MODE": "builtin",
+            "GATEWAYS": gateway.address,
+            "ROLES": '{"decode": {"workload": "statefulset/decode"}}',
+            "NAMESPACE": NAMESPACE,
+            "LEASE": "moonshard-autoscaler",
+            "INSTANCE": "autoscaler-0",
+            "API_SERVER": api.url,
+        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.autoscaler"),
+            env=environment | {f"MOONSHARD_{name}": value for name, value in told.items()},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(START_S):
+                while (line := json.loads(await process.stderr.readline()))["msg"] != "probes":
+                    pass
+                async with httpx.AsyncClient(base_url=f"http://{line['address']}", trust_env=False) as http:
+                    while not api.replicas("statefulsets/decode"):
+                        await asyncio.sleep(0.05)
+                    answers = [await http.get(path) for path in ("/health", "/live", "/")]
+                assert [answer.status_code for answer in answers] == [200, 200, 404]
+                assert api.lease("moonshard-autoscaler")["holderIdentity"] == "autoscaler-0"
+                process.send_signal(signal.SIGTERM)
+                _, log = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+        assert process.returncode == 0, log
+        assert not api.lease("moonshard-autoscaler")["holderIdentity"]
+        assert b"Traceback" not in log
