@@ -2,12 +2,18 @@
 
 import sys
 
-from tests.bench import dispatch, engines, kernels, store
+from tests.bench import dispatch, engines, kernels, scale, store
 
 
 def main() -> None:
     """The parts named on the command line, or all."""
-    parts = {"kernels": kernels.main, "dispatch": dispatch.main, "store": store.main, "engines": engines.main}
+    parts = {
+        "kernels": kernels.main,
+        "dispatch": dispatch.main,
+        "store": store.main,
+        "engines": engines.main,
+        "scale": scale.main,
+    }
     chosen = sys.argv[1:] or list(parts)
     sys.argv[1:] = []
     unknown = [name for name in chosen if name not in parts]

@@ -91,6 +91,14 @@ class Cluster:
         self.send(name, number)
         self._wait(lambda: len(child.exit_codes) > num_runs, f"{name} to end")
 
+    def ready(self) -> list[str]:
+        """Those that said at their start that they serve, and run."""
+        return [name for name, child in self._local.children.items() if child.is_ready]
+
+    def setting(self, name: str, variable: str) -> str:
+        """What a process was told, by the variable without its prefix."""
+        return self._child(name).spec.env[f"MOONSHARD_{variable}"]
+
     def exit_codes(self, name: str) -> list[int]:
         """Of every run of a process that has ended, the oldest first."""
         return list(self._child(name).exit_codes)
