@@ -1,6 +1,9 @@
 """From an internal request to an HTTP answer, whole or streamed: what all faces do alike."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -8,10 +11,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gateway.context import Gateway, call_context, gateway_of
+from gateway.faces import error_events
 from gateway.internal import Event, Request
 from gateway.metrics import OPEN_STREAMS
 from gateway.run import Run
-from gateway.sse import EventStream, until_gone
+from gateway.sse import KEEP_ALIVE, EventStream, until_gone
 from services.runtime.errors import MoonshardError
 
 
@@ -48,20 +52,34 @@ async def deliver(request: HttpRequest, asked: Request, answerer: Answerer, *, s
 
 async def _deliver(request: HttpRequest, asked: Request, answerer: Answerer, stream: bool) -> Response:
     gateway: Gateway = gateway_of(request)
-    run = await gateway.pipeline.start(asked, call_context(request))
+    keep_alive_s = gateway.settings.keep_alive_s
+    starting = asyncio.create_task(gateway.pipeline.start(asked, call_context(request)))
     streamed = False
     try:
+        if stream and not (await asyncio.wait({starting}, timeout=keep_alive_s))[0]:
+            # Held for a role that wakes: the client has to hear something before there is anything to tell.
+            streamed = True
+            return EventStream(_held(starting, answerer, request.url.path, keep_alive_s), partial(_close, starting))
+        run = await starting
         if not stream:
             body = answerer.whole(await _all_events(run), run)
             return Response(orjson.dumps(body), media_type="application/json")
         # Errors that come before the first token, or quickly, still have their own status.
-        if await run.events.wait(gateway.settings.keep_alive_s):
+        if await run.events.wait(keep_alive_s):
             run.events.check()
         streamed = True
     finally:
         if not streamed:
-            await run.close()
-    return EventStream(_stream(run, answerer.writer(run), gateway.settings.keep_alive_s), run.close)
+            await _close(starting)
+    return EventStream(_stream(run, answerer.writer(run), keep_alive_s), run.close)
+
+
+async def _close(starting: asyncio.Task[Run]) -> None:
+    """Ends a run, whether or not it has begun."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().close()
 
 
 async def _all_events(run: Run) -> list[Event]:
@@ -85,3 +103,20 @@ async def _stream(run: Run, writer: StreamWriter, keep_alive_s: float) -> AsyncG
             yield writer.last()
         except MoonshardError as error:
             yield writer.fail(error)
+
+
+async def _held(
+    starting: asyncio.Task[Run], answerer: Answerer, path: str, keep_alive_s: float
+) -> AsyncGenerator[bytes, None]:
+    """Comments until the run begins, then its stream."""
+    yield KEEP_ALIVE
+    while not (await asyncio.wait({starting}, timeout=keep_alive_s))[0]:
+        yield KEEP_ALIVE
+    try:
+        run = starting.result()
+    except MoonshardError as error:
+        yield error_events(error, path)
+        return
+    async with aclosing(_stream(run, answerer.writer(run), keep_alive_s)) as pieces:
+        async for piece in pieces:
+            yield piece

@@ -54,12 +54,12 @@ class DemandBook:
     def need(self, *roles: str) -> Iterator[None]:
         """A request needs a replica of each of these roles while the block runs."""
         self._num_requests.update(roles)
-        self._notify()
+        self.notify()
         try:
             yield
         finally:
             self._num_requests.subtract(roles)
-            self._notify()
+            self.notify()
 
     @contextmanager
     def queue(self, prompts: Sequence[Prompt]) -> Iterator[None]:
@@ -67,32 +67,34 @@ class DemandBook:
         first, self._next = self._next, self._next + len(prompts)
         numbers = range(first, self._next)
         self._prompts.update(zip(numbers, prompts, strict=True))
-        self._notify()
+        self.notify()
         try:
             yield
         finally:
             for number in numbers:
                 del self._prompts[number]
-            self._notify()
+            self.notify()
 
     def report(self, pools: Sequence[Replicas]) -> pb.WatchDemandResponse:
         """The demand now."""
         return pb.WatchDemandResponse(roles=[self._role(pool) for pool in pools if pool.is_wanted])
+
+    def notify(self) -> None:
+        """Something else that is told has changed."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def _role(self, pool: Replicas) -> pb.RoleDemand:
         queued = [tokens for prompt in self._prompts.values() if (tokens := prompt.num_uncomputed)]
         is_prefill = pool.role == "prefill"
         return pb.RoleDemand(
             role=pool.role,
-            num_requests=self._num_requests[pool.role] + (len(queued) if is_prefill else 0),
+            # Calls outside of a chat, such as counting tokens, are held without a request that needs the role.
+            num_requests=max(pool.num_held, self._num_requests[pool.role] + (len(queued) if is_prefill else 0)),
             num_held=pool.num_held,
             num_queued_tokens=sum(queued) if is_prefill else 0,
             replicas=pool.loads(),
         )
-
-    def _notify(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class DemandServicer(demand_pb2_grpc.DemandServiceServicer):

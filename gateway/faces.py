@@ -4,6 +4,7 @@ import orjson
 from starlette.responses import Response
 
 from gateway.errors import anthropic_error, anthropic_status, error_headers, openai_error, status_of
+from gateway.sse import DONE, data_event, named_event
 from services.runtime.errors import MoonshardError
 
 OTHER = "other"
@@ -37,3 +38,14 @@ def error_response(error: MoonshardError, path: str, request_id: str) -> Respons
     else:
         status, body = status_of(error), openai_error(error)
     return Response(orjson.dumps(body), status_code=status, headers=error_headers(error), media_type="application/json")
+
+
+def error_events(error: MoonshardError, path: str) -> bytes:
+    """A stream that ends with this error before its answer has begun, in the form of the path's face."""
+    if is_anthropic(path):
+        return named_event("error", orjson.dumps(anthropic_error(error)))
+    told = openai_error(error)
+    if face_of(path) == "responses":
+        fields = {name: told["error"][name] for name in ("code", "message", "param")}
+        return named_event("error", orjson.dumps({"type": "error", "sequence_number": 0, **fields}))
+    return data_event(orjson.dumps(told)) + DONE

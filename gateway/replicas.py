@@ -163,7 +163,7 @@ class ReplicaPool:
             raise Overloaded(
                 f"{self.num_held} requests wait for a {self.role} replica already", retry_after_s=retry_after_s
             )
-        with HELD_REQUESTS.labels(self.role).track_inprogress(), self._demand.need(self.role), self._held():
+        with HELD_REQUESTS.labels(self.role).track_inprogress(), self._held():
             try:
                 async with asyncio.timeout(hold_s):
                     await self._any.wait()
@@ -193,10 +193,12 @@ class ReplicaPool:
     @contextmanager
     def _held(self) -> Iterator[None]:
         self.num_held += 1
+        self._demand.notify()
         try:
             yield
         finally:
             self.num_held -= 1
+            self._demand.notify()
 
     async def _find(self) -> None:
         async for listed in poll_addresses(self._places, self._settings.discover_s):

@@ -107,11 +107,17 @@ async def measure(cluster: Cluster) -> list[dict[str, object]]:
 async def record(cluster: Cluster, told: list[Any]) -> None:
     """What the autoscaler hears, twice a second."""
     started_s = time.monotonic()
+    told.append([0.0, {}])
     async with open_channel(cluster.setting("gateway", "DEMAND_LISTEN")) as channel:
         async for response in DemandServiceStub(channel).Watch(WatchDemandRequest(every_s=0.5)):
             at_s = round(time.monotonic() - started_s, 2)
-            if not told or at_s - told[-1][0] >= 0.5:
-                told.append([at_s, {role: asdict(of) for role, of in total([response]).items() if of.num_requests}])
+            roles = {
+                role: {name: value for name, value in asdict(of).items() if value}
+                for role, of in total([response]).items()
+            }
+            roles = {role: of for role, of in roles.items() if of}
+            if at_s - told[-1][0] >= 0.5 and roles != told[-1][1]:
+                told.append([at_s, roles])
 
 
 async def _until(condition: Callable[[], bool]) -> float:

@@ -74,6 +74,7 @@ async def test_the_first_request_to_a_cold_cluster_is_answered(watched):
     roles = await watcher.until(lambda roles: roles["decode"].num_held)
     # The whole path, though the request waits for the decode replica alone.
     assert {name for name, role in roles.items() if role.num_requests} == {"tokenizer", "prefill", "decode"}
+    assert roles["decode"].num_requests == 1
     assert roles["prefill"].num_queued_tokens > 0
     for engine in site.engines:
         await engine.start()
@@ -169,3 +170,64 @@ async def test_watchers_are_bounded(start_site):
         with pytest.raises(MoonshardError, match="16 watch the demand already"):
             async with open_channel(address) as channel:
                 await anext(aiter(demand_pb2_grpc.DemandServiceStub(channel).Watch(WatchDemandRequest())))
+
+
+@pytest.mark.parametrize(
+    "path, end",
+    [
+        ("/v1/chat/completions", b'"finish_reason":"stop"'),
+        ("/v1/messages", b"event: message_stop"),
+        ("/v1/responses", b"event: response.completed"),
+    ],
+)
+async def test_a_stream_that_waits_for_its_prompt_gets_comments_too(watched, path, end):
+    """Rendering, or seeing, waits for a role that wakes."""
+    site, _ = await watched()
+    await site.tokenizers[0].stop()
+    await site.sees("tokenizer", 0)
+    body = {"model": "kimi-k2.6", "stream": True, "max_tokens": 64}
+    body |= {"input": "Hi"} if "responses" in path else {"messages": [{"role": "user", "content": "Hi"}]}
+    if "responses" in path:
+        del body["max_tokens"]
+    raw = b""
+    async with site.http.stream("POST", path, json=body) as response:
+        assert response.status_code == 200
+        async for piece in response.aiter_bytes():
+            raw += piece
+            if raw.count(b": keep-alive") == 3 and not site.tokenizers[0].is_up:
+                await site.tokenizers[0].start()
+    assert raw.startswith(b": keep-alive\n\n" * 3)
+    assert end in raw
+
+
+@pytest.mark.parametrize(
+    "path, last",
+    [
+        ("/v1/chat/completions", b'"code":null}}\n\ndata: [DONE]\n\n'),
+        ("/v1/messages", b'"type":"overloaded_error","message":"no tokenizer replica is ready"}}\n\n'),
+        ("/v1/responses", b'"message":"no tokenizer replica is ready","param":null}\n\n'),
+    ],
+)
+async def test_a_stream_that_waits_in_vain_ends_with_an_error(start_site, path, last):
+    site = await start_site(wake_s=0.5, keep_alive_s=0.1)
+    await site.tokenizers[0].stop()
+    await site.sees("tokenizer", 0)
+    body = {"model": "kimi-k2.6", "stream": True}
+    body |= {"input": "Hi"} if "responses" in path else {"messages": [{"role": "user", "content": "Hi"}]}
+    if path == "/v1/messages":
+        body["max_tokens"] = 64
+    answer = await site.http.post(path, json=body)
+    assert answer.status_code == 200
+    assert answer.content.endswith(last)
+    assert site.gateway.pipeline.num_open == 0
+
+
+async def test_a_client_that_leaves_before_its_prompt_is_there(watched):
+    site, watcher = await watched()
+    await site.tokenizers[0].stop()
+    await site.sees("tokenizer", 0)
+    asked = asyncio.create_task(site.chat(stream=True))
+    await asyncio.sleep(0.3)
+    asked.cancel()
+    await watcher.until(lambda roles: not any(role.num_requests or role.num_held for role in roles.values()))
+    assert site.gateway.pipeline.num_open == 0
