@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve chat test check bench clean
+.PHONY: help serve chat test check bench kind clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,16 @@ check: $(VENV)/.tested ## lint and type-check
 
 bench: $(VENV)/.tested ## measure, and print one table
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# TORCH_INDEX_URL: where pip finds PyTorch for CPUs; without it the image has the one for CUDA, which is larger.
+IMAGE := moonshard:$(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' helm/moonshard/Chart.yaml)
+kind: $(VENV)/.tested ## build the nano image, install it in a kind cluster and run tests/kind/ there
+	@for tool in docker kind kubectl; do command -v $$tool > /dev/null || { echo "make kind needs $$tool."; exit 1; }; done
+	docker build --target nano --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL) --tag $(IMAGE)-nano .
+	kind get clusters | grep --quiet --line-regexp moonshard || kind create cluster --name moonshard
+	kind load docker-image --name moonshard $(IMAGE)-nano
+	kind get kubeconfig --name moonshard > $(VENV)/kubeconfig
+	MOONSHARD_TEST_IMAGE=$(IMAGE) KUBECONFIG=$(CURDIR)/$(VENV)/kubeconfig $(BIN)/python -m pytest tests/kind $(ARGS)
 
 clean: ## remove the virtual environment and all build products
 	rm -rf $(VENV) dist protos/*_pb2* kernels/native/*.so
