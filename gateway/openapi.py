@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from gateway.answer_schemas import ANSWERS
 from gateway.body import Body
 from gateway.faces import face_of, is_anthropic
 
@@ -60,10 +61,12 @@ def openapi_document(
     schemas.update(definitions["$defs"], OpenAIError=OPENAI_ERROR, AnthropicError=ANTHROPIC_ERROR)
     for path, operations in document["paths"].items():
         error = REF.format(model="AnthropicError" if is_anthropic(path) else "OpenAIError")
-        for operation in operations.values():
+        for method, operation in operations.items():
             responses = operation["responses"]
             # FastAPI's own refusals, which never happen here.
             responses.pop("422", None)
+            if answer := ANSWERS.get((method, path)):
+                responses["200"]["content"] = {"application/json": {"schema": answer}}
             if face_of(path) in STREAMING and operation.get("requestBody"):
                 responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
             responses["default"] = {

@@ -43,7 +43,10 @@ class Constraints:
         self, wanted: pb.Constraint, token_ids: Sequence[int], num_prompt: int, max_tokens: int
     ) -> Constraint:
         """The constraint of one generation, or InvalidRequest that names the field."""
-        work = asyncio.get_running_loop().run_in_executor(
+        loop = asyncio.get_running_loop()
+        # Once per process, and no fault of the request's: not part of its time.
+        await loop.run_in_executor(self._pool, self._get_grammars)
+        work = loop.run_in_executor(
             self._pool, lambda: Constraint(self._plan(wanted), token_ids, num_prompt, max_tokens)
         )
         try:
@@ -59,19 +62,23 @@ class Constraints:
         use = USES[wanted.tool_use]
         if use is Use.REQUIRED and not wanted.tools:
             raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
-        if self._grammars is None:
-            self._grammars = Grammars(self._table, self._table.special_id(END))
+        grammars = self._get_grammars()
         called = wanted.tools if use is not Use.NEVER else []
         return Plan(
-            self._grammars,
+            grammars,
             self._markers,
             starts_in_reasoning=wanted.starts_in_reasoning,
-            content=self._content(wanted, self._grammars),
-            tools=[Tool(tool.name, self._arguments(tool, self._grammars)) for tool in called],
+            content=self._content(wanted, grammars),
+            tools=[Tool(tool.name, self._arguments(tool, grammars)) for tool in called],
             use=use,
             max_calls=wanted.max_tool_calls,
             first_index=wanted.first_call_index,
         )
+
+    def _get_grammars(self) -> Grammars:
+        if self._grammars is None:
+            self._grammars = Grammars(self._table, self._table.special_id(END))
+        return self._grammars
 
     def _content(self, wanted: pb.Constraint, grammars: Grammars) -> Grammar | None:
         field = wanted.content_field or "constraint.content"

@@ -29,7 +29,7 @@ from services.attention.metrics import (
 from services.attention.publisher import Publisher
 from services.attention.roster import Chunk, Roster
 from services.attention.rules import Rules
-from services.attention.sampler import Choice, sample
+from services.attention.sampler import Choice
 from services.runtime.errors import MoonshardError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Engine:
         logits = await self._forward.run(self._step, plan)
         params, histories = [one.sampling for one in generations], [one.history for one in generations]
         positions = [len(one.token_ids) for one in generations]
-        sampled = sample(logits, params, positions, histories, await self._rules.finish(rules))
+        sampled = await self._rules.sample(logits, params, positions, histories, await self._rules.finish(rules))
         for chunk in plan:
             self._publisher.publish(chunk.generation, self._roster.advance(chunk))
         for generation, choice in zip(generations, sampled, strict=True):

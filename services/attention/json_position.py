@@ -3,14 +3,13 @@
 Meant for texts that a grammar has checked: what is no JSON is not noticed.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 QUOTE, BACKSLASH, OPEN_OBJECT = b'"\\{'
 CLOSERS = b"}]"
 
 
-@dataclass(frozen=True)
-class JsonPosition:
+class JsonPosition(NamedTuple):
     """A place in a JSON text, as a value.
 
     outline      the text since the start of the outline, with finished values as `v` and characters of the value in
@@ -31,7 +30,7 @@ class JsonPosition:
 
     def fresh(self) -> "JsonPosition":
         """The same place with an outline that starts here."""
-        return replace(self, outline=b"", containers=tuple((kind, -1) for kind, _ in self.containers))
+        return self._replace(outline=b"", containers=tuple((kind, -1) for kind, _ in self.containers))
 
     def after(self, text: bytes) -> "JsonPosition":
         """The place after more text."""
@@ -49,36 +48,36 @@ class JsonPosition:
             case 0x20:
                 after = self
             case 0x22:  # a quote
-                after = replace(self, outline=self.outline + b'"', in_string=True)
+                after = self._replace(outline=self.outline + b'"', in_string=True)
             case 0x7B | 0x5B:  # { [
                 opened = (*self.containers, (byte, len(self.outline)))
                 outline = self.outline + bytes([byte])
-                after = replace(self, outline=outline, containers=opened, is_key=byte == OPEN_OBJECT)
+                after = self._replace(outline=outline, containers=opened, is_key=byte == OPEN_OBJECT)
             case 0x2C:  # ,
                 in_object = bool(self.containers) and self.containers[-1][0] == OPEN_OBJECT
-                after = replace(self, outline=self._finished() + b",", is_key=in_object, num_digits=0)
+                after = self._replace(outline=self._finished() + b",", is_key=in_object, num_digits=0)
             case 0x3A:  # :
-                after = replace(self, outline=self.outline + b":", is_key=False)
+                after = self._replace(outline=self.outline + b":", is_key=False)
             case _:
-                after = replace(self, outline=self.outline + b"x", num_digits=self.num_digits + 1)
+                after = self._replace(outline=self.outline + b"x", num_digits=self.num_digits + 1)
         return after
 
     def _in_string(self, byte: int) -> "JsonPosition":
         if self.is_escaped:
-            return replace(self, outline=self.outline + b"x", is_escaped=False)
+            return self._replace(outline=self.outline + b"x", is_escaped=False)
         if byte == BACKSLASH:
-            return replace(self, outline=self.outline + b"\\", is_escaped=True)
+            return self._replace(outline=self.outline + b"\\", is_escaped=True)
         if byte != QUOTE:
-            return replace(self, outline=self.outline + (bytes([byte]) if self.is_key else b"x"))
+            return self._replace(outline=self.outline + (bytes([byte]) if self.is_key else b"x"))
         if self.is_key:
-            return replace(self, outline=self.outline + b'"', in_string=False)
+            return self._replace(outline=self.outline + b'"', in_string=False)
         begun = self.outline.rfind(b'"')
-        return replace(self, outline=self.outline[: max(begun, 0)] + b"v", in_string=False)
+        return self._replace(outline=self.outline[: max(begun, 0)] + b"v", in_string=False)
 
     def _closed(self, byte: int) -> "JsonPosition":
         *outer, (_, begun) = self.containers or ((byte, -1),)
         outline = self.outline + bytes([byte]) if begun < 0 else self.outline[:begun] + b"v"
-        return replace(self, outline=outline, containers=tuple(outer), is_key=False, num_digits=0)
+        return self._replace(outline=outline, containers=tuple(outer), is_key=False, num_digits=0)
 
     def _finished(self) -> bytes:
         """The outline with the number or word in hand as a value."""

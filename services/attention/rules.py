@@ -1,13 +1,15 @@
-"""Rules for the next tokens, made by worker threads while the engine computes the logits."""
+"""Rules for the next tokens, made by worker threads while the engine computes the logits; what they settle after."""
 
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from torch import Tensor
+
 from services.attention.constraint import Constraint
 from services.attention.metrics import GRAMMAR_WAIT_SECONDS
-from services.attention.sampler import Rule
+from services.attention.sampler import Choice, History, Rule, SamplingParams, sample_row
 from services.runtime.errors import NumericError
 
 T = TypeVar("T")
@@ -41,6 +43,27 @@ class Rules:
             return rules.result()
         with GRAMMAR_WAIT_SECONDS.time():
             return await rules
+
+    async def sample(
+        self,
+        logits: Tensor,
+        params: Sequence[SamplingParams],
+        positions: Sequence[int],
+        histories: Sequence[History | None],
+        rules: Sequence[Rule | NumericError | None],
+    ) -> list[Choice | NumericError]:
+        """As the sampler's; rows whose token must be settled are left to the workers, since that may need a search."""
+        loop = asyncio.get_running_loop()
+        rows = list(zip(logits.numpy(force=True), params, positions, histories, rules, strict=True))
+        settles = [isinstance(rule, Rule) and rule.settle is not None for rule in rules]
+        working = [
+            loop.run_in_executor(self._pool, sample_row, *row)
+            for row, by_worker in zip(rows, settles, strict=True)
+            if by_worker
+        ]
+        own = iter([sample_row(*row) for row, by_worker in zip(rows, settles, strict=True) if not by_worker])
+        settled = iter(await asyncio.gather(*working))
+        return [next(settled if by_worker else own) for by_worker in settles]
 
 
 def _done(loop: asyncio.AbstractEventLoop, result: T) -> "asyncio.Future[T]":

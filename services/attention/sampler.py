@@ -145,13 +145,25 @@ def sample(
     rows = logits.numpy(force=True)
     known = histories if histories is not None else [None] * len(rows)
     bound = rules if rules is not None else [None] * len(rows)
-    for row, one in zip(rows, params, strict=True):
-        if one.banned_ids:
-            row[_ids(one.banned_ids)] = -np.inf
-    return [
-        rule if isinstance(rule, NumericError) else _choose(row, params, position, history, rule)
-        for row, params, position, history, rule in zip(rows, params, positions, known, bound, strict=True)
-    ]
+    return [sample_row(*row) for row in zip(rows, params, positions, known, bound, strict=True)]
+
+
+def sample_row(
+    row: Logits,
+    params: SamplingParams,
+    position: int,
+    history: History | None = None,
+    rule: Rule | NumericError | None = None,
+) -> Choice | NumericError:
+    """The same for one row, [vocab_size] f32. May be called by any thread."""
+    if isinstance(rule, NumericError):
+        return rule
+    if params.banned_ids:
+        row[_ids(params.banned_ids)] = -np.inf
+    try:
+        return _choose(row, params, position, history, rule)
+    except NumericError as error:
+        return error
 
 
 def _choose(

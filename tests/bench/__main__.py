@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import dispatch, engines, kernels, scale, store
+from tests.bench import constraints, dispatch, engines, gateway, kernels, scale, store, vision
 
 
 def main() -> None:
@@ -11,6 +11,9 @@ def main() -> None:
         "kernels": kernels.main,
         "dispatch": dispatch.main,
         "store": store.main,
+        "constraints": constraints.main,
+        "gateway": gateway.main,
+        "vision": vision.main,
         "engines": engines.main,
         "scale": scale.main,
     }

@@ -11,6 +11,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from gateway.answer_schemas import ANSWERS
 from tests.gateway.site import CONTEXT_TOKENS, Site
 
 OPERATIONS = 28
@@ -71,6 +72,11 @@ def test_the_page_is_whole(operations):
     posts = [operation for operation in operations if operation.method == "post"]
     without = [operation.path for operation in posts if not list(operation.body)]
     assert all(path.startswith("/v1/responses/") for path in without)
+
+
+def test_answers_are_told_for_operations_that_there_are(operations):
+    told = {(operation.method, operation.path) for operation in operations}
+    assert not ANSWERS.keys() - told
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
