@@ -129,8 +129,6 @@ def test_torch_is_in_the_extra_alone():
 @pytest.mark.parametrize("module", SLIM)
 def test_a_process_of_the_slim_image_starts_without_torch(tmp_path, module):
     """As far as its settings, which are missing: everything is imported before."""
-    if module == "services.autoscaler" and not (ROOT / "services" / "autoscaler" / "__main__.py").exists():
-        pytest.skip("there is no autoscaler process yet")
     done = subprocess.run(
         [sys.executable, "-P", "-m", module],
         env=without_torch(tmp_path),
