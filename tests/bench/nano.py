@@ -102,7 +102,9 @@ def main() -> None:
         url = args.model
         if not url.startswith("http"):
             log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "cluster.log"
-            url = stack.enter_context(Cluster(Topology(Path(args.model), visions=1), log_path)).url
+            # As few processes as can be: what is answered does not depend on them.
+            topology = Topology(Path(args.model), experts=0, prefills=0, visions=1)
+            url = stack.enter_context(Cluster(topology, log_path)).url
         asyncio.run(run(url, args.skills, args.cases, args.at_once, record, args.greedy))
     print_table("Held-out samples through the gateway", rows(record, args.skills))
 
