@@ -36,6 +36,7 @@ from gateway.responses.schema import ResponsesRequest
 from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 from services.runtime.tls import tls_files
+from services.runtime.tracing import open_tracer
 
 TITLE = "Moonshard"
 BODIES = (
@@ -63,6 +64,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     """The whole gateway as an ASGI application, which watches its replicas from its start to its end."""
 
     limits = KeyLimits(settings)
+    tracer = open_tracer(settings.trace_endpoint, "gateway", settings.instance)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +82,8 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
             await cluster.close()
             await limits.close()
             await files.close()
+            if tracer is not None:
+                await tracer.close()
 
     app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
     app.include_router(chat.router)
@@ -93,7 +97,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_our_mistake)
     guard = Guard(app, ApiKeys(settings.keys_file), limits)
-    return RequestMiddleware(guard, settings.request_s)
+    return RequestMiddleware(guard, settings.request_s, tracer, settings.trace_sample_ratio if tracer else 0.0)
 
 
 async def _on_moonshard_error(request: Request, error: Exception) -> Response:

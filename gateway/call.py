@@ -1,11 +1,14 @@
 """What one request carries into every call that is made for it: its names and its deadline."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from gateway.first_token import FirstToken
 from services.runtime.channels import call_metadata
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
+from services.runtime.tracing import Span, Tracer
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -33,6 +36,8 @@ class CallContext:
     deadline_s: float
     meter: Meter = field(default_factory=Meter)
     first_token: FirstToken = field(default_factory=FirstToken)
+    tracer: Tracer | None = None
+    root: Span | None = None  # of the whole request, where there are traces
 
     @property
     def trace_id(self) -> str:
@@ -43,6 +48,22 @@ class CallContext:
     def metadata(self) -> Metadata:
         """The metadata of every gRPC call of this request."""
         return call_metadata(self.request_id, trace_parent=self.trace_parent)
+
+    @contextmanager
+    def span(self, name: str, **attributes: str) -> Iterator["CallContext"]:
+        """A part of the request in its trace; gives what the calls of this part carry."""
+        if self.tracer is None:
+            yield self
+            return
+        named = {f"moonshard.{key}": value for key, value in attributes.items()}
+        with self.tracer.span(name, self.trace_parent, named, "client") as span:
+            yield replace(self, trace_parent=span.trace_parent)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator["CallContext"]:
+        """A span that is a part of the way to the first token."""
+        with self.first_token.timing(name), self.span(name) as call:
+            yield call
 
     def left_s(self, at_most_s: float) -> float:
         """Time until the deadline, but not more than at_most_s. Raises DeadlineExceeded if none is left."""

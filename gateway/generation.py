@@ -80,7 +80,8 @@ class Generation:
             replica = await attempts.next_replica(begun=self._begun)
             num_before = len(self.token_ids)
             try:
-                await self._seeing(partial(self._decode_on, replica, manifest, shown))
+                with self._call.span("decode", replica=replica.address) as call:
+                    await self._seeing(partial(self._decode_on, replica, manifest, shown, call))
             except KvMissing:
                 if manifest is None:
                     raise
@@ -138,22 +139,25 @@ class Generation:
 
     async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
         replica.note_sent(len(self._start.prompt_ids))
-        response: pb.PrefillResponse = await replica.attention.Prefill(
-            pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
-            timeout=self._call.left_s(self._settings.prefill_s),
-            metadata=self._call.metadata,
-        )
+        with self._call.span("prefill", replica=replica.address) as call:
+            response: pb.PrefillResponse = await replica.attention.Prefill(
+                pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
+                timeout=call.left_s(self._settings.prefill_s),
+                metadata=call.metadata,
+            )
         return response
 
-    async def _decode_on(self, replica: Replica, manifest: pb.KvManifest | None, shown: Feed[list[int]]) -> None:
+    async def _decode_on(
+        self, replica: Replica, manifest: pb.KvManifest | None, shown: Feed[list[int]], call: CallContext
+    ) -> None:
         """Reads one replica's stream to its end. Silence and an end without a finish reason count as a loss."""
         if self._was_last():
             return
         replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
         stream = replica.attention.Decode(
             pb.DecodeRequest(prompt=self._prompt(), sampling=self._start.sampling, manifest=manifest),
-            timeout=self._call.left_s(self._settings.request_s),
-            metadata=self._call.metadata,
+            timeout=call.left_s(self._settings.request_s),
+            metadata=call.metadata,
         )
         responses = aiter(stream)
         silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt

@@ -16,6 +16,7 @@ from gateway.media import MediaDesk, media_of
 from gateway.rendering import parse_start, render_request, sampling_of, seeded
 from gateway.run import Run
 from gateway.settings import GatewaySettings
+from gateway.spans import tell_request
 from protos.tokenizer_pb2 import CONTENT, RenderResponse
 from services.runtime.errors import InvalidRequest
 
@@ -41,6 +42,7 @@ class Pipeline:
         Raises Overloaded if too many are open, ContextExceeded, InvalidRequest for what only the tokenizer can see,
         Unavailable if nobody is ready in time.
         """
+        tell_request(call, request, self._settings)
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
             # All roles of its path wake together, not one after another.
@@ -105,8 +107,8 @@ class Pipeline:
     async def _prompts(self, asked: Conversation | RawPrompts, call: CallContext) -> list[RenderResponse]:
         if isinstance(asked, Conversation):
             return [await self._render(asked, call)]
-        with call.first_token.timing("render"):
-            return await self._raw_prompts(asked, call)
+        with call.part("render") as part:
+            return await self._raw_prompts(asked, part)
 
     async def _raw_prompts(self, asked: RawPrompts, call: CallContext) -> list[RenderResponse]:
         vocab_size = (await self._cluster.describe(call)).vocab_size
@@ -122,7 +124,7 @@ class Pipeline:
         return prompts
 
     async def _render(self, conversation: Conversation, call: CallContext) -> RenderResponse:
-        with call.first_token.timing("vision"):
-            seen = await self._media.see(conversation, call)
-        with call.first_token.timing("render"):
-            return await self._cluster.render(render_request(conversation, seen), call)
+        with call.part("vision") as part:
+            seen = await self._media.see(conversation, part)
+        with call.part("render") as part:
+            return await self._cluster.render(render_request(conversation, seen), part)

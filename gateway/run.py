@@ -26,6 +26,7 @@ from gateway.logprobs import TokenLog
 from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
 from gateway.parsing import AnswerParser
 from gateway.settings import GatewaySettings
+from gateway.spans import tell_outcome
 from protos.attention_pb2 import LENGTH
 from protos.tokenizer_pb2 import Delta, ParseStart
 from services.runtime.errors import DeadlineExceeded, MoonshardError
@@ -69,6 +70,8 @@ class Run:
             Generation(cluster, settings, call, start, leads=choice == 0) for choice, start in enumerate(starts)
         ]
         self._num_per_prompt = num_per_prompt
+        self._finishes: list[FinishName] = []
+        self._said: list[tuple[int, Content | Reasoning]] = []  # for the trace, where it may hold content
         self._logs = [TokenLog() if start.sampling.HasField("num_top_logprobs") else None for start in starts]
         self._task = asyncio.create_task(self._generate())
         self._task.add_done_callback(self._ended)
@@ -101,10 +104,11 @@ class Run:
         self._call.meter.num_prompt_tokens += usage.num_prompt_tokens
         self._call.meter.num_completion_tokens += usage.num_completion_tokens
         error = None if task.cancelled() else task.exception()
-        told = error and _first(error)
+        told = _first(error) if error is not None else None
         self.events.close(told)
         fields = {
             "request_id": self._call.request_id,
+            "trace_id": self._call.trace_id,
             "num_prompt_tokens": usage.num_prompt_tokens,
             "num_cached_tokens": usage.num_cached_tokens,
             "num_completion_tokens": usage.num_completion_tokens,
@@ -112,6 +116,7 @@ class Run:
             "outcome": type(told).__name__ if told else "left" if task.cancelled() else "complete",
         }
         log.info("run", extra=fields)
+        tell_outcome(self._call, usage, self._finishes, told, self._said)
 
     async def _choose(self, choice: int) -> None:
         """One choice, from its prompt to its Finish."""
@@ -149,7 +154,8 @@ class Run:
         log = self._logs[choice]
         if log is not None and parser.stop is None and (rest := log.rest()):
             await self.events.put(Content(choice, "", rest))
-        await self.events.put(Finish(choice, _finish_name(parser, truncated=truncated), parser.stop))
+        self._finishes.append(_finish_name(parser, truncated=truncated))
+        await self.events.put(Finish(choice, self._finishes[-1], parser.stop))
 
     async def _portions(self, tokens: Feed[list[int]]) -> AsyncGenerator[list[int], None]:
         """All tokens that have come, or one at a time where one may end the answer, so that none beyond it counts."""
@@ -178,6 +184,8 @@ class Run:
             await log.add(parser.content_positions, generation.token_ids, generation.logprobs, self._token_bytes)
         for delta in deltas:
             event = _event_of(choice, delta)
+            if self._settings.trace_content and isinstance(event, Content | Reasoning):
+                self._said.append((choice, event))
             if log is not None and isinstance(event, Content):
                 event = replace(event, logprobs=log.shown(event.text))
             await self.events.put(event)

@@ -48,6 +48,10 @@ class GatewaySettings(StoreSettings):
     wake_s: NonNegativeFloat = 0.0  # longest wait for a role at zero; 0: nobody wakes roles here, hold_s counts
     max_held: PositiveInt = 256  # requests that wait for a role at once; beyond: 429
 
+    # Of requests whose client does not say by a traceparent whether its trace is recorded.
+    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    trace_content: bool = False  # what users and the model say goes into recorded traces
+
     request_s: PositiveFloat = 3600.0  # deadline of a request, its whole answer included
     hold_s: PositiveFloat = 10.0  # wait for a first replica before the answer has begun
     resume_s: PositiveFloat = 300.0  # wait for another replica once it has

@@ -13,22 +13,32 @@ from services.attention.settings import AttentionSettings
 from services.model.expert_load import ExpertLoadCollector
 from services.runtime.server import run, serve
 from services.runtime.settings import load
+from services.runtime.tracing import open_tracer
 
 NAME = "attention"
 
 
 async def serve_replica(settings: AttentionSettings) -> None:
     """Shard 0: the engine and its service."""
-    replica = Assembly(settings).replica()
+    tracer = open_tracer(settings.trace_endpoint, NAME, settings.instance)
+    replica = Assembly(settings, tracer).replica()
     show_load(replica.experts)
-    servicer = AttentionServicer(replica.engine, replica.constraints, replica.limits, settings.role)
+    servicer = AttentionServicer(replica.engine, replica.constraints, replica.limits, settings.role, tracer)
 
     def add_services(server: grpc.aio.Server) -> None:
         attention_pb2_grpc.add_AttentionServiceServicer_to_server(servicer, server)
 
     ready = functools.partial(replica.open, settings.startup_s)
     try:
-        await serve(settings, NAME, add_services, ready=ready, on_drain=servicer.drain, serving=replica.serving())
+        await serve(
+            settings,
+            NAME,
+            add_services,
+            ready=ready,
+            on_drain=servicer.drain,
+            serving=replica.serving(),
+            tracer=tracer,
+        )
     finally:
         await replica.close()
 

@@ -23,6 +23,7 @@ from services.attention.remote_layers import RemoteLayers
 from services.attention.requests import Limits
 from services.attention.roster import Roster
 from services.attention.settings import AttentionSettings
+from services.attention.spans import StepSpans
 from services.attention.weights import load_ends, load_layers
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
@@ -33,6 +34,7 @@ from services.model.text_weights import check_complete
 from services.model.vocabulary import load_tokens
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
+from services.runtime.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,8 @@ class FurtherShard:
 class Assembly:
     """Reads the checkpoint of one attention process; to be used once, on the service's event loop."""
 
-    def __init__(self, settings: AttentionSettings) -> None:
+    def __init__(self, settings: AttentionSettings, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._dtype = DTYPES[settings.dtype]
@@ -151,7 +154,8 @@ class Assembly:
             takes_media=self._store is not None,
         )
         self._report()
-        engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media())
+        spans = StepSpans(self._tracer, experts, settings.trace_layer_ratio) if self._tracer is not None else None
+        engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media(), spans)
         constraints = Constraints(load_tokens(settings.model, config.vocab_size))
         return Replica(engine, constraints, limits, experts, further, self._store)
 

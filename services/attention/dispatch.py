@@ -19,6 +19,7 @@ from services.model.expert_shard import ExpertShard
 from services.model.expert_wire import CallName, Work, encode_request
 from services.runtime.errors import ExpertsUnavailable
 from services.runtime.tls import TlsFiles
+from services.runtime.tracing import Tracer
 
 CHECK_S: Final = 0.05
 POLL_OPEN_S: Final = 0.01
@@ -43,6 +44,9 @@ class Experts(Protocol):
         topk_weights  [tokens, top_k] f32
         """
 
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        """From now on a span is recorded under `parent` for every answer of an expert shard; None: no more."""
+
 
 class LocalExperts:
     """All experts in this process: computed at once, on the caller's thread."""
@@ -55,6 +59,9 @@ class LocalExperts:
 
     async def close(self) -> None:
         pass
+
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        """There are no expert shards: their work is the step's own."""
 
     def dispatch(
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
@@ -124,6 +131,7 @@ class RemoteExperts:
         self._finder = ExpertFinder(name, self._identities, self._add, discover_s, tls) if name else None
         self._tasks: dict[ReplicaConnection | None, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._trace: tuple[Tracer, str] | None = None
 
     async def open(self) -> None:
         """Returns when every shard has a live replica.
@@ -164,7 +172,7 @@ class RemoteExperts:
     ) -> Awaitable[Tensor]:
         num_tokens, hidden_size = hidden.shape
         parts = self._splitter.split(Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())) if num_tokens else []
-        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device)
+        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._trace)
         deadline_s = time.monotonic() + self._limits.deadline_s
         for index, part in enumerate(parts):
             name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
@@ -199,6 +207,9 @@ class RemoteExperts:
         self._timer = None
         if any(len(calls) for calls in self._shards):
             self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        self._trace = (tracer, parent) if tracer is not None else None
 
 
 class _Ready:

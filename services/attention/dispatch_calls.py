@@ -23,6 +23,7 @@ from services.attention.dispatch_metrics import (
 from services.attention.dispatch_split import Part, combine
 from services.model.expert_wire import Buffer, CallName, Refusal, decode_answer
 from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
+from services.runtime.tracing import Tracer
 
 MAX_CALLS: Final = 1024  # in flight to one shard; an engine has one for each micro-batch
 
@@ -33,7 +34,15 @@ class Dispatched:
     Raises ExpertsUnavailable when a shard did not answer in time, WireError when one refused its frame.
     """
 
-    def __init__(self, num_tokens: int, hidden_size: int, parts: Sequence[Part], device: torch.device) -> None:
+    def __init__(
+        self,
+        num_tokens: int,
+        hidden_size: int,
+        parts: Sequence[Part],
+        device: torch.device,
+        trace: tuple[Tracer, str] | None = None,
+    ) -> None:
+        self.trace = trace
         self._shape = num_tokens, hidden_size
         self._parts = parts
         self._device = device
@@ -187,7 +196,10 @@ class ShardCalls:
                 WireError(f"expert shard {self._shard} at {replica.address} sent {found}, expected {expected}")
             )
         else:
-            self._round_trips.observe(time.monotonic() - call.dispatched.started_s)
+            began_s, ended_s = call.dispatched.started_s, time.monotonic()
+            self._round_trips.observe(ended_s - began_s)
+            if call.dispatched.trace is not None:
+                _record(call, self._shard, *call.dispatched.trace, began_s, ended_s)
             call.dispatched.settle(call.part_index, answer.total)
 
     def check(self, now_s: float) -> None:
@@ -238,3 +250,14 @@ class ShardCalls:
 
     def _report(self) -> str:
         return "; ".join(f"{replica.address} {replica.state}" for replica in self._replicas)
+
+
+def _record(call: Call, shard: int, tracer: Tracer, parent: str, began_s: float, ended_s: float) -> None:
+    """The span of one answer."""
+    attributes = {
+        "moonshard.layer": call.name.layer,
+        "moonshard.micro_batch": call.name.micro_batch,
+        "moonshard.expert_shard": shard,
+        "moonshard.num_tokens": call.shape[0],
+    }
+    tracer.record("dispatch", parent, began_s, ended_s, attributes)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from services.attention.fetcher import Fetched, Fetcher
 from services.attention.forward import Forward
 from services.attention.generation import Failed, FinishReason, Generation, HandedOver, Tokens
 from services.attention.layer_shard import LayerShard
+from services.attention.load import Load, load_of
 from services.attention.media import MediaSource
 from services.attention.metrics import (
     FINISHED,
@@ -30,21 +31,12 @@ from services.attention.publisher import Publisher
 from services.attention.roster import Chunk, Roster
 from services.attention.rules import Rules
 from services.attention.sampler import Choice
+from services.attention.spans import StepSpans
 from services.runtime.errors import MoonshardError, Unavailable
 
 log = logging.getLogger(__name__)
 
 SHARD_PAUSE_S = 0.02
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a replica has to do, as of its last step."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_queued_tokens: int = 0
-    num_free_blocks: int = 0
 
 
 class Engine:
@@ -62,6 +54,7 @@ class Engine:
         roster: Roster,
         step_tokens: int,
         media: MediaSource | None,
+        spans: StepSpans | None = None,
     ) -> None:
         self._role = role
         self._forward = forward
@@ -71,6 +64,7 @@ class Engine:
         self._rules = Rules()
         self._fetcher = Fetcher(shards, roster.block_tokens, media)
         self._step_tokens = step_tokens
+        self._spans = spans
         self._commands: deque[Callable[[], None]] = deque()
         # Generations whose blocks the store reads or writes just now, and those of them that nobody waits for any more.
         self._tasks: dict[Generation, asyncio.Task[Callable[[], None]]] = {}
@@ -172,7 +166,8 @@ class Engine:
         sampling = [chunk for chunk in plan if chunk.is_last]
         generations = [chunk.generation for chunk in sampling]
         rules = self._rules.begin([one.constraint for one in generations])
-        logits = await self._forward.run(self._step, plan)
+        with self._spans.step(self._step, plan) if self._spans is not None else nullcontext():
+            logits = await self._forward.run(self._step, plan)
         params, histories = [one.sampling for one in generations], [one.history for one in generations]
         positions = [len(one.token_ids) for one in generations]
         sampled = await self._rules.sample(logits, params, positions, histories, await self._rules.finish(rules))
@@ -290,11 +285,5 @@ class Engine:
             task.result()()
 
     def _report(self) -> None:
-        roster = self._roster
-        show_roster(roster)
-        self.load = Load(
-            num_running=len(roster.running) + len(roster.fetching) + len(roster.leaving),
-            num_waiting=len(roster.waiting),
-            num_queued_tokens=sum(g.num_remaining for g in [*roster.waiting, *roster.fetching, *roster.running]),
-            num_free_blocks=roster.pool.num_free,
-        )
+        show_roster(self._roster)
+        self.load = load_of(self._roster)

@@ -89,6 +89,7 @@ class Generation:
     history: History | None = field(init=False)
     constraint: Constraint | None = None
     milestones: Milestones = field(default_factory=Milestones)
+    trace_parent: str = ""  # of the call that it serves
 
     def __post_init__(self) -> None:
         needed = self.sampling.needs_history

@@ -15,8 +15,10 @@ from services.attention.generation import Event, Failed, FinishReason, Generatio
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
 from services.attention.requests import Limits, generation_from_proto
 from services.attention.sampler import Choice
+from services.attention.spans import record_phases
 from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
+from services.runtime.tracing import PARENT, Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,7 +29,10 @@ IDLE_CHECK_S = 0.05
 class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     """One replica. Holds no state but the flag that says it is shutting down."""
 
-    def __init__(self, engine: Engine, constraints: Constraints, limits: Limits, role: str) -> None:
+    def __init__(
+        self, engine: Engine, constraints: Constraints, limits: Limits, role: str, tracer: Tracer | None = None
+    ) -> None:
+        self._tracer = tracer
         self._engine = engine
         self._constraints = constraints
         self._limits = limits
@@ -93,10 +98,11 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     ) -> "_Events":
         if self._draining:
             raise Unavailable("this replica is shutting down")
-        events = _Events(self._engine)
+        events = _Events(self._engine, self._tracer)
         events.generation = generation_from_proto(
             request, self._limits, request_id=request_id(context), hand_over=hand_over, sink=events.sink
         )
+        events.generation.trace_parent = PARENT.get()
         if request.sampling.HasField("constraint"):
             new = events.generation
             wanted = request.sampling.constraint
@@ -132,8 +138,9 @@ def _logprobs(choice: Choice) -> pb.TokenLogprobs | None:
 class _Events:
     """What the engine says of one generation, which is cancelled when the request ends in any way."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tracer: Tracer | None) -> None:
         self._engine = engine
+        self._tracer = tracer
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self.generation: Generation
@@ -154,3 +161,5 @@ class _Events:
 
     def __exit__(self, *_: object) -> None:
         self._engine.cancel(self.generation)
+        if self._tracer is not None:
+            record_phases(self._tracer, self.generation)

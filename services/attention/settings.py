@@ -1,9 +1,9 @@
 """What an attention shard is told at start."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.dispatch import parse_experts
 from services.runtime.discovery import DNS
@@ -39,6 +39,8 @@ class AttentionSettings(ShardSettings, StoreSettings):
     micro_batches: Literal[1, 2] = 2  # in flight at once, when experts are remote
     micro_batch_tokens: PositiveInt = 64  # a smaller step is not split
     threads: PositiveInt = 1
+    # Of the steps of recorded requests, how many get a span for each frame to an expert shard, in shard 0's layers.
+    trace_layer_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     startup_s: PositiveFloat = 120.0  # wait for experts and further shards before giving up
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Channels to other processes: quick to notice a lost peer, quick to find it again, and raising our own errors."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -15,6 +16,7 @@ from services.runtime.tls import TlsFiles, Watch, channel_credentials
 
 REQUEST_ID = "x-request-id"
 TRACE_PARENT = "traceparent"
+TRACE_PARENT_FORM = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 WATCH_RETRY_S = 0.1
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -64,6 +66,12 @@ def call_metadata(request_id: str, *, trace_parent: str = "") -> tuple[tuple[str
 def request_id(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
     """The id of the request that a call belongs to; empty for calls that belong to none, such as health checks."""
     return next((str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID), "")
+
+
+def trace_parent(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
+    """The traceparent (W3C) of the request that a call belongs to; empty without one, or if it makes no sense."""
+    found = next((str(value) for key, value in context.invocation_metadata() or () if key == TRACE_PARENT), "")
+    return found if TRACE_PARENT_FORM.fullmatch(found) else ""
 
 
 async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGenerator[bool]:

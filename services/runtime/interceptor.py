@@ -4,16 +4,17 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
-from services.runtime.channels import request_id
+from services.runtime.channels import request_id, trace_parent
 from services.runtime.errors import MAX_MESSAGE_BYTES, MoonshardError, error_to_metadata
 from services.runtime.metrics import RPC_SECONDS, RPCS_RUNNING
+from services.runtime.tracing import PARENT, Tracer
 
 # Only the stubs of grpc know these as generic.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -23,8 +24,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Handlers only decode, call and encode: they raise, and everything about failing is here."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, tracer: Tracer | None = None) -> None:
         self._log = log
+        self._tracer = tracer
 
     async def intercept_service(
         self,
@@ -68,7 +70,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         code = grpc.StatusCode.OK
         RPCS_RUNNING.labels(method).inc()
         try:
-            yield
+            with self._span(method, context):
+                yield
         except MoonshardError as error:
             code = error.code
             if code == grpc.StatusCode.INTERNAL:
@@ -95,13 +98,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             RPC_SECONDS.labels(method, code.name).observe(seconds)
             self._log_call(method, context, code, seconds)
 
+    @contextmanager
+    def _span(self, method: str, context: Context) -> Iterator[None]:
+        """The call's own span if its trace is recorded here, and what its handler's spans are under."""
+        parent = trace_parent(context)
+        if self._tracer is None or not parent:
+            PARENT.set(parent)
+            yield
+            return
+        names = dict(zip(("rpc.service", "rpc.method"), method.removeprefix("/").split("/", 1), strict=True))
+        attributes = {"rpc.system": "grpc", **names, "moonshard.request_id": request_id(context)}
+        with self._tracer.span(method.removeprefix("/"), parent, attributes, "server") as span:
+            PARENT.set(span.trace_parent)
+            yield
+
     def _log_call(self, method: str, context: Context, code: grpc.StatusCode, seconds: float) -> None:
         """Calls of a request and failures at level info; health checks and polls at level debug."""
         of_request = request_id(context)
         usual = code in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
         level = logging.DEBUG if usual and not of_request else logging.INFO
         if self._log.isEnabledFor(level):
-            fields = {"request_id": of_request, "method": method, "code": code.name, "seconds": round(seconds, 6)}
+            fields = {
+                "request_id": of_request,
+                "trace_id": trace_parent(context)[3:35],
+                "method": method,
+                "code": code.name,
+                "seconds": round(seconds, 6),
+            }
             self._log.log(level, "call", extra=fields)
 
 

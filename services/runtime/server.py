@@ -23,6 +23,7 @@ from services.runtime.logs import setup_logging
 from services.runtime.metrics import metrics_port
 from services.runtime.settings import ServiceSettings
 from services.runtime.tls import TlsFiles, server_credentials, tls_files
+from services.runtime.tracing import Tracer, open_tracer
 
 SERVER_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -72,6 +73,7 @@ async def serve(
     on_drain: Hook | None = None,
     until: Hook | None = None,
     serving: AsyncIterator[bool] | None = None,
+    tracer: Tracer | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains and returns.
 
@@ -81,12 +83,14 @@ async def serve(
               the streams that do not end by themselves. It shares `drain_s` with the calls in flight
     until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
               drains and ends too, with its error if it has one
+    tracer    closed at the end; without one the settings say whether there are traces
     serving   whether the process can serve just now, as that changes. It has no end; its error is as one of `until`
     """
     log = logging.getLogger(name)
     with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
         tls = tls_files(settings)
-        server, health, address = await _start(add_services, settings.listen, log, tls)
+        tracer = tracer or open_tracer(settings.trace_endpoint, name, settings.instance)
+        server, health, address = await _start(add_services, settings.listen, log, tls, tracer)
         probes, probe_address = await _start_probes(health, settings.health_listen, log)
         fields = {"address": address, "metrics_address": metrics_address, "health_address": probe_address}
         log.info("listening", extra={**fields, "tls": tls is not None})
@@ -106,6 +110,8 @@ async def serve(
             await server.stop(None)
             if probes is not None:
                 await probes.stop(None)
+            if tracer is not None:
+                await tracer.close()
             for work in beside:
                 work.cancel()
             await asyncio.wait(beside)
@@ -178,9 +184,9 @@ async def _drain(
 
 
 async def _start(
-    add_services: AddServices, listen: str, log: logging.Logger, tls: TlsFiles | None
+    add_services: AddServices, listen: str, log: logging.Logger, tls: TlsFiles | None, tracer: Tracer | None = None
 ) -> tuple[grpc.aio.Server, HealthServicer, str]:
-    server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=[CallInterceptor(log, tracer)], options=SERVER_OPTIONS)
     services = _Services(server)
     add_services(cast(grpc.aio.Server, services))
     health = HealthServicer(services.names)

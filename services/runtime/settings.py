@@ -55,6 +55,13 @@ def _check_store_url(text: str) -> str:
     return text
 
 
+def _check_url(text: str) -> str:
+    url = urlsplit(text)
+    if text and (url.scheme not in {"http", "https"} or not url.hostname):
+        raise ValueError(f"{text!r} is no http:// or https:// URL")
+    return text
+
+
 def _split(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -66,6 +73,9 @@ Address = Annotated[str, AfterValidator(check_address)]
 
 OptionalAddress = Annotated[str, AfterValidator(lambda text: text and check_address(text))]
 """An address, or empty for none."""
+
+OptionalUrl = Annotated[str, AfterValidator(_check_url)]
+"""An http or https URL, or empty for none."""
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A comma list of words; empty for none."""
@@ -97,6 +107,7 @@ class ServiceSettings(BaseSettings):
     tls_key: Path | None = None
     tls_ca: Path | None = None
     tls_name: str = ""  # that the certificate of every peer bears; empty: the host of its address
+    trace_endpoint: OptionalUrl = ""  # OTLP over HTTP, such as http://collector:4318/v1/traces; empty: no traces
     health_listen: OptionalAddress = ""  # health once more, never with TLS, for probes that speak none; empty: not
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import pytest
 from services.local.random_checkpoint import write_random_checkpoint
 from services.runtime.blobs import BlobStore
 from tests.cluster.harness import Cluster, small_topology
+from tests.cluster.observed import ObservedCluster, observed_cluster, serve_some
 from tests.reference.model import ReferenceModel
 from tests.reference.vision import ReferenceVision
 
@@ -73,6 +74,14 @@ def vision(tiny_checkpoint: Path) -> ReferenceVision:
 def seeing_cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
     """The usual one with a vision replica."""
     return start_cluster(visions=1)
+
+
+@pytest.fixture(scope="session")
+def observed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedCluster]:
+    """A cluster that is watched from all sides, and has served some requests."""
+    with observed_cluster(tiny_checkpoint, tmp_path_factory.mktemp("observed")) as cluster:
+        serve_some(cluster)
+        yield cluster
 
 
 @pytest.fixture

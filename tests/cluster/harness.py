@@ -50,7 +50,7 @@ class Cluster:
 
     def __init__(self, topology: Topology, log_path: Path) -> None:
         self.topology = replace(topology, port=_any_port(topology.host))
-        self._log_path = log_path
+        self.log_path = log_path
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="supervisor")
         self._cluster: LocalCluster | None = None
@@ -132,7 +132,7 @@ class Cluster:
 
     def log(self, process: str | None = None) -> list[dict[str, Any]]:
         """The lines of one process, or of all, oldest first."""
-        lines = [json.loads(line) for line in self._log_path.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.log_path.read_text().splitlines()]
         return [line for line in lines if process in (None, line["process"])]
 
     def __enter__(self) -> Self:
@@ -141,7 +141,7 @@ class Cluster:
             self._await(self._start())
         except ProcessFailed as failure:
             self._close()
-            pytest.fail("\n".join([str(failure), *map(str, failure.last_lines), f"log: {self._log_path}"]))
+            pytest.fail("\n".join([str(failure), *map(str, failure.last_lines), f"log: {self.log_path}"]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,7 +157,7 @@ class Cluster:
         }
         left = [name for name, pid in pids.items() if psutil.pid_exists(pid)]
         # The values in the messages: pytest does not rewrite the assertions of this file.
-        assert not unclean, f"did not end cleanly on SIGTERM: {unclean}, see {self._log_path}"
+        assert not unclean, f"did not end cleanly on SIGTERM: {unclean}, see {self.log_path}"
         assert not left, f"still running: {left}"
         assert not folder.exists(), f"{folder} is still there"
 
@@ -175,7 +175,7 @@ class Cluster:
             redis_program=str(find_redis_server()),
             # Settings of whoever runs the tests are not part of them.
             environ={name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")},
-            log_path=self._log_path,
+            log_path=self.log_path,
             reporter=Silent(),
             policy=PATIENT,
         )
@@ -207,7 +207,7 @@ class Cluster:
         try:
             self._await(poll())
         except TimeoutError:
-            pytest.fail(f"waited {timeout_s:g} s for {what}, see {self._log_path}")
+            pytest.fail(f"waited {timeout_s:g} s for {what}, see {self.log_path}")
 
 
 class Silent:

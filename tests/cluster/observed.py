@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.harness import Cluster, small_topology
 from tests.cluster.pictures import data_url, noise, png
 from tests.services.runtime.certificates import Authority
+from tests.services.runtime.collector import Collector
 
 KEY = "sk-a-key-that-nobody-may-see"
+PASSWORD = "open-sesame-of-redis"
 SECRET_WORDS = "the purple elephant's name is Wilhelmina"
 MODEL = "kimi-k2.6"
 CHAT = "/v1/chat/completions"
@@ -72,20 +75,39 @@ class Scrape:
         return sum(map(len, self._samples.values()))
 
 
+class ObservedCluster(Cluster):
+    """With what its traces came to."""
+
+    collector: Collector
+
+
 @contextmanager
-def observed_cluster(model: Path, folder: Path, **settings: str) -> Iterator[Cluster]:
-    """The cluster, with further settings for every process."""
-    tls = folder / "tls"
+def observed_cluster(model: Path, folder: Path) -> Iterator[ObservedCluster]:
+    """Mutual TLS over TCP, an API key, a password before Redis, debug logs, every request and every step traced."""
+    tls, keys, password = folder / "tls", folder / "keys", folder / "password"
     Authority().write(tls)
-    keys = folder / "keys"
     keys.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()} a test\n")
-    everybody = {"LOG_LEVEL": "debug", "TLS_NAME": "moonshard", **settings}
-    topology = small_topology(
-        model, tls=tls, settings={"all": everybody, "gateway": {"KEYS_FILE": str(keys)}}, **TOPOLOGY
-    )
-    with Cluster(topology, folder / "cluster.log") as cluster:
-        cluster.wait_ready()
-        yield cluster
+    password.write_text(PASSWORD)
+    with Collector() as collector:
+        everybody = {
+            "LOG_LEVEL": "debug",
+            "TLS_NAME": "moonshard",
+            "STORE_PASSWORD_FILE": str(password),
+            "TRACE_ENDPOINT": collector.url,
+        }
+        settings = {
+            "all": everybody,
+            "gateway": {"KEYS_FILE": str(keys), "TRACE_SAMPLE_RATIO": "1"},
+            "attention": {"TRACE_LAYER_RATIO": "1"},
+        }
+        topology = small_topology(model, tls=tls, settings=settings, **TOPOLOGY)
+        with ObservedCluster(topology, folder / "cluster.log") as cluster:
+            cluster.collector = collector
+            cluster.wait_ready()
+            # From here on nobody comes into Redis without the password.
+            with redis.Redis(unix_socket_path=cluster.store_urls[0].removeprefix("unix://")) as store:
+                store.config_set("requirepass", PASSWORD)
+            yield cluster
 
 
 def client(cluster: Cluster) -> httpx.Client:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.cluster.observed import CHAT, KEY, Scrape, body, client, observed_cluster, serve_some
+from tests.cluster.observed import CHAT, KEY, Scrape, body, client
 
 HISTOGRAMS = {
     "gateway": [
@@ -77,16 +77,9 @@ GAUGES = {
 PARTS = ("vision", "render", "queue", "fetch", "prefill", "handoff", "other")
 
 
-@pytest.fixture(scope="module")
-def cluster(tiny_checkpoint, tmp_path_factory):
-    with observed_cluster(tiny_checkpoint, tmp_path_factory.mktemp("metrics")) as cluster:
-        serve_some(cluster)
-        yield cluster
-
-
 @pytest.fixture
-def scrape(cluster):
-    return Scrape(cluster)
+def scrape(observed):
+    return Scrape(observed)
 
 
 def test_every_metric_is_there_and_has_counted(scrape):
@@ -134,19 +127,19 @@ def test_numbers_of_different_processes_agree(scrape):
     assert key_tokens == num_prompts + scrape.total("gateway", "moonshard_gateway_tokens_total", kind="completion")
 
 
-def test_hostile_names_make_no_series(cluster):
-    with client(cluster) as http:
+def test_hostile_names_make_no_series(observed):
+    with client(observed) as http:
         http.post(CHAT, json=body(model="warm-up"))
         http.get("/v1/nowhere")
         http.get("/v1/models", headers={"Authorization": "Bearer wrong"})
-        before = Scrape(cluster)
+        before = Scrape(observed)
         for _ in range(20):
             word = secrets.token_hex(8)
             http.post(CHAT, json=body(model=word, user=word), headers={"x-request-id": word})
             http.get(f"/v1/{word}")
             http.get("/v1/models", headers={"Authorization": f"Bearer {word}"})
             http.get(f"/v1/files/{word}")
-        after = Scrape(cluster)
+        after = Scrape(observed)
     assert after.num_series() - before.num_series() < 40, "a few statuses and buckets may be new, not one a word"
     for text in after.texts.values():
         assert word not in text
