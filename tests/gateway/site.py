@@ -140,7 +140,8 @@ class Site:
         pools = ((self.gateway.cluster.prefills, self.prefills), (self.gateway.cluster.decodes, self.decodes))
         async with asyncio.timeout(10):
             for pool, engines in pools:
-                while [r.load for r in pool.serving] != [engine.load for engine in engines if engine.is_up]:
+                up = {engine.address: engine.load for engine in engines if engine.is_up}
+                while {replica.address: replica.load for replica in pool.serving} != up:
                     await asyncio.sleep(0.005)
 
     async def sees(self, role: str, num_replicas: int) -> None:
