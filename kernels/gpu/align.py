@@ -14,17 +14,22 @@ from torch import Tensor
 
 from kernels.gpu.device import RowTiles, cdiv, device_class, power_of_2
 
+SMALLEST = tl.constexpr(16)  # tokens of the smallest tile; with 8, Triton takes no wgmma
 ALIGN_TILE = 1024  # assignments read at a time
 TILE_ROOM = 64  # token tiles of an expert written at a time
 
 
 class TokenTiles(NamedTuple):
-    """Which assignments each token tile holds. Room for the worst case; only `num_tiles` of them are written."""
+    """Which assignments the token tiles of one size hold. Room for the worst case; only `num_tiles` are written."""
 
+    tokens: int  # of a tile
     slots: Tensor  # [max_tiles * tokens] i32; the number of assignments where a tile has room left
     experts: Tensor  # [max_tiles] i32
     num_tiles: Tensor  # [1] i32
-    max_tiles: int
+
+    @property
+    def max_tiles(self) -> int:
+        return self.experts.shape[0]
 
 
 def combine_tiles(width: int, device: str) -> RowTiles:
@@ -34,10 +39,14 @@ def combine_tiles(width: int, device: str) -> RowTiles:
 
 @triton.jit
 def align_kernel(
-    topk_ids, slots, tile_experts, num_tiles, num_slots, num_experts,
-    TOKENS: tl.constexpr, EXPERTS_TILE: tl.constexpr, TILE: tl.constexpr, ROOM: tl.constexpr,
+    topk_ids, slots, tile_experts, num_tiles, num_slots, num_experts, slots_stride, tiles_stride,
+    NUM_SIZES: tl.constexpr, EXPERTS_TILE: tl.constexpr, TILE: tl.constexpr, ROOM: tl.constexpr,
 ):  # fmt: skip
-    """One program an expert: counts all assignments to know its place, then lists its own."""
+    """One program an expert: counts all assignments to know its place, then lists its own.
+
+    Tiles have SMALLEST tokens, twice as many, ...; an expert takes the first of NUM_SIZES that holds all it has, or
+    several of the last. Tiles of size i are listed from i times the stride on.
+    """
     expert = tl.program_id(0)
     offset = tl.arange(0, TILE)
     bins = tl.arange(0, EXPERTS_TILE)
@@ -45,23 +54,32 @@ def align_kernel(
     for start in range(0, num_slots, TILE):
         ids = tl.load(topk_ids + start + offset, mask=start + offset < num_slots, other=-1)
         counts += tl.histogram(ids, EXPERTS_TILE, mask=(ids >= 0) & (ids < num_experts))
-    tiles = (counts + TOKENS - 1) // TOKENS
-    first_tile = tl.sum(tl.where(bins < expert, tiles, 0))
+    sizes = tl.zeros((EXPERTS_TILE,), tl.int32)  # an index: 0 for SMALLEST tokens
+    for size in tl.static_range(NUM_SIZES - 1):
+        sizes += (counts > (SMALLEST << size)).to(tl.int32)
+    tokens = SMALLEST << sizes
+    tiles = (counts + tokens - 1) // tokens
+    if expert == 0:
+        for size in tl.static_range(NUM_SIZES):
+            tl.store(num_tiles + size, tl.sum(tl.where(sizes == size, tiles, 0)))
+    own_size = tl.sum(tl.where(bins == expert, sizes, 0))
+    own_tokens = SMALLEST << own_size
     own_tiles = tl.sum(tl.where(bins == expert, tiles, 0))
     count = tl.sum(tl.where(bins == expert, counts, 0))
-    if expert == 0:
-        tl.store(num_tiles, tl.sum(tiles))
+    first_tile = tl.sum(tl.where((bins < expert) & (sizes == own_size), tiles, 0))
+    own_slots = slots + own_size * slots_stride + first_tile * own_tokens
     for start in range(0, own_tiles, ROOM):
         tile = start + tl.arange(0, ROOM)
-        tl.store(tile_experts + first_tile + tile, tl.full((ROOM,), expert, tl.int32), mask=tile < own_tiles)
-    rest = count + tl.arange(0, TOKENS)
-    sentinel = tl.full((TOKENS,), num_slots, tl.int32)
-    tl.store(slots + first_tile * TOKENS + rest, sentinel, mask=rest < own_tiles * TOKENS)
-    written = first_tile * TOKENS
+        target = tile_experts + own_size * tiles_stride + first_tile + tile
+        tl.store(target, tl.full((ROOM,), expert, tl.int32), mask=tile < own_tiles)
+    rest = count + tl.arange(0, SMALLEST << (NUM_SIZES - 1))
+    sentinel = tl.full((SMALLEST << (NUM_SIZES - 1),), num_slots, tl.int32)
+    tl.store(own_slots + rest, sentinel, mask=rest < own_tiles * own_tokens)
+    written = 0
     for start in range(0, num_slots, TILE):
         ids = tl.load(topk_ids + start + offset, mask=start + offset < num_slots, other=-1)
         is_own = (ids == expert).to(tl.int32)
-        tl.store(slots + written + tl.cumsum(is_own, axis=0) - 1, start + offset, mask=is_own > 0)
+        tl.store(own_slots + written + tl.cumsum(is_own, axis=0) - 1, start + offset, mask=is_own > 0)
         written += tl.sum(is_own)
 
 
@@ -86,22 +104,30 @@ def combine_kernel(
     tl.store(out + token[:, None] * width + column[None, :], total, mask=inside)
 
 
-def align_tokens(topk_ids: Tensor, num_experts: int, tokens: int) -> TokenTiles:
-    """Token tiles of at most `tokens` assignments with one expert each.
+def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[TokenTiles]:
+    """Token tiles with one expert each: of 16 tokens, of 32, ..., so many sizes. Every expert is in one of them.
 
     topk_ids  [tokens, top_k] i32, contiguous; -1 is dropped
     """
-    num_slots = topk_ids.numel()
-    max_tiles = min(num_slots, num_experts + num_slots // tokens)
-    slots = torch.empty(max_tiles * tokens, dtype=torch.int32, device=topk_ids.device)
-    experts = torch.empty(max_tiles, dtype=torch.int32, device=topk_ids.device)
-    num_tiles = torch.empty(1, dtype=torch.int32, device=topk_ids.device)
+    num_slots, device = topk_ids.numel(), topk_ids.device
+    sizes = [SMALLEST.value << size for size in range(num_sizes)]
+    # One tile an expert that has more than half of it, at most; of the largest, any number.
+    most = [min(num_experts, num_slots // (size // 2 + 1) if size > SMALLEST.value else num_slots) for size in sizes]
+    most[-1] = min(num_slots, num_experts + num_slots // sizes[-1])
+    tiles_stride = max(most)
+    slots_stride = max(count * size for count, size in zip(most, sizes, strict=True))
+    slots = torch.empty(num_sizes, slots_stride, dtype=torch.int32, device=device)
+    experts = torch.empty(num_sizes, tiles_stride, dtype=torch.int32, device=device)
+    num_tiles = torch.empty(num_sizes, 1, dtype=torch.int32, device=device)
     align_kernel[(num_experts,)](
-        topk_ids, slots, experts, num_tiles, num_slots, num_experts,
-        TOKENS=tokens, EXPERTS_TILE=power_of_2(num_experts, 16),
+        topk_ids, slots, experts, num_tiles, num_slots, num_experts, slots_stride, tiles_stride,
+        NUM_SIZES=num_sizes, EXPERTS_TILE=power_of_2(num_experts, 16),
         TILE=min(ALIGN_TILE, power_of_2(num_slots, 16)), ROOM=TILE_ROOM, num_warps=4,
     )  # fmt: skip
-    return TokenTiles(slots, experts, num_tiles, max_tiles)
+    return [
+        TokenTiles(size, slots[i, : count * size], experts[i, :count], num_tiles[i])
+        for i, (size, count) in enumerate(zip(sizes, most, strict=True))
+    ]
 
 
 def combine(parts: Tensor, topk_ids: Tensor, topk_weights: Tensor, num_experts: int) -> Tensor:

@@ -17,35 +17,37 @@ from kernels.interface import ExpertTensors, ExpertWeights
 
 
 class ProductTiles(NamedTuple):
-    """Working sizes of the grouped product: tokens and columns a step, warps of a program, steps loaded ahead."""
+    """Working sizes of the grouped product: columns of a step, warps of a program, steps loaded ahead."""
 
-    tokens: int
     columns: int
     num_warps: int
     num_stages: int
 
 
-# By (assignments an expert, at most; device). Decode is bound by memory: small programs, four to an SM. Prefill is
-# bound by tensor cores: 128 tokens share the unpacking, and two programs to an SM cover each other's waits.
+# By (tokens of a tile, device). With few tokens memory is the bound: small programs, four to an SM. With many it is the
+# tensor cores: 128 tokens share the unpacking, and two programs to an SM cover each other's waits.
 TILES: Final[dict[tuple[int, DeviceClass], ProductTiles]] = {
-    (16, "sm_90"): ProductTiles(tokens=16, columns=128, num_warps=4, num_stages=4),
-    (32, "sm_90"): ProductTiles(tokens=32, columns=128, num_warps=4, num_stages=4),
-    (64, "sm_90"): ProductTiles(tokens=64, columns=64, num_warps=8, num_stages=4),
-    (128, "sm_90"): ProductTiles(tokens=128, columns=64, num_warps=8, num_stages=3),
+    (16, "sm_90"): ProductTiles(columns=128, num_warps=4, num_stages=4),
+    (32, "sm_90"): ProductTiles(columns=128, num_warps=4, num_stages=4),
+    (64, "sm_90"): ProductTiles(columns=64, num_warps=8, num_stages=4),
+    (128, "sm_90"): ProductTiles(columns=64, num_warps=8, num_stages=3),
 }
-# Float32 runs are for comparison, not for speed: no tensor cores.
-FLOAT32_TILES: Final = ProductTiles(tokens=16, columns=64, num_warps=8, num_stages=2)
+# Float32 runs are for comparison, not for speed: no tensor cores, 16 tokens a tile.
+FLOAT32_TILES: Final = ProductTiles(columns=64, num_warps=8, num_stages=2)
 # The interpreter's cost is per operation, not per element.
-INTERPRETER_TILES: Final = ProductTiles(tokens=16, columns=128, num_warps=4, num_stages=1)
+INTERPRETER_TILES: Final = ProductTiles(columns=128, num_warps=4, num_stages=1)
 
 
-def product_tiles(num_slots: int, num_experts: int, dtype: torch.dtype, device: DeviceClass) -> ProductTiles:
-    """The tiles for this many assignments, by what an expert gets when all of them are local."""
-    mean = num_slots / num_experts
-    size = next((size for size in (16, 32, 64) if mean <= size), 128)
+def product_tiles(tokens: int, dtype: torch.dtype, device: DeviceClass) -> ProductTiles:
+    """The working sizes with so many tokens a tile."""
     if device == "interpreter":
-        return INTERPRETER_TILES._replace(tokens=size)
-    return FLOAT32_TILES if dtype == torch.float32 else TILES.get((size, device), TILES[size, "sm_90"])
+        return INTERPRETER_TILES
+    return FLOAT32_TILES if dtype == torch.float32 else TILES.get((tokens, device), TILES[tokens, "sm_90"])
+
+
+def num_sizes(tokens: int, dtype: torch.dtype) -> int:
+    """How many sizes of tile a call with so many tokens may need: no expert gets more than all tokens."""
+    return 1 if dtype == torch.float32 else sum(tokens > size // 2 for size in (32, 64, 128)) + 1
 
 
 @dataclass(frozen=True)
@@ -85,34 +87,27 @@ class Experts:
             return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         assert x.shape == (tokens, experts.hidden) and topk_weights.shape == topk_ids.shape
         x, ids, num_slots = x.contiguous(), topk_ids.int().contiguous(), tokens * top_k
-        tiles = product_tiles(num_slots, experts.num_experts, x.dtype, device_class(x))
-        plan = align_tokens(ids, experts.num_experts, tiles.tokens)
         inner = torch.empty(num_slots, experts.width, dtype=x.dtype, device=x.device)
         parts = torch.empty(num_slots, experts.hidden, dtype=x.dtype, device=x.device)
-        _product(x, experts.gate_up_words, experts.gate_up_scales, inner, plan, tiles, top_k, swiglu=True)
-        _product(inner, experts.down_words, experts.down_scales, parts, plan, tiles, 1, swiglu=False)
+        for plan in align_tokens(ids, experts.num_experts, num_sizes(tokens, x.dtype)):
+            _product(x, experts.gate_up_words, experts.gate_up_scales, inner, plan, top_k, swiglu=True)
+            _product(inner, experts.down_words, experts.down_scales, parts, plan, 1, swiglu=False)
         return combine(parts, ids, topk_weights.float().contiguous(), experts.num_experts)
 
 
 def _product(
-    x: Tensor,
-    words: Tensor,
-    scales: Tensor,
-    out: Tensor,
-    plan: TokenTiles,
-    tiles: ProductTiles,
-    slots_per_row: int,
-    *,
-    swiglu: bool,
+    x: Tensor, words: Tensor, scales: Tensor, out: Tensor, plan: TokenTiles, slots_per_row: int, *, swiglu: bool
 ) -> None:
     """out[slot] = act(W x[slot // slots_per_row]) for every slot of the plan."""
+    device = device_class(x)
+    tiles = product_tiles(plan.tokens, x.dtype, device)
     num_columns, num_rows = x.shape[1], out.shape[1] * (2 if swiglu else 1)
     rows, packed_columns = packed_tile(num_rows, num_columns)
     columns = tiles.columns if num_columns % tiles.columns == 0 else packed_columns
     grouped_product_kernel[(num_rows // rows, plan.max_tiles)](
         x, words, scales, out, plan.slots, plan.experts, plan.num_tiles,
         out.shape[0], num_rows, num_columns, slots_per_row,
-        TOKENS=tiles.tokens, TILE_N=rows, TILE_K=max(columns, packed_columns), PACKED_K=packed_columns, SWIGLU=swiglu,
-        ASM=x.dtype == torch.bfloat16 and device_class(x) == "sm_90",
+        TOKENS=plan.tokens, TILE_N=rows, TILE_K=columns, PACKED_K=packed_columns, SWIGLU=swiglu,
+        ASM=x.dtype == torch.bfloat16 and device == "sm_90",
         num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip

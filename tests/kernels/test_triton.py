@@ -8,7 +8,7 @@ import triton.language as tl
 from kernels import reference
 from kernels.gpu import experts
 from kernels.gpu.align import align_tokens, combine
-from kernels.gpu.experts import TILES, product_tiles
+from kernels.gpu.experts import TILES, num_sizes, product_tiles
 from kernels.gpu.int4 import interleave, pack, packed_tile
 from kernels.gpu.kernels import TritonKernels
 from tests.kernels.checks import expert, int4
@@ -49,27 +49,30 @@ def test_dot_of_bf16_is_that_of_float32():
     torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_sizes", [1, 2, 4])
 @pytest.mark.parametrize(
-    "counts, tokens",
+    "counts",
     [
-        pytest.param([], 16, id="nothing"),
-        pytest.param([1], 16, id="one"),
-        pytest.param([0, 15, 16, 17, 0, 1], 16, id="around-a-tile"),
-        pytest.param([0, 0, 0], 16, id="none-is-local"),
-        pytest.param([1100, 3], 16, id="more-than-a-pass"),
-        pytest.param([64, 65, 1200], 64, id="many-tiles"),
+        pytest.param([], id="nothing"),
+        pytest.param([1], id="one"),
+        pytest.param([0, 15, 16, 17, 0, 1, 31, 32, 33], id="around-a-tile"),
+        pytest.param([0, 0, 0], id="none-is-local"),
+        pytest.param([1100, 3, 64, 65, 128, 129], id="more-than-a-pass"),
     ],
 )
-def test_every_assignment_is_in_one_tile_of_its_expert(counts, tokens):
+def test_every_assignment_is_in_a_tile_of_its_expert(counts, num_sizes):
     ids = torch.cat([torch.full((count,), expert) for expert, count in enumerate(counts)] + [torch.full((5,), -1)])
     ids = ids[torch.randperm(len(ids))].int().to(DEVICE)
-    plan = align_tokens(ids[:, None], max(1, len(counts)), tokens)
-    num_tiles = int(plan.num_tiles)
-    assert num_tiles == sum(-(-count // tokens) for count in counts) <= plan.max_tiles
-    listed = plan.slots[: num_tiles * tokens].view(num_tiles, tokens).tolist()
     by_expert: dict[int, list[int]] = {}
-    for expert_id, slots in zip(plan.experts[:num_tiles].tolist(), listed, strict=True):
-        by_expert.setdefault(expert_id, []).extend(slot for slot in slots if slot < len(ids))
+    for plan in align_tokens(ids[:, None], max(1, len(counts)), num_sizes):
+        num_tiles = int(plan.num_tiles)
+        assert num_tiles <= plan.max_tiles
+        listed = plan.slots[: num_tiles * plan.tokens].view(num_tiles, plan.tokens).tolist()
+        for expert_id, slots in zip(plan.experts[:num_tiles].tolist(), listed, strict=True):
+            is_largest = plan.tokens == 16 << (num_sizes - 1)
+            assert plan.tokens >= counts[expert_id] or is_largest
+            assert plan.tokens == 16 or plan.tokens < 2 * counts[expert_id]
+            by_expert.setdefault(expert_id, []).extend(slot for slot in slots if slot < len(ids))
     assert by_expert == {e: (ids == e).nonzero().flatten().tolist() for e, count in enumerate(counts) if count}
 
 
@@ -111,10 +114,11 @@ def test_gate_and_up_alternate_in_runs_of_8():
     assert interleave(gate, up).flatten().tolist() == [*range(8), *range(100, 108), *range(8, 16), *range(108, 116)]
 
 
-@pytest.mark.parametrize("mean, tokens", [(0.02, 16), (16, 16), (17, 32), (33, 64), (65, 128), (2000, 128)])
-def test_the_tile_follows_the_tokens_of_an_expert(mean, tokens):
-    assert product_tiles(int(mean * 384), 384, torch.bfloat16, "sm_90").tokens == tokens
-    assert product_tiles(int(mean * 384), 384, torch.bfloat16, "other") in TILES.values()
+@pytest.mark.parametrize("tokens, sizes", [(1, 1), (16, 1), (17, 2), (33, 3), (65, 4), (4096, 4)])
+def test_no_more_sizes_than_an_expert_may_need(tokens, sizes):
+    assert num_sizes(tokens, torch.bfloat16) == sizes
+    assert num_sizes(tokens, torch.float32) == 1
+    assert all(product_tiles(16 << size, torch.bfloat16, "other") in TILES.values() for size in range(sizes))
 
 
 @pytest.mark.gpu

@@ -10,18 +10,18 @@ PRODUCT = {
 SERIAL = ("C7515",)  # Triton 3.7 waits after each wgmma whose A is in registers; harmless where memory is the bound
 
 
-def product(tiles, dtype, swiglu, wgmma, warnings=()):
+def product(tokens, tiles, dtype, swiglu, wgmma, warnings=()):
     # An H200 at the rate of its memory has 4.4 instructions for each weight that a thread unpacks (gpu-kernels.md 0);
     # with 64 tokens and more the unpacking is shared and 6 do.
     weights = 128 * tiles.columns // (32 * tiles.num_warps)
-    most = {"bf16": 4.4 if tiles.tokens <= 32 else 6, "fp32": 30}[dtype]
+    most = {"bf16": 4.4 if tokens <= 32 else 6, "fp32": 30}[dtype]
     constants = {
-        **{"TOKENS": tiles.tokens, "TILE_N": 128, "TILE_K": tiles.columns, "SWIGLU": swiglu},
+        **{"TOKENS": tokens, "TILE_N": 128, "TILE_K": tiles.columns, "SWIGLU": swiglu},
         **{"PACKED_K": min(64, tiles.columns), "ASM": dtype == "bf16"},
     }
     types = PRODUCT | {"x": f"*{dtype}", "out": f"*{dtype}"}
     return Variant(
-        f"grouped_product-{'w13' if swiglu else 'w2'}-{dtype}-{tiles.tokens}-tokens",
+        f"grouped_product-{'w13' if swiglu else 'w2'}-{dtype}-{tokens}-tokens",
         int4.grouped_product_kernel,
         types,
         constants,
@@ -44,22 +44,24 @@ def combine(width):
     return Variant(f"combine-{width}", align.combine_kernel, types, constants, tiles.num_warps, odd=("num_tokens",))
 
 
-def align_tokens(num_experts, tokens):
+def align_tokens(num_sizes):
     types = {
         **{"topk_ids": "*i32", "slots": "*i32", "tile_experts": "*i32", "num_tiles": "*i32"},
-        **{"num_slots": "i32", "num_experts": "i32"},
+        **dict.fromkeys(("num_slots", "num_experts", "slots_stride", "tiles_stride"), "i32"),
     }
-    constants = {"TOKENS": tokens, "EXPERTS_TILE": 512, "TILE": align.ALIGN_TILE, "ROOM": align.TILE_ROOM}
-    return Variant(f"align-{num_experts}-experts", align.align_kernel, types, constants, 4, odd=("num_slots",))
+    constants = {"NUM_SIZES": num_sizes, "EXPERTS_TILE": 512, "TILE": align.ALIGN_TILE, "ROOM": align.TILE_ROOM}
+    odd = ("num_slots", "slots_stride", "tiles_stride")
+    return Variant(f"align-{num_sizes}-sizes", align.align_kernel, types, constants, 4, odd=odd)
 
 
 VARIANTS = [
     *(
-        product(tiles, "bf16", swiglu, 4 if tiles.num_warps == 8 else 16, SERIAL)
-        for tiles in experts.TILES.values()
+        product(tokens, tiles, "bf16", swiglu, 4 if tiles.num_warps == 8 else 16, SERIAL)
+        for (tokens, _), tiles in experts.TILES.items()
         for swiglu in (True, False)
     ),
-    product(experts.FLOAT32_TILES, "fp32", True, 0),
+    product(16, experts.FLOAT32_TILES, "fp32", True, 0),
     combine(7168),
-    align_tokens(384, 16),
+    align_tokens(1),
+    align_tokens(4),
 ]
