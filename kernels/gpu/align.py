@@ -37,7 +37,7 @@ def combine_tiles(width: int, device: str) -> RowTiles:
     return RowTiles(64 if device == "interpreter" else 1, min(power_of_2(width, 16), 1024), 4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_slots", "slots_stride", "tiles_stride"])
 def align_kernel(
     topk_ids, slots, tile_experts, num_tiles, num_slots, num_experts, slots_stride, tiles_stride,
     NUM_SIZES: tl.constexpr, EXPERTS_TILE: tl.constexpr, TILE: tl.constexpr, ROOM: tl.constexpr,
@@ -83,7 +83,7 @@ def align_kernel(
         written += tl.sum(is_own)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def combine_kernel(
     parts, topk_ids, topk_weights, out, num_tokens, width, num_experts,
     TOP_K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
@@ -114,7 +114,7 @@ def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[Tok
     # One tile an expert that has more than half of it, at most; of the largest, any number.
     most = [min(num_experts, num_slots // (size // 2 + 1) if size > SMALLEST.value else num_slots) for size in sizes]
     most[-1] = min(num_slots, num_experts + num_slots // sizes[-1])
-    tiles_stride = max(most)
+    tiles_stride = cdiv(max(most), 4) * 4  # each list begins on 16 bytes
     slots_stride = max(count * size for count, size in zip(most, sizes, strict=True))
     slots = torch.empty(num_sizes, slots_stride, dtype=torch.int32, device=device)
     experts = torch.empty(num_sizes, tiles_stride, dtype=torch.int32, device=device)
@@ -122,7 +122,7 @@ def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[Tok
     align_kernel[(num_experts,)](
         topk_ids, slots, experts, num_tiles, num_slots, num_experts, slots_stride, tiles_stride,
         NUM_SIZES=num_sizes, EXPERTS_TILE=power_of_2(num_experts, 16),
-        TILE=min(ALIGN_TILE, power_of_2(num_slots, 16)), ROOM=TILE_ROOM, num_warps=4,
+        TILE=ALIGN_TILE, ROOM=TILE_ROOM, num_warps=4,
     )  # fmt: skip
     return [
         TokenTiles(size, slots[i, : count * size], experts[i, :count], num_tiles[i])

@@ -43,7 +43,7 @@ def _rotated(pairs, position, frequency, DTYPE: tl.constexpr):
     return tl.join(even * cos - odd * sin, even * sin + odd * cos).to(DTYPE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def rms_norm_kernel(x, weight, out, num_rows, width, x_stride, eps, ROWS: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, TILE)
@@ -54,7 +54,7 @@ def rms_norm_kernel(x, weight, out, num_rows, width, x_stride, eps, ROWS: tl.con
     tl.store(out + row[:, None] * width + column[None, :], result, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def add_rms_norm_kernel(
     x, residual, weight, total, out, num_rows, width, eps, ROWS: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
@@ -71,7 +71,7 @@ def add_rms_norm_kernel(
     tl.store(out + place, result, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def silu_mul_kernel(gate_up, out, num_rows, width, in_stride, ROWS: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
@@ -83,7 +83,7 @@ def silu_mul_kernel(gate_up, out, num_rows, width, in_stride, ROWS: tl.constexpr
     tl.store(out + row[:, None] * width + column[None, :], result, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def rope_kernel(
     x, positions, inv_freq, out, num_rows, heads, half, token_stride, head_stride,
     ROWS: tl.constexpr, TILE: tl.constexpr,
@@ -102,7 +102,7 @@ def rope_kernel(
     tl.store(out + row[:, None, None] * (2 * half) + within, turned, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def write_latent_kernel(
     cache, slots, latent, rope_key, num_rows, block_tokens, kv_lora, rope,
     block_stride, token_stride, latent_stride, rope_stride, ROWS: tl.constexpr, TILE: tl.constexpr,
@@ -120,7 +120,7 @@ def write_latent_kernel(
     tl.store(target + kv_lora, values, mask=is_rope)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def norm_rope_store_kernel(
     cache, slots, latent, rope_key, weight, positions, inv_freq, num_rows, block_tokens, kv_lora, half,
     block_stride, token_stride, latent_stride, rope_stride, eps,

@@ -114,7 +114,7 @@ def _unpack(word, pair, R: tl.constexpr, G: tl.constexpr, DTYPE: tl.constexpr, A
     return tl.join(even, odd)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_slots"])
 def grouped_product_kernel(
     x, words, scales, out, slots, tile_experts, num_tiles, num_slots, num_rows, num_columns, slots_per_row,
     TOKENS: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr, PACKED_K: tl.constexpr,

@@ -16,7 +16,7 @@ def token_rows(device: str) -> int:
     return 64 if device == "interpreter" else 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def choose_kernel(
     logits, bias, ids, weights, num_tokens, scale,
     GROUP_EXPERTS: tl.constexpr, NUM_GROUPS: tl.constexpr, TOPK_GROUPS: tl.constexpr, TOP_K: tl.constexpr,
