@@ -1,12 +1,13 @@
-"""MLA on a GPU: for now the formulas of the reference, in PyTorch."""
+"""MLA on a GPU: the two forms, in files of their own."""
 
 from torch import Tensor
 
-from kernels import reference
+from kernels.gpu import attention_decode, attention_prefill
+from kernels.gpu.dense import Dense
 from kernels.interface import LinearWeight
 
 
-class Attention:
+class Attention(Dense):
     """`mla_decode` and `mla_prefill`."""
 
     def mla_decode(
@@ -18,7 +19,7 @@ class Attention:
         context_lens: Tensor,
         softmax_scale: float,
     ) -> Tensor:
-        return reference.mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
+        return attention_decode.mla_decode(q_latent, q_rope, cache, block_tables, context_lens, softmax_scale)
 
     def mla_prefill(
         self,
@@ -31,4 +32,6 @@ class Attention:
         v_dim: int,
         softmax_scale: float,
     ) -> Tensor:
-        return reference.mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)
+        return attention_prefill.mla_prefill(
+            q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, linear=self.linear
+        )

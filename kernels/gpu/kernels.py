@@ -3,14 +3,13 @@
 import triton
 
 from kernels.gpu.attention import Attention
-from kernels.gpu.dense import Dense
 from kernels.gpu.elementwise import Elementwise
 from kernels.gpu.experts import Experts
 from kernels.gpu.router import Router
 from kernels.reference import OPERATIONS
 
 
-class TritonKernels(Dense, Elementwise, Router, Experts, Attention):
+class TritonKernels(Attention, Elementwise, Router, Experts):
     """Implements `kernels.interface.Kernels` for CUDA tensors; for CPU tensors in Triton's interpreter."""
 
     def describe(self) -> dict[str, str]:

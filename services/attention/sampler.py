@@ -202,12 +202,16 @@ def _adjust(raw: Logits, params: SamplingParams, history: History | None, rule: 
         _penalise(logits, params, history)
     if params.logit_bias:
         logits[_ids(params.logit_bias)] += np.fromiter(params.logit_bias.values(), dtype=np.float32)
-    if history is not None and history.num_new < params.min_new_tokens:
-        stops = _ids(params.stop_token_ids)
-        # An answer that is complete under its constraint has nothing else to say.
-        if rule is None or rule.mask.sum() > rule.mask[stops].sum():
-            logits[stops] = -np.inf
+    if stops_are_banned(params, history, rule):
+        logits[_ids(params.stop_token_ids)] = -np.inf
     return logits
+
+
+def stops_are_banned(params: SamplingParams, history: History | None, rule: Rule | None) -> bool:
+    """Whether it is too early to end, unless an answer is complete under its constraint and has nothing else to say."""
+    if history is None or history.num_new >= params.min_new_tokens:
+        return False
+    return rule is None or bool(rule.mask.sum() > rule.mask[_ids(params.stop_token_ids)].sum())
 
 
 def _penalise(logits: Logits, params: SamplingParams, history: History) -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from kernels.vision import vit_attention
 from kernels.vision_reference import (
     affine,
     gelu,
@@ -16,7 +17,6 @@ from kernels.vision_reference import (
     layer_norm,
     rotate_pairs,
     time_table,
-    vit_attention,
 )
 from services.model.config import VisionConfig
 

@@ -1,0 +1,232 @@
+"""Absorbed attention over the paged latent KV: every row's context in splits side by side, then their combination.
+
+How a context is split depends on its own length alone, so a row's result is the same to the bit in every batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.device import cdiv, power_of_2
+
+LOG2_E = 1.4426950408889634
+COMBINE_HEADS = 8
+
+
+class DecodeTiles(NamedTuple):
+    """Working sizes of one shape class. The last two fix how contexts are split, and so the result's last bits."""
+
+    tile_h: int  # heads per program
+    tile_t: int  # tokens at a time
+    num_warps: int
+    num_stages: int
+    split_tiles: int = 16  # 1024 tokens at 64 a tile: the partial sums cost a fifth of the latents' bytes
+    max_splits: int = 64  # enough to fill 132 multiprocessors from two rows on
+
+
+def decode_tiles(heads: int, latent: int, dtype: torch.dtype) -> DecodeTiles:
+    """All heads of a model in one program, as far as registers and shared memory go, so latents are read once."""
+    if dtype == torch.float32:  # for parity with the CPU, not for speed
+        return DecodeTiles(16, 16, 4, 1, split_tiles=64) if latent > 128 else DecodeTiles(32, 64, 4, 1)
+    tile_h = min(64, power_of_2(heads, 16))
+    return DecodeTiles(tile_h, 64, 8 if tile_h == 64 else 4, 2)
+
+
+@triton.jit
+def _split_tiles(context_len, TILE_T: tl.constexpr, SPLIT_TILES: tl.constexpr, MAX_SPLITS: tl.constexpr):
+    """Tiles of the context that one split takes: at least SPLIT_TILES, more where MAX_SPLITS would not do."""
+    return tl.maximum(SPLIT_TILES, tl.cdiv(tl.cdiv(context_len, TILE_T), MAX_SPLITS))
+
+
+@triton.jit
+def mla_decode_split_kernel(
+    q_latent,
+    q_rope,
+    cache,
+    block_tables,
+    context_lens,
+    partial,
+    log_sums,
+    scale,
+    heads,
+    num_splits,
+    q_latent_row,
+    q_latent_head,
+    q_rope_row,
+    q_rope_head,
+    cache_block,
+    table_row,
+    LATENT: tl.constexpr,
+    ROPE: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_T: tl.constexpr,
+    TILE_L: tl.constexpr,
+    TILE_R: tl.constexpr,
+    SPLIT_TILES: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
+):
+    """One split of one row for TILE_H heads; grid (rows, splits, head tiles). Splits past the context return."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    context_len = tl.load(context_lens + row)
+    per_split = _split_tiles(context_len, TILE_T, SPLIT_TILES, MAX_SPLITS)
+    first = split * per_split
+    last = tl.minimum(first + per_split, tl.cdiv(context_len, TILE_T))
+    if first >= last:
+        return
+    head = tl.program_id(2) * TILE_H + tl.arange(0, TILE_H)
+    c = tl.arange(0, TILE_L)
+    r = tl.arange(0, TILE_R)
+    head_inside = (head < heads)[:, None]
+    latent_inside = (c < LATENT)[None, :]
+    rope_inside = (r < ROPE)[None, :]
+    q_l = tl.load(
+        q_latent + row * q_latent_row + head[:, None] * q_latent_head + c[None, :],
+        mask=head_inside & latent_inside,
+        other=0.0,
+    )
+    q_r = tl.load(
+        q_rope + row * q_rope_row + head[:, None] * q_rope_head + r[None, :], mask=head_inside & rope_inside, other=0.0
+    )
+    peak = tl.full([TILE_H], -float("inf"), tl.float32)
+    total = tl.zeros([TILE_H], tl.float32)
+    mean = tl.zeros([TILE_H, TILE_L], tl.float32)
+    table = block_tables + row * table_row
+    for tile in range(first, last):
+        position = tile * TILE_T + tl.arange(0, TILE_T)
+        inside = position < context_len
+        if BLOCK_TOKENS % TILE_T == 0:  # a tile lies in one block: one entry of the table
+            block = tl.load(table + tile * TILE_T // BLOCK_TOKENS).to(tl.int64)
+            token = cache + block * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+        else:
+            block = tl.load(table + position // BLOCK_TOKENS, mask=inside, other=0).to(tl.int64)
+            token = cache + block * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+        k_l = tl.load(token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
+        k_r = tl.load(token[:, None] + LATENT + r[None, :], mask=inside[:, None] & rope_inside, other=0.0)
+        scores = tl.dot(q_l, tl.trans(k_l), input_precision="ieee")
+        scores = tl.dot(q_r, tl.trans(k_r), scores, input_precision="ieee")
+        scores = tl.where(inside[None, :], scores * scale, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        p = tl.exp2(scores - new_peak[:, None])
+        shrink = tl.exp2(peak - new_peak)
+        total = total * shrink + tl.sum(p, 1)
+        mean = tl.dot(p.to(k_l.dtype), k_l, mean * shrink[:, None], input_precision="ieee")
+        peak = new_peak
+    mean = mean / total[:, None]
+    place = (row * num_splits + split) * heads + head
+    tl.store(partial + place[:, None] * LATENT + c[None, :], mean, mask=head_inside & latent_inside)
+    tl.store(log_sums + place, peak + tl.log2(total), mask=head < heads)
+
+
+@triton.jit
+def mla_decode_combine_kernel(
+    partial,
+    log_sums,
+    context_lens,
+    out,
+    heads,
+    num_splits,
+    LATENT: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_T: tl.constexpr,
+    TILE_L: tl.constexpr,
+    SPLIT_TILES: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
+):
+    """Mean of a row's splits, each weighed by its sum of exponentials; grid (rows, head tiles)."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * TILE_H + tl.arange(0, TILE_H)
+    c = tl.arange(0, TILE_L)
+    head_inside = head < heads
+    inside = head_inside[:, None] & (c < LATENT)[None, :]
+    context_len = tl.load(context_lens + row)
+    count = tl.cdiv(tl.cdiv(context_len, TILE_T), _split_tiles(context_len, TILE_T, SPLIT_TILES, MAX_SPLITS))
+    place = row * num_splits * heads + head
+    peak = tl.full([TILE_H], -float("inf"), tl.float32)
+    for split in range(count):
+        peak = tl.maximum(peak, tl.load(log_sums + place + split * heads, mask=head_inside, other=0.0))
+    total = tl.zeros([TILE_H], tl.float32)
+    mean = tl.zeros([TILE_H, TILE_L], tl.float32)
+    for split in range(count):
+        at = place + split * heads
+        weight = tl.exp2(tl.load(log_sums + at, mask=head_inside, other=0.0) - peak)
+        mean += weight[:, None] * tl.load(partial + at[:, None] * LATENT + c[None, :], mask=inside, other=0.0)
+        total += weight
+    # Only a row without context has no weight at all, and zeros for a result.
+    mean = mean / tl.where(count == 0, 1.0, total)[:, None]
+    tl.store(out + (row * heads + head)[:, None] * LATENT + c[None, :], mean, mask=inside)
+
+
+def mla_decode(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    softmax_scale: float,
+) -> Tensor:
+    """As `kernels.mla_decode`; the grid depends on shapes alone, so that a captured launch serves any context."""
+    rows, heads, latent = q_latent.shape
+    rope, block_tokens = q_rope.shape[2], cache.shape[1]
+    assert q_latent.stride(2) == q_rope.stride(2) == 1 and cache.stride()[1:] == (latent + rope, 1)
+    assert block_tables.stride(1) == 1 or block_tables.shape[1] <= 1
+    out = torch.empty(rows, heads, latent, dtype=q_latent.dtype, device=cache.device)
+    if rows == 0:
+        return out
+    tiles = decode_tiles(heads, latent, q_latent.dtype)
+    num_splits = count_splits(block_tables.shape[1] * block_tokens, tiles)
+    partial = torch.empty(rows, num_splits, heads, latent, dtype=torch.float32, device=cache.device)
+    log_sums = torch.empty(rows, num_splits, heads, dtype=torch.float32, device=cache.device)
+    splitting = {"SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits}
+    mla_decode_split_kernel[(rows, num_splits, cdiv(heads, tiles.tile_h))](
+        q_latent,
+        q_rope,
+        cache,
+        block_tables,
+        context_lens,
+        partial,
+        log_sums,
+        softmax_scale * LOG2_E,
+        heads,
+        num_splits,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        cache.stride(0),
+        block_tables.stride(0),
+        LATENT=latent,
+        ROPE=rope,
+        BLOCK_TOKENS=block_tokens,
+        TILE_H=tiles.tile_h,
+        TILE_T=tiles.tile_t,
+        TILE_L=power_of_2(latent, 16),
+        TILE_R=power_of_2(rope, 16),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        **splitting,
+    )
+    mla_decode_combine_kernel[(rows, cdiv(heads, COMBINE_HEADS))](
+        partial,
+        log_sums,
+        context_lens,
+        out,
+        heads,
+        num_splits,
+        LATENT=latent,
+        TILE_T=tiles.tile_t,
+        TILE_L=power_of_2(latent, 16),
+        TILE_H=COMBINE_HEADS,
+        num_warps=4,
+        **splitting,
+    )
+    return out
+
+
+def count_splits(capacity_tokens: int, tiles: DecodeTiles) -> int:
+    """Splits that a context of at most `capacity_tokens` can need."""
+    return max(1, min(tiles.max_splits, cdiv(cdiv(capacity_tokens, tiles.tile_t), tiles.split_tiles)))

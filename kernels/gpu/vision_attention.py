@@ -1,0 +1,134 @@
+"""Attention of the vision tower: every row to all rows of its own item, items of any length side by side."""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.device import power_of_2
+
+LOG2_E = 1.4426950408889634
+TILE_Q, TILE_K = 128, 64
+
+
+@triton.jit
+def vit_attention_kernel(
+    q,
+    k,
+    v,
+    out,
+    tiles,
+    scale,
+    heads,
+    q_row,
+    k_row,
+    v_row,
+    WIDTH: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    TILE_Q: tl.constexpr,
+    TILE_K: tl.constexpr,
+):
+    """TILE_Q rows of one head; grid (tiles, heads).
+
+    tiles  [tiles, 3] i32: first row of the tile, first and last + 1 row of its item
+
+    A head is FIRST + SECOND columns wide, powers of two that waste less than the next power of two (72 = 64 + 16 - 8).
+    """
+    entry = tiles + tl.program_id(0) * 3
+    start = tl.load(entry).to(tl.int64)
+    begin = tl.load(entry + 1).to(tl.int64)
+    end = tl.load(entry + 2).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    row = start + tl.arange(0, TILE_Q)
+    a = tl.arange(0, FIRST)
+    b = FIRST + tl.arange(0, SECOND)
+    alive = (row < end)[:, None]
+    a_inside = (a < WIDTH)[None, :]
+    b_inside = (b < WIDTH)[None, :]
+    place = q + row[:, None] * q_row + head * WIDTH
+    q_a = tl.load(place + a[None, :], mask=alive & a_inside, other=0.0)
+    q_b = tl.load(place + b[None, :], mask=alive & b_inside, other=0.0)
+    peak = tl.full([TILE_Q], -float("inf"), tl.float32)
+    total = tl.zeros([TILE_Q], tl.float32)
+    mean_a = tl.zeros([TILE_Q, FIRST], tl.float32)
+    mean_b = tl.zeros([TILE_Q, SECOND], tl.float32)
+    for key_start in range(begin, end, TILE_K):
+        key = key_start + tl.arange(0, TILE_K)
+        inside = (key < end)[:, None]
+        k_place = k + key[:, None] * k_row + head * WIDTH
+        v_place = v + key[:, None] * v_row + head * WIDTH
+        scores = tl.dot(
+            q_a, tl.trans(tl.load(k_place + a[None, :], mask=inside & a_inside, other=0.0)), input_precision="ieee"
+        )
+        scores = tl.dot(
+            q_b,
+            tl.trans(tl.load(k_place + b[None, :], mask=inside & b_inside, other=0.0)),
+            scores,
+            input_precision="ieee",
+        )
+        scores = tl.where((key < end)[None, :], scores * scale, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        p = tl.exp2(scores - new_peak[:, None])
+        shrink = tl.exp2(peak - new_peak)
+        total = total * shrink + tl.sum(p, 1)
+        values = tl.load(v_place + a[None, :], mask=inside & a_inside, other=0.0)
+        p = p.to(values.dtype)
+        mean_a = tl.dot(p, values, mean_a * shrink[:, None], input_precision="ieee")
+        values = tl.load(v_place + b[None, :], mask=inside & b_inside, other=0.0)
+        mean_b = tl.dot(p, values, mean_b * shrink[:, None], input_precision="ieee")
+        peak = new_peak
+    place = out + (row * heads + head)[:, None] * WIDTH
+    tl.store(place + a[None, :], mean_a / total[:, None], mask=alive & a_inside)
+    tl.store(place + b[None, :], mean_b / total[:, None], mask=alive & b_inside)
+
+
+def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """As `kernels.vit_attention`."""
+    rows, heads, width = q.shape
+    assert sum(lengths) == rows
+    # A head's columns lie side by side, which the compiler must know to load 16 bytes at a time.
+    assert all(x.stride()[1:] == (width, 1) for x in (q, k, v))
+    out = torch.empty(rows, heads, width, dtype=q.dtype, device=q.device)
+    if rows == 0:
+        return out
+    tiles = tile_list(lengths).to(q.device, non_blocking=True)
+    first, second = column_parts(width)
+    vit_attention_kernel[(len(tiles), heads)](
+        q,
+        k,
+        v,
+        out,
+        tiles,
+        width**-0.5 * LOG2_E,
+        heads,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        WIDTH=width,
+        FIRST=first,
+        SECOND=second,
+        TILE_Q=TILE_Q,
+        TILE_K=TILE_K,
+        num_warps=8,
+        num_stages=2,
+    )
+    return out
+
+
+def tile_list(lengths: Sequence[int]) -> Tensor:
+    """(first row of the tile, first row of the item, its end) of every tile, [tiles, 3] i32."""
+    tiles = []
+    begin = 0
+    for length in lengths:
+        tiles += [(start, begin, begin + length) for start in range(begin, begin + length, TILE_Q)]
+        begin += length
+    return torch.tensor(tiles, dtype=torch.int32).reshape(-1, 3)
+
+
+def column_parts(width: int) -> tuple[int, int]:
+    """Two powers of two, at least 16 each as tensor cores need, that hold `width` columns."""
+    first = power_of_2(width // 2 + 1, 16)
+    return first, power_of_2(width - first, 16)
