@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from kernels.choice import CPU, implementations, kernels_for
+from kernels.choice import CPU, implementations, kernels_for, kernels_on
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
 
 __all__ = [
@@ -238,6 +238,6 @@ def mla_prefill(
     return kernels_for(cache).mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)
 
 
-def describe() -> dict[str, str]:
-    """Which implementation each operation uses on the CPU, for the log line at start."""
-    return CPU.describe()
+def describe(device: torch.device | None = None) -> dict[str, str]:
+    """Which implementation each operation uses on a device, the CPU if none is named; for the log line at start."""
+    return kernels_on(device or torch.device("cpu")).describe()

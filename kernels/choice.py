@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from kernels import portable, reference
@@ -22,11 +23,16 @@ CPU: Final[Kernels] = list(implementations().values())[-1]
 
 def kernels_for(tensor: Tensor) -> Kernels:
     """The implementation for the device that holds this tensor."""
-    if tensor.is_cpu:
+    return CPU if tensor.is_cpu else kernels_on(tensor.device)
+
+
+def kernels_on(device: torch.device) -> Kernels:
+    """The implementation for a device."""
+    if device.type == "cpu":
         return CPU
-    if tensor.is_cuda:
+    if device.type == "cuda":
         return gpu_kernels()
-    raise NotImplementedError(f"no kernels for tensors on {tensor.device}")
+    raise NotImplementedError(f"no kernels for tensors on {device}")
 
 
 @cache

@@ -14,6 +14,7 @@ from services.attention.constraint_requests import Constraints
 from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts
 from services.attention.engine import Engine
 from services.attention.forward import Forward
+from services.attention.graphs import Layers, StepGraphs, record_cuda
 from services.attention.handoff import Handoff
 from services.attention.layer_service import LayerServicer, LayerWorker
 from services.attention.layer_shard import LayerShard, LocalLayers
@@ -26,6 +27,7 @@ from services.attention.settings import AttentionSettings
 from services.attention.spans import StepSpans
 from services.attention.weights import load_ends, load_layers
 from services.model.checkpoint import Checkpoint
+from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
 from services.model.fingerprint import layout_fingerprint
 from services.model.media import model_name
@@ -107,6 +109,7 @@ class Assembly:
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._dtype = DTYPES[settings.dtype]
+        self._device = torch_device(settings.device)
         self._checkpoint = Checkpoint(settings.model)
         check_complete(self._checkpoint)
         self._config = self._checkpoint.config.text
@@ -133,7 +136,7 @@ class Assembly:
         shards: list[LayerShard] = [self._local_layers(experts), *further]
         forward = Forward(
             config,
-            load_ends(self._checkpoint),
+            load_ends(self._checkpoint, self._device),
             shards,
             dtype=self._dtype,
             block_tokens=settings.block_tokens,
@@ -172,24 +175,33 @@ class Assembly:
 
     def _local_layers(self, experts: Experts) -> LocalLayers:
         settings, config = self._settings, self._config
-        shape = settings.num_blocks, len(self._layers), settings.block_tokens, config.latent_dim
+        # A step with remote experts waits in every layer, so only others are recorded; padding needs a block for itself.
+        records = self._device.type == "cuda" and not settings.experts
+        num_blocks = settings.num_blocks + (1 if records else 0)
+        shape = num_blocks, len(self._layers), settings.block_tokens, config.latent_dim
+        hidden_like = torch.empty(0, config.hidden_size, dtype=self._dtype, device=self._device)
+
+        def graphs(layers: Layers) -> StepGraphs:
+            return StepGraphs(layers, record_cuda, hidden_like, settings.block_tokens, settings.num_blocks)
+
         handoff = Handoff(self._store, self._fingerprint(self._layers)) if self._store is not None else None
         return LocalLayers(
             config,
-            load_layers(self._checkpoint, self._layers),
+            load_layers(self._checkpoint, self._layers, self._device),
             # Zeroed memory is not touched before it is used, so an idle pool costs nothing.
-            torch.zeros(shape, dtype=self._dtype),
+            torch.zeros(shape, dtype=self._dtype, device=self._device),
             experts,
             settings.latent_norm_eps,
             handoff,
             asyncio.get_running_loop(),
+            graphs if records else None,
         )
 
     def _experts(self) -> Experts:
         num_experts = self._config.n_routed_experts
         addresses = self._settings.expert_addresses
         if not addresses:
-            return LocalExperts(load_expert_shard(self._checkpoint, range(num_experts)))
+            return LocalExperts(load_expert_shard(self._checkpoint, range(num_experts), self._device))
         return RemoteExperts(
             addresses,
             expert_placement(num_experts, len(addresses)),
@@ -250,6 +262,6 @@ class Assembly:
                 "bytes_read": self._checkpoint.bytes_read,
                 "layers": f"{self._layers.start}..{self._layers.stop - 1}",
                 "experts": "remote" if self._settings.experts else "local",
-                "kernels": kernels.describe(),
+                "kernels": kernels.describe(self._device),
             },
         )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.model.device import to_device
 from services.runtime.errors import WireError
 
 # Magic, then the numbers of: tokens, decode rows, columns of block_tables, segments, logit rows, rows, segment blocks.
@@ -93,20 +94,21 @@ class Batch:
         expected = HEADER.size + 8 * sum(wide) + 4 * sum(narrow)
         if magic != MAGIC or len(data) != expected:
             raise WireError(f"a batch of {tokens} tokens has {expected} bytes, the message has {len(data)}")
-        content = np.frombuffer(data, dtype=np.uint8, offset=HEADER.size).copy()
-        longs, ints = content[: 8 * sum(wide)].view(np.int64), content[8 * sum(wide) :].view(np.int32)
-        token_ids, positions, slots, logit_rows, row_starts = _cut(longs, wide)
-        block_tables, context_lens, shapes, segment_blocks = _cut(ints, narrow)
-        return Batch(
-            token_ids,
-            positions,
-            slots,
-            block_tables.view(decode, columns),
-            context_lens,
-            _segments(decode, tokens, shapes.view(-1, 3).tolist(), segment_blocks),
-            logit_rows,
-            row_starts,
-        )
+        content = torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=HEADER.size).copy())
+        return _from_arrays(content, wide, narrow, columns)
+
+    def to(self, device: torch.device) -> "Batch":
+        """This step on a device; itself if it is there already. The host does not wait."""
+        return self if self.token_ids.device == device else self.copy_to(device)
+
+    def copy_to(self, device: torch.device) -> "Batch":
+        """This step in memory of its own, by one copy. From the host only."""
+        data = self.to_bytes()
+        _, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
+        content = to_device(torch.frombuffer(bytearray(data), dtype=torch.uint8)[HEADER.size :], device)
+        wide, narrow = [tokens, tokens, tokens, logits, rows], [decode * columns, decode, segments * 3, blocks]
+        lengths = [[s.tokens.stop - s.tokens.start, s.context_len, len(s.block_table)] for s in self.segments]
+        return _from_arrays(content, wide, narrow, columns, lengths)
 
 
 def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
@@ -194,8 +196,37 @@ def _slots(blocks: NDArray[np.int32], positions: NDArray[np.int64], block_tokens
     return blocks.astype(np.int64) * block_tokens + positions % block_tokens
 
 
-def _cut(array: NDArray[np.int64] | NDArray[np.int32], lengths: Sequence[int]) -> list[Tensor]:
-    return [torch.from_numpy(part) for part in np.split(array, np.cumsum(lengths)[:-1])]
+def _from_arrays(
+    content: Tensor, wide: list[int], narrow: list[int], columns: int, lengths: list[list[int]] | None = None
+) -> Batch:
+    """The batch whose arrays, 64 bits and then 32 bits wide, are these bytes.
+
+    lengths  of the segments, as in the bytes; given where those are on a device, which would have to be waited for
+    """
+    longs = _numbers(content[: 8 * sum(wide)], torch.int64)
+    ints = _numbers(content[8 * sum(wide) :], torch.int32)
+    token_ids, positions, slots, logit_rows, row_starts = longs.split_with_sizes(wide)
+    block_tables, context_lens, shapes, segment_blocks = ints.split_with_sizes(narrow)
+    return Batch(
+        token_ids,
+        positions,
+        slots,
+        block_tables.view(-1, columns) if columns else block_tables.view(len(context_lens), 0),
+        context_lens,
+        _segments(
+            len(context_lens),
+            len(token_ids),
+            shapes.view(-1, 3).tolist() if lengths is None else lengths,
+            segment_blocks,
+        ),
+        logit_rows,
+        row_starts,
+    )
+
+
+def _numbers(content: Tensor, dtype: torch.dtype) -> Tensor:
+    # PyTorch does not see bytes as numbers where there are none.
+    return content.view(dtype) if len(content) else torch.empty(0, dtype=dtype, device=content.device)
 
 
 def _segments(first: int, last: int, shapes: list[list[int]], blocks: Tensor) -> tuple[Segment, ...]:

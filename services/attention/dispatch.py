@@ -15,6 +15,7 @@ from services.attention.dispatch_calls import Call, Dispatched, ShardCalls
 from services.attention.dispatch_finder import ExpertFinder, Found
 from services.attention.dispatch_replica import ReplicaConnection, ShardIdentity, Transport
 from services.attention.dispatch_split import Splitter
+from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
 from services.model.expert_wire import CallName, Work, encode_request
 from services.runtime.errors import ExpertsUnavailable
@@ -68,8 +69,7 @@ class LocalExperts:
     ) -> Awaitable[Tensor]:
         if len(hidden) == 0:
             return _Ready(hidden.float())
-        work = Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())
-        return _Ready(self.shard.forward(layer, work).to(hidden.device))
+        return _Ready(self.shard.forward(layer, Work(hidden, topk_ids, topk_weights)))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class RemoteExperts:
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
     ) -> Awaitable[Tensor]:
         num_tokens, hidden_size = hidden.shape
-        parts = self._splitter.split(Work(hidden.cpu(), topk_ids.cpu(), topk_weights.cpu())) if num_tokens else []
+        parts = self._splitter.split(Work(*to_host(hidden, topk_ids, topk_weights))) if num_tokens else []
         dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._trace)
         deadline_s = time.monotonic() + self._limits.deadline_s
         for index, part in enumerate(parts):

@@ -21,6 +21,7 @@ from services.attention.dispatch_metrics import (
     WAIT_SECONDS,
 )
 from services.attention.dispatch_split import Part, combine
+from services.model.device import to_device
 from services.model.expert_wire import Buffer, CallName, Refusal, decode_answer
 from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
 from services.runtime.tracing import Tracer
@@ -81,7 +82,7 @@ class Dispatched:
         # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
         WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
         partials = [partial for partial in self._partials if partial is not None]
-        return combine(*self._shape, self._parts, partials).to(self._device)
+        return to_device(combine(*self._shape, self._parts, partials), self._device)
 
 
 class Replica(Protocol):

@@ -12,6 +12,7 @@ from services.attention.media import media_rows
 from services.attention.roster import Chunk
 from services.attention.weights import EndWeights
 from services.model.config import TextConfig
+from services.model.device import to_device
 
 
 class Forward:
@@ -42,7 +43,9 @@ class Forward:
         # Below this size two halves cost more than the wait that they hide.
         halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
         parts = split(batch, self._num_micro_batches) if halves else [batch]
-        hidden = embed(batch.token_ids, self._ends, self._dtype, media_rows(plan, batch.row_starts))
+        device = self._ends.embedding.device
+        token_ids = to_device(batch.token_ids, device)
+        hidden = embed(token_ids, self._ends, self._dtype, media_rows(plan, batch.row_starts))
         if len(parts) == 1:
             hidden = await self._run_layers(step, 0, batch, hidden)
         else:
@@ -51,7 +54,8 @@ class Forward:
             work = [self._run_layers(step, i, *piece) for i, piece in enumerate(zip(parts, pieces, strict=True))]
             # All of them, also if one fails: none may write latent KV after the step is over.
             hidden = torch.cat(await all_of(work))
-        return logits(hidden[batch.logit_rows], self._ends, self._config)
+        rows = to_device(hidden, device)[to_device(batch.logit_rows, device)]
+        return logits(rows, self._ends, self._config)
 
     async def _run_layers(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
         for shard in self._shards:

@@ -1,7 +1,7 @@
 """A contiguous range of layers with its latent KV, as the engine sees it: in this process, or in another."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from services.attention.batch import Batch
 from services.attention.dispatch import Experts
+from services.attention.graphs import Layers, StepGraphs, without_waiting
 from services.attention.handoff import Handoff
+from services.attention.host_copy import HostCopy
 from services.attention.layers import forward_layers
 from services.attention.roster import NamedBlock
 from services.attention.weights import LayerWeights
 from services.model.config import TextConfig
+from services.model.device import landing, to_device
 
 T = TypeVar("T")
 
@@ -51,7 +54,11 @@ class LayerShard(Protocol):
 
 
 class LocalLayers:
-    """The layers of this process. Owns the latent KV: [num_blocks, layers, block_tokens, latent_dim]."""
+    """The layers of this process. Owns the latent KV, on the device that computes.
+
+    cache   [num_blocks, layers, block_tokens, latent_dim]; one block more where steps are recorded
+    graphs  makes the recorded steps from the layers; None: every step is launched anew
+    """
 
     def __init__(
         self,
@@ -62,18 +69,24 @@ class LocalLayers:
         latent_norm_eps: float,
         handoff: Handoff | None,
         io_loop: asyncio.AbstractEventLoop,
+        graphs: Callable[[Layers], StepGraphs] | None = None,
     ) -> None:
         self._config = config
         self._layers = layers
         self._cache = cache
-        # numpy has no bf16, so blocks are seen as bytes: [num_blocks, bytes of a block].
-        self._bytes = cache.view(torch.uint8).flatten(1).numpy()
         self._experts = experts
         self._latent_norm_eps = latent_norm_eps
         self._handoff = handoff
         self._io_loop = io_loop
+        self._graphs = None if graphs is None else graphs(lambda *inputs: without_waiting(self._launch(0, 0, *inputs)))
 
     async def forward(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
+        hidden = to_device(hidden, self._cache.device)
+        if self._graphs is not None and (replayed := self._graphs.run(batch, hidden)) is not None:
+            return replayed
+        return await self._launch(step, micro_batch, batch.to(self._cache.device), hidden)
+
+    async def _launch(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
         return await forward_layers(
             hidden,
             batch,
@@ -89,8 +102,8 @@ class LocalLayers:
     def publish(self, blocks: Sequence[NamedBlock]) -> Awaitable[bool]:
         if self._handoff is None:
             return _nothing_done()
-        copies = [(block.name, self._bytes[block.block_id].tobytes()) for block in blocks]
-        return self._on_io_loop(self._handoff.publish(copies))
+        copies = [(block.name, HostCopy(self._cache[block.block_id])) for block in blocks]
+        return self._on_io_loop(self._publish(self._handoff, copies))
 
     async def publish_missing(self, blocks: Sequence[NamedBlock]) -> bool:
         if self._handoff is None:
@@ -101,14 +114,21 @@ class LocalLayers:
     def publish_tail(self, tail_name: str, block_id: int, num_tokens: int) -> Awaitable[bool]:
         if self._handoff is None:
             return _nothing_done()
-        filled = self._cache[block_id, :, :num_tokens].contiguous().view(torch.uint8).numpy().tobytes()
-        return self._on_io_loop(self._handoff.publish_tail(tail_name, filled))
+        filled = HostCopy(self._cache[block_id, :, :num_tokens])
+        return self._on_io_loop(self._publish_tail(self._handoff, tail_name, filled))
 
     async def fetch(self, blocks: Sequence[NamedBlock]) -> int:
         if self._handoff is None:
             return 0
-        buffers = [memoryview(self._bytes[block.block_id]) for block in blocks]
-        return await self._on_io_loop(self._handoff.fetch([block.name for block in blocks], buffers))
+        # numpy has no bf16, so blocks are seen as bytes.
+        places = [self._cache[block.block_id].view(torch.uint8).flatten() for block in blocks]
+        on_host = [place if place.is_cpu else landing(place) for place in places]
+        buffers = [memoryview(cast(Any, bytes_of_block.numpy())) for bytes_of_block in on_host]
+        count = await self._on_io_loop(self._handoff.fetch([block.name for block in blocks], buffers))
+        for place, landed in zip(places[:count], on_host, strict=False):
+            if place is not landed:
+                place.copy_(landed, non_blocking=True)
+        return count
 
     async def fetch_tail(self, tail_name: str, block_id: int, num_tokens: int) -> bool:
         if self._handoff is None:
@@ -117,7 +137,7 @@ class LocalLayers:
         place = self._cache[block_id, :, :num_tokens]
         if data is None or len(data) != place.numel() * place.element_size():
             return False
-        place.copy_(torch.frombuffer(bytearray(data), dtype=place.dtype).view(place.shape))
+        place.copy_(to_device(torch.frombuffer(bytearray(data), dtype=place.dtype), place.device).view(place.shape))
         return True
 
     @property
@@ -126,6 +146,14 @@ class LocalLayers:
 
     def take_loss(self) -> bool:
         return False
+
+    @staticmethod
+    async def _publish(handoff: Handoff, copies: Sequence[tuple[bytes, HostCopy]]) -> bool:
+        return await handoff.publish([(name, await copy.data()) for name, copy in copies])
+
+    @staticmethod
+    async def _publish_tail(handoff: Handoff, tail_name: str, filled: HostCopy) -> bool:
+        return await handoff.publish_tail(tail_name, await filled.data())
 
     def _on_io_loop(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._io_loop))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from services.attention.batch import Batch
 from services.attention.roster import NamedBlock
+from services.model.device import to_host
 from services.model.fingerprint import NAME_BYTES
 from services.runtime.errors import WireError
 
@@ -83,7 +84,8 @@ def unpack_forward(body: memoryview, dtype: torch.dtype, hidden_size: int) -> tu
 
 
 def pack_hidden(hidden: Tensor) -> bytes:
-    return hidden.contiguous().view(torch.uint8).numpy().tobytes()
+    (on_host,) = to_host(hidden)
+    return on_host.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def unpack_hidden(body: memoryview, dtype: torch.dtype, hidden_size: int) -> Tensor:

@@ -25,6 +25,7 @@ from services.attention.batch import Batch
 from services.attention.dispatch import Experts
 from services.attention.weights import EndWeights, LayerWeights, PackedAttention, PackedMlp, Router
 from services.model.config import TextConfig
+from services.model.device import to_device
 
 
 def embed(
@@ -38,7 +39,7 @@ def embed(
     hidden = ends.embedding[token_ids].to(dtype)
     if media is not None:
         places, features = media
-        hidden[places] = features.to(dtype)
+        hidden[to_device(places, hidden.device)] = to_device(features, hidden.device).to(dtype)
     return hidden
 
 

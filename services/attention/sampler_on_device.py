@@ -3,16 +3,30 @@
 Token ids, largest logits and log-probabilities come to the host together; nothing before that waits for the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels import sampling
 from kernels.sampling import Edits, Shapes
-from services.attention.sampler import Choice, History, Rule, SamplingParams, stops_are_banned
+from services.attention.sampler import Choice, History, Rule, SamplingParams, sample, stops_are_banned
+from services.model.device import to_device
 from services.runtime.errors import NumericError
+
+
+def choose_tokens(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    positions: Sequence[int],
+    histories: Sequence[History | None],
+    rules: Sequence[Rule | NumericError | None],
+) -> list[Choice | NumericError]:
+    """As `sampler.sample`, on the device that holds the logits."""
+    choose = sample if logits.is_cpu else sample_on_device
+    return choose(logits, params, positions, histories, rules)
 
 
 def sample_on_device(
@@ -25,7 +39,9 @@ def sample_on_device(
     """As `sampler.sample`; logits [rows, vocab_size] f32 on any device."""
     assert logits.dtype == torch.float32
     edits = edits_of(params, histories, rules)
-    adjusted = logits if edits is None else sampling.adjust(logits, Edits(*(_moved(x, logits.device) for x in edits)))
+    adjusted = (
+        logits if edits is None else sampling.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
+    )
     shapes = shapes_of(params, positions, logits.device)
     token_ids, largest = _draw(adjusted, shapes, rules)
     # A ban or a mask must not hide that a row is no numbers.
@@ -60,7 +76,7 @@ def shapes_of(params: Sequence[SamplingParams], positions: Sequence[int], device
     )
     arrays = [np.array(values, dtype=dtype) for values, dtype in columns]
     signed = [array.view(np.int64) if array.dtype == np.uint64 else array for array in arrays]
-    return Shapes(*(_moved(torch.from_numpy(array), torch.device(device)) for array in signed))
+    return Shapes(*(to_device(torch.from_numpy(array), torch.device(device)) for array in signed))
 
 
 def edits_of(
@@ -99,9 +115,9 @@ def _draw(logits: Tensor, shapes: Shapes, rules: Sequence[Rule | NumericError | 
         return sampling.draw(logits, shapes)
     masks = torch.from_numpy(np.stack([rule.mask for rule in rules if isinstance(rule, Rule)]))
     token_ids, largest = sampling.draw(logits, shapes)
-    rows = _moved(torch.tensor(bound), logits.device)
+    rows = to_device(torch.tensor(bound), logits.device)
     of_bound = Shapes(*(values[rows] for values in shapes))
-    ids, tops = sampling.draw(logits[rows], of_bound, _moved(masks, logits.device))
+    ids, tops = sampling.draw(logits[rows], of_bound, to_device(masks, logits.device))
     return token_ids.index_copy(0, rows, ids), largest.index_copy(0, rows, tops)
 
 
@@ -124,10 +140,5 @@ def _with_logprobs(token_id: int, logits: Tensor, total: float, top: Tensor) -> 
     return Choice(token_id, values[0] - total, tuple((one, value - total) for one, value in alternatives))
 
 
-def _ids(token_ids: "Sequence[int] | set[int] | dict[int, int]") -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def _ids(token_ids: Iterable[int]) -> NDArray[np.int64]:
     return np.fromiter(token_ids, dtype=np.int64)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting: what is pinned is copied in the order of the stream."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

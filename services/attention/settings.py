@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.dispatch import parse_experts
+from services.model.device import Device
 from services.runtime.discovery import DNS
 from services.runtime.settings import Addresses, StoreSettings, StoreUrls, check_address, check_place
 from services.runtime.shards import ShardSettings
@@ -30,6 +31,7 @@ class AttentionSettings(ShardSettings, StoreSettings):
     store_timeout_s: PositiveFloat = 2.0
     kv_ttl_s: PositiveFloat = 600.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of activations and latent KV
+    device: Device = "auto"  # a GPU if there is one
     latent_norm_eps: PositiveFloat = 1e-6
     block_tokens: PositiveInt = 64
     num_blocks: PositiveInt = 256

@@ -1,6 +1,7 @@
 """The weights of one attention shard, packed for the kernels: its layers, and on shard 0 the two ends of the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,8 +10,11 @@ from kernels import HeadWeight, LinearWeight, pack_heads, pack_linear
 from services.model import text_weights
 from services.model.checkpoint import Checkpoint
 from services.model.config import TextConfig
+from services.model.device import CPU
 from services.model.rope import yarn_inv_freq
-from services.model.text_weights import MlpWeights, RouterWeights
+from services.model.text_weights import AttentionWeights, MlpWeights, RouterWeights
+
+Weights = TypeVar("Weights", AttentionWeights, MlpWeights, RouterWeights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +74,20 @@ class EndWeights:
     head: LinearWeight  # [vocab_size, hidden]
 
 
-def load_layers(checkpoint: Checkpoint, layers: range) -> list[LayerWeights]:
+def load_layers(checkpoint: Checkpoint, layers: range, device: torch.device = CPU) -> list[LayerWeights]:
     """Reads and packs layers one by one, so that little more than the packed weights is in memory at any time."""
-    config = checkpoint.config.text
-    inv_freq = yarn_inv_freq(config)
-    return [_load_layer(checkpoint, config, layer, inv_freq) for layer in layers]
+    return [_load_layer(checkpoint, checkpoint.config.text, layer, device) for layer in layers]
 
 
-def load_ends(checkpoint: Checkpoint) -> EndWeights:
+def load_ends(checkpoint: Checkpoint, device: torch.device = CPU) -> EndWeights:
     """Embedding, final norm and head. The embedding is copied, so that no token waits for a page of the file."""
     edges = text_weights.edge_weights(checkpoint)
-    return EndWeights(edges.embedding.clone(), edges.final_norm.clone(), pack_linear(edges.head))
+    embedding, final_norm = edges.embedding.to(device, copy=True), edges.final_norm.to(device, copy=True)
+    return EndWeights(embedding, final_norm, pack_linear(edges.head.to(device)))
 
 
-def _load_layer(checkpoint: Checkpoint, config: TextConfig, layer: int, inv_freq: Tensor) -> LayerWeights:
-    plain = text_weights.attention_weights(checkpoint, layer)
+def _load_layer(checkpoint: Checkpoint, config: TextConfig, layer: int, device: torch.device) -> LayerWeights:
+    plain = _on(device, text_weights.attention_weights(checkpoint, layer))
     by_head = plain.kv_b.view(config.num_attention_heads, config.qk_nope_head_dim + config.v_head_dim, -1)
     key_up, value_up = by_head.split_with_sizes([config.qk_nope_head_dim, config.v_head_dim], dim=1)
     attention = PackedAttention(
@@ -96,14 +99,14 @@ def _load_layer(checkpoint: Checkpoint, config: TextConfig, layer: int, inv_freq
         key_absorbed=pack_heads(key_up.transpose(1, 2).contiguous()),
         value_up=pack_heads(value_up.contiguous()),
         o=pack_linear(plain.o),
-        inv_freq=inv_freq,
+        inv_freq=yarn_inv_freq(config).to(device),
         softmax_scale=config.softmax_scale,
     )
     if config.is_moe(layer):
-        mlp = _pack_mlp(text_weights.shared_expert_weights(checkpoint, layer))
-        router = _to_float(text_weights.router_weights(checkpoint, layer))
+        mlp = _pack_mlp(_on(device, text_weights.shared_expert_weights(checkpoint, layer)))
+        router = _to_float(_on(device, text_weights.router_weights(checkpoint, layer)))
     else:
-        mlp, router = _pack_mlp(text_weights.dense_mlp_weights(checkpoint, layer)), None
+        mlp, router = _pack_mlp(_on(device, text_weights.dense_mlp_weights(checkpoint, layer))), None
     return LayerWeights(layer, plain.input_norm.clone(), attention, plain.post_norm.clone(), mlp, router)
 
 
@@ -113,3 +116,8 @@ def _pack_mlp(plain: MlpWeights) -> PackedMlp:
 
 def _to_float(plain: RouterWeights) -> Router:
     return Router(plain.gate.float(), plain.bias.clone())
+
+
+def _on(device: torch.device, plain: Weights) -> Weights:
+    """The tensors of a checkpoint's dataclass, moved. On the CPU they stay views of the file."""
+    return replace(plain, **{field.name: getattr(plain, field.name).to(device) for field in fields(plain)})

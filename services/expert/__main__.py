@@ -15,6 +15,7 @@ from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
 from services.model.checkpoint import Checkpoint
+from services.model.device import torch_device
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.placement import expert_placement
@@ -58,13 +59,14 @@ async def main(settings: ExpertSettings) -> None:
 def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
     """The weights of this shard, and the digest of the checkpoint they are from."""
     started = time.perf_counter()
+    device = torch_device(settings.device)
     checkpoint = Checkpoint(settings.model)
     num_experts = checkpoint.config.text.n_routed_experts
     try:
         placement = expert_placement(num_experts, settings.num_shards)
     except ValueError as error:
         raise CheckpointError(f"MOONSHARD_NUM_SHARDS={settings.num_shards}: {error}") from error
-    shard = load_expert_shard(checkpoint, placement[settings.shard])
+    shard = load_expert_shard(checkpoint, placement[settings.shard], device)
     digest = checkpoint.digest()
     seconds = time.perf_counter() - started
     LOAD_SECONDS.set(seconds)
@@ -79,7 +81,7 @@ def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
             "bytes_read": checkpoint.bytes_read,
             "packed_bytes": shard.nbytes,
             "seconds": round(seconds, 3),
-            "kernels": kernels.describe()["expert_mlp"],
+            "kernels": kernels.describe(device)["expert_mlp"],
             "threads": torch.get_num_threads(),
         },
     )

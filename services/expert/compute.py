@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from services.expert.metrics import COMPUTE_SECONDS, REFUSED_FRAMES, Traffic
+from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
 from services.model.expert_wire import (
     NOBODY,
@@ -64,7 +65,7 @@ class Compute:
             name = header.name
             work = decode_request(header, frame)
             started = time.perf_counter()
-            total = self._shard.forward(name.layer, work)
+            (total,) = to_host(self._shard.forward(name.layer, work))
             COMPUTE_SECONDS.observe(time.perf_counter() - started)
             self.traffic.num_tokens += header.num_tokens
             answer = encode_partial(name, total)

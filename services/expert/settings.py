@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
+from services.model.device import Device
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 from services.runtime.shards import ShardSettings
 
@@ -17,6 +18,7 @@ class ExpertSettings(ShardSettings):
     """
 
     model: Path
+    device: Device = "auto"
     threads: PositiveInt | None = None
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 import kernels
 from kernels import ExpertWeights
 from services.model.checkpoint import Checkpoint
+from services.model.device import CPU, to_device
 from services.model.expert_wire import Work
 from services.model.text_weights import expert_tensors
 from services.runtime.errors import CheckpointError, WireError
@@ -25,15 +26,21 @@ _ELSEWHERE: Final = -2  # an expert that this shard does not hold
 class ExpertShard:
     """Packed experts by layer. Immutable but for `token_counts`, which belongs to whoever runs `forward`.
 
-    token_counts  [MoE layers, experts of this shard] i64, tokens applied so far
+    token_counts  [MoE layers, experts of this shard] i64, tokens applied so far that came from the host
     """
 
     def __init__(
-        self, layers: Mapping[int, ExpertWeights], expert_ids: Sequence[int], num_experts: int, hidden_size: int
+        self,
+        layers: Mapping[int, ExpertWeights],
+        expert_ids: Sequence[int],
+        num_experts: int,
+        hidden_size: int,
+        device: torch.device = CPU,
     ) -> None:
         assert all(weights.num_experts == len(expert_ids) for weights in layers.values())
         self.expert_ids = tuple(expert_ids)
         self.hidden_size = hidden_size
+        self.device = device
         self.layer_ids = tuple(layers)
         self.nbytes = sum(weights.nbytes for weights in layers.values())
         self.token_counts = np.zeros((len(layers), len(expert_ids)), dtype=np.int64)
@@ -44,9 +51,10 @@ class ExpertShard:
         self._local_index = np.full(num_experts + 2, _ELSEWHERE, dtype=np.int32)
         self._local_index[0] = _NOWHERE
         self._local_index[[expert + 1 for expert in expert_ids]] = np.arange(len(expert_ids))
+        self._index_on_device = torch.from_numpy(self._local_index).to(device)
 
     def forward(self, layer: int, work: Work) -> Tensor:
-        """The weighted sum of each token's experts that live here, [tokens, hidden] f32.
+        """The weighted sum of each token's experts that live here, [tokens, hidden] f32, on the shard's device.
 
         WireError when the layer has no experts, an expert is not here, or the hidden size is another.
         """
@@ -55,9 +63,16 @@ class ExpertShard:
         if work.hidden.shape[1] != self.hidden_size:
             raise WireError(f"a token has {work.hidden.shape[1]} numbers, expected hidden size {self.hidden_size}")
         weights, counts = self._layers[layer]
+        if not work.topk_ids.is_cpu:
+            # From our own router beside these experts: right by construction, and looking would make the host wait.
+            return kernels.expert_mlp(work.hidden, self._localised(work.topk_ids), work.topk_weights, weights)
         local = self._localise(work.topk_ids.numpy())
         counts += np.bincount(local.ravel() + 1, minlength=len(counts) + 1)[1:]
-        return kernels.expert_mlp(work.hidden, torch.from_numpy(local), work.topk_weights, weights)
+        hidden, weight_of_each = to_device(work.hidden, self.device), to_device(work.topk_weights, self.device)
+        return kernels.expert_mlp(hidden, to_device(torch.from_numpy(local), self.device), weight_of_each, weights)
+
+    def _localised(self, ids: Tensor) -> Tensor:
+        return self._index_on_device[ids.long() + 1]
 
     def _localise(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         local: NDArray[np.int32] = self._local_index.take(ids.view(np.uint32) + np.uint32(1), mode="clip")
@@ -70,7 +85,7 @@ class ExpertShard:
         return local
 
 
-def load_expert_shard(checkpoint: Checkpoint, expert_ids: Sequence[int]) -> ExpertShard:
+def load_expert_shard(checkpoint: Checkpoint, expert_ids: Sequence[int], device: torch.device = CPU) -> ExpertShard:
     """Reads these experts of every MoE layer, repacking one expert at a time, and no other tensor.
 
     CheckpointError when the ids are not distinct experts of this model, or a tensor is not as it should be.
@@ -81,10 +96,12 @@ def load_expert_shard(checkpoint: Checkpoint, expert_ids: Sequence[int]) -> Expe
     if not set(expert_ids) <= set(range(text.n_routed_experts)):
         raise CheckpointError(f"expected experts 0 to {text.n_routed_experts - 1}, found {_span(expert_ids)}")
     layers = {
-        layer: kernels.pack_experts(expert_tensors(checkpoint, layer, expert) for expert in expert_ids)
+        layer: kernels.pack_experts(
+            tuple(tensor.to(device) for tensor in expert_tensors(checkpoint, layer, expert)) for expert in expert_ids
+        )
         for layer in text.moe_layers
     }
-    return ExpertShard(layers, expert_ids, text.n_routed_experts, text.hidden_size)
+    return ExpertShard(layers, expert_ids, text.n_routed_experts, text.hidden_size, device)
 
 
 def _span(ids: Sequence[int]) -> str:

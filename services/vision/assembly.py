@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from services.model.checkpoint import Checkpoint
+from services.model.device import torch_device
 from services.model.media import model_name
 from services.runtime.blobs import BlobStore
 from services.vision.batching import Batcher
@@ -42,7 +43,7 @@ class Replica:
 def assemble(settings: VisionSettings) -> Replica:
     """Loads tower and projector. CheckpointError if the checkpoint has none, or of another form."""
     checkpoint = Checkpoint(settings.model)
-    vision, weights = load_vision(checkpoint, DTYPES[settings.dtype])
+    vision, weights = load_vision(checkpoint, DTYPES[settings.dtype], torch_device(settings.device))
     config = load_media_config(settings.model, vision)
     log.info("weights are loaded", extra={"bytes_read": checkpoint.bytes_read, "dtype": settings.dtype})
     context_tokens = checkpoint.config.text.max_position_embeddings

@@ -19,6 +19,7 @@ from kernels.vision_reference import (
     time_table,
 )
 from services.model.config import VisionConfig
+from services.model.device import to_device, to_host
 
 TOWER_NORM_EPS = 1e-5
 # Rows that pass through an MLP at a time: they bound its memory.
@@ -41,21 +42,23 @@ class Grid:
 class VisionModel:
     """The tower and the projector. Synchronous and without state; used by one thread.
 
-    weights  by their released names, all in the dtype of the run
+    weights  by their released names, all in the dtype of the run and on one device
     """
 
     def __init__(self, config: VisionConfig, weights: Mapping[str, Tensor]) -> None:
         self._config = config
         self._weights = weights
-        self._dtype = weights["vision_tower.patch_embed.proj.weight"].dtype
+        first = weights["vision_tower.patch_embed.proj.weight"]
+        self._dtype, self._device = first.dtype, first.device
 
     @torch.inference_mode()
     def encode(self, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-        """Features of each item, [tokens, text_hidden_size] in the dtype of the run.
+        """Features of each item on the host, [tokens, text_hidden_size] in the dtype of the run.
 
         patches  [patches of all items, channel, row, column], one item after the other
         """
         assert len(patches) == sum(grid.num_patches for grid in grids)
+        patches = to_device(patches, self._device)
         hidden = self._linear(patches.to(self._dtype).flatten(1), "vision_tower.patch_embed.proj")
         hidden += torch.cat([self._positions(grid) for grid in grids])
         angles = torch.cat([self._angles(grid) for grid in grids])
@@ -64,7 +67,7 @@ class VisionModel:
             hidden = self._block(hidden, angles, lengths, f"vision_tower.encoder.blocks.{block}")
         hidden = self._norm(hidden, "vision_tower.encoder.final_layernorm", TOWER_NORM_EPS)
         merged = [self._pool(item, grid) for item, grid in zip(hidden.split_with_sizes(lengths), grids, strict=True)]
-        features = self._project(torch.cat(merged))
+        (features,) = to_host(self._project(torch.cat(merged)))
         return list(features.split_with_sizes([len(item) for item in merged]))
 
     def _positions(self, grid: Grid) -> Tensor:
@@ -72,12 +75,12 @@ class VisionModel:
         table = self._weights["vision_tower.patch_embed.pos_emb.weight"]
         space = interpolate_grid(table, grid.rows, grid.columns).unsqueeze(0)
         if grid.frames > 1:
-            space = space + time_table(grid.frames, self._config.hidden_size).unsqueeze(1)
+            space = space + to_device(time_table(grid.frames, self._config.hidden_size), self._device).unsqueeze(1)
         return space.flatten(0, 1).to(self._dtype)
 
     def _angles(self, grid: Grid) -> Tensor:
         head_dim = self._config.hidden_size // self._config.num_attention_heads
-        return grid_angles(grid.rows, grid.columns, head_dim).repeat(grid.frames, 1)
+        return to_device(grid_angles(grid.rows, grid.columns, head_dim), self._device).repeat(grid.frames, 1)
 
     def _block(self, hidden: Tensor, angles: Tensor, lengths: Sequence[int], prefix: str) -> Tensor:
         """h = h + wo(attention(wqkv(norm0(h))));  h = h + fc1(gelu(fc0(norm1(h))))."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from services.model.device import Device
 from services.runtime.settings import StoreSettings, StoreUrls
 from services.vision.limits import MediaLimits
 
@@ -17,6 +18,7 @@ class VisionSettings(StoreSettings):
     store_timeout_s: PositiveFloat = 5.0
     media_ttl_s: PositiveFloat = 1800.0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of weights, activations and features
+    device: Device = "auto"
     threads: PositiveInt = 1
     batch_patches: PositiveInt = 16_384  # computed together, unless one item has more
     decoders: PositiveInt = 2  # processes that decode files

@@ -5,12 +5,15 @@ from torch import Tensor
 
 from services.model.checkpoint import Checkpoint
 from services.model.config import VisionConfig
+from services.model.device import CPU
 from services.model.tensor_names import vision_specs
 from services.runtime.errors import CheckpointError
 
 
-def load_vision(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[VisionConfig, dict[str, Tensor]]:
-    """The sizes and the weights by name, copied out of the mapped files into `dtype`.
+def load_vision(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU
+) -> tuple[VisionConfig, dict[str, Tensor]]:
+    """The sizes and the weights by name, copied out of the mapped files to the device, into `dtype`.
 
     Raises CheckpointError if the checkpoint has no vision tower, or a tensor of it is missing or of another form.
     """
@@ -20,4 +23,4 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[VisionConfi
     views = {
         spec.name: checkpoint.tensor(spec.name, shape=spec.shape, dtype=spec.dtype) for spec in vision_specs(config)
     }
-    return config, {name: view.to(dtype, copy=True) for name, view in views.items()}
+    return config, {name: view.to(device, dtype, copy=True) for name, view in views.items()}
