@@ -1,4 +1,4 @@
-"""The next token of every row by search instead of sorting, and the counter-based random numbers behind it.
+"""The next token of every row by search instead of sorting.
 
 What a row keeps is a beginning of its tokens in the order of descending logit, and so is what lies before the token
 drawn. Each such beginning ends at a threshold, which a search of the float's 32 ordered bits finds, WAYS thresholds per
@@ -10,35 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu.philox import uniform
 from kernels.sampling_reference import Shapes
 
 TILE_V = 1024
 WAYS = 8
 NUM_WARPS = 16
 LOWEST = tl.constexpr(-(2**31))
-
-
-@triton.jit
-def uniform(seed, position):
-    """The number in [0, 1) of Philox-4x64-10 with this key and counter, 53 random bits."""
-    x0 = position.to(tl.uint64, bitcast=True)
-    k0 = seed.to(tl.uint64, bitcast=True)
-    x1 = x0 * 0
-    x2 = x0 * 0
-    x3 = x0 * 0
-    k1 = x0 * 0
-    for _ in tl.static_range(10):
-        p0_high = tl.umulhi(x0, 0xD2E7470EE14C6C93 + x0 * 0)
-        p0_low = x0 * 0xD2E7470EE14C6C93
-        p1_high = tl.umulhi(x2, 0xCA5A826395121157 + x2 * 0)
-        p1_low = x2 * 0xCA5A826395121157
-        x0 = p1_high ^ x1 ^ k0
-        x1 = p1_low
-        x2 = p0_high ^ x3 ^ k1
-        x3 = p0_low
-        k0 = k0 + 0x9E3779B97F4A7C15
-        k1 = k1 + 0xBB67AE8584CAA73B
-    return (x0 >> 11).to(tl.float64) * 1.1102230246251565e-16
 
 
 @triton.jit

@@ -175,7 +175,7 @@ class Assembly:
 
     def _local_layers(self, experts: Experts) -> LocalLayers:
         settings, config = self._settings, self._config
-        # A step with remote experts waits in every layer, so only others are recorded; padding needs a block for itself.
+        # With remote experts a step waits in every layer and is not recorded; padding needs a block for itself.
         records = self._device.type == "cuda" and not settings.experts
         num_blocks = settings.num_blocks + (1 if records else 0)
         shape = num_blocks, len(self._layers), settings.block_tokens, config.latent_dim

@@ -12,21 +12,19 @@ from torch import Tensor
 
 from kernels import sampling
 from kernels.sampling import Edits, Shapes
+from services.attention.generation import Generation
 from services.attention.sampler import Choice, History, Rule, SamplingParams, sample, stops_are_banned
 from services.model.device import to_device
 from services.runtime.errors import NumericError
 
 
 def choose_tokens(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    positions: Sequence[int],
-    histories: Sequence[History | None],
-    rules: Sequence[Rule | NumericError | None],
+    logits: Tensor, generations: Sequence[Generation], rules: Sequence[Rule | NumericError | None]
 ) -> list[Choice | NumericError]:
-    """As `sampler.sample`, on the device that holds the logits."""
+    """The next token of each generation, on the device that holds the logits; otherwise as `sampler.sample`."""
     choose = sample if logits.is_cpu else sample_on_device
-    return choose(logits, params, positions, histories, rules)
+    params, histories = [one.sampling for one in generations], [one.history for one in generations]
+    return choose(logits, params, [len(one.token_ids) for one in generations], histories, rules)
 
 
 def sample_on_device(

@@ -1,11 +1,14 @@
 """The sampler for a GPU's logits against the one for the host's: the same choices and the same errors, row by row."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from services.attention import sampler_on_device
 from services.attention.sampler import Choice, History, Rule, SamplingParams, sample
-from services.attention.sampler_on_device import choose_tokens, sample_on_device
+from services.attention.sampler_on_device import sample_on_device
 from services.runtime.errors import NumericError
 
 VOCAB = 400
@@ -79,6 +82,7 @@ def test_no_rows():
     assert sample_on_device(torch.empty(0, VOCAB, device=device()), [], [], [], []) == []
 
 
-def test_logits_on_the_host_are_sampled_there():
-    logits = torch.zeros(1, 3)
-    assert choose_tokens(logits, [SamplingParams(temperature=0.0)], [0], [None], [None]) == [Choice(0)]
+def test_logits_on_the_host_are_sampled_there(monkeypatch):
+    monkeypatch.delattr(sampler_on_device, "sample_on_device")
+    one = SimpleNamespace(sampling=SamplingParams(temperature=0.0), history=None, token_ids=[5])
+    assert sampler_on_device.choose_tokens(torch.zeros(1, 3), [one], [None]) == [Choice(0)]

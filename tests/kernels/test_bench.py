@@ -1,0 +1,103 @@
+"""The benchmark without a GPU: its arithmetic, what it says here, and every check and case at small sizes."""
+
+import pytest
+import torch
+
+from kernels import bench, bench_cases
+from kernels.bench import Timing, amounts, row, summary
+from kernels.bench_checks import LIMIT, Check, Sizes, checks, relative_error
+from kernels.gpu.kernels import TritonKernels
+from kernels.roofline import Cost
+from tests.kernels.triton_device import DEVICE
+
+SMALL = Sizes(
+    **{"hidden": 256, "width": 128, "experts": 3, "top_k": 2, "heads": 4, "latent": 32, "rope": 16, "nope": 16},
+    **{"value": 16, "vocab": 300, "tokens": 5, "contexts": (1, 0, 70), "vision_heads": 2, "vision_width": 16},
+    lengths=(3, 5),
+)
+
+
+def test_every_kernel_passes_its_check():
+    done = list(checks(TritonKernels(), torch.device(DEVICE), SMALL))
+    assert [check.name for check in done if not check.passed] == []
+    assert max(check.error for check in done) > 0
+
+
+def test_a_wrong_kernel_is_found():
+    class Wrong(TritonKernels):
+        def silu_mul(self, gate_up):
+            return super().silu_mul(gate_up) * 1.01
+
+        def rope(self, x, positions, inv_freq):
+            out = super().rope(x, positions, inv_freq)
+            out[0, 0, 0] = float("nan")
+            return out
+
+    done = {check.name: check.passed for check in checks(Wrong(), torch.device(DEVICE), SMALL)}
+    assert [name for name, passed in done.items() if not passed] == ["silu_mul", "rope"]
+
+
+def test_errors_are_relative():
+    expected = torch.tensor([3.0, 4.0])
+    assert relative_error(expected, expected) == 0
+    assert relative_error(expected + torch.tensor([0.0, 0.05]), expected) == pytest.approx(0.01, rel=1e-4)
+    assert not Check("x", float("nan"), LIMIT).passed
+
+
+@pytest.fixture
+def small_cases(monkeypatch):
+    values = {
+        **{"HIDDEN": 256, "WIDTH": 128, "EXPERTS": 3, "TOP_K": 2, "HEADS": 4, "LATENT": 32, "ROPE": 16, "NOPE": 16},
+        **{"VALUE": 16, "VOCAB": 300, "DECODE": (1, 3), "PREFILL": (70,), "CONTEXTS": (64,), "PATCHES": (10,)},
+        **{"PREFILLS": ((64, 64), (10, 64)), "DENSE": ((48, 32), (300, 64))},
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(bench_cases, name, value)
+
+
+def test_every_contender_of_every_case_runs(small_cases):
+    names = []
+    for case in bench_cases.cases(TritonKernels(), torch.device(DEVICE)):
+        names.append(case.name)
+        for run in case.contenders.values():
+            assert run(0) is not None
+            assert run(bench_cases.SETS - 1) is not None
+    assert len(set(names)) == len(names)
+    kinds = {name.split(",")[0].split(" ")[0] for name in names}
+    assert kinds == {
+        *("add_rms_norm", "silu_mul", "rope", "route", "linear", "mla_decode", "mla_prefill", "vit_attention", "draw"),
+        "expert_mlp",
+    }
+
+
+def test_a_line_of_the_table():
+    line = row("copy", "ours", Cost(4.3e9, 7.9e11), Timing(2e-3, 0.031))
+    assert line == "| copy | ours | 2,000.00 | 3% | 4,300.0 | 790.0 | 2.15 | 395 | 50% |"
+
+
+def test_median_and_spread():
+    assert summary([3.0, 1.0, 2.0]) == Timing(2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "call_s, calls, replays", [(1e-6, 18, 50), (1e-3, 18, 22), (1e-2, 3, 13), (1.0, 3, 3)], ids=str
+)
+def test_a_timing_takes_as_long_as_it_may(call_s, calls, replays):
+    assert amounts(call_s) == (calls, replays)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU here, so it would measure")
+@pytest.mark.parametrize("arguments", [[], ["--floors"]])
+def test_without_a_gpu_it_prints_floors_and_says_so(arguments, capsys):
+    assert bench.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert ("There is no GPU here" in said) == (not arguments)
+    assert "| expert_mlp, both products, 384 experts | 46 |" in said
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
+def test_a_call_is_timed():
+    x = torch.randn(1 << 22, device=DEVICE)
+    timing = bench.measured(lambda _: x * 2)
+    assert 1e-6 < timing.median_s < 1e-3
