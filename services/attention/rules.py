@@ -10,6 +10,7 @@ from torch import Tensor
 from services.attention.constraint import Constraint
 from services.attention.metrics import GRAMMAR_WAIT_SECONDS
 from services.attention.sampler import Choice, History, Rule, SamplingParams, sample_row
+from services.attention.sampler_on_device import sample_on_device
 from services.runtime.errors import NumericError
 
 T = TypeVar("T")
@@ -52,7 +53,12 @@ class Rules:
         histories: Sequence[History | None],
         rules: Sequence[Rule | NumericError | None],
     ) -> list[Choice | NumericError]:
-        """As the sampler's; rows whose token must be settled are left to the workers, since that may need a search."""
+        """As the sampler's, on the device that holds the logits.
+
+        On the host, rows whose token must be settled are left to the workers, since that may need a search.
+        """
+        if not logits.is_cpu:
+            return sample_on_device(logits, params, positions, histories, rules)
         loop = asyncio.get_running_loop()
         rows = list(zip(logits.numpy(force=True), params, positions, histories, rules, strict=True))
         settles = [isinstance(rule, Rule) and rule.settle is not None for rule in rules]

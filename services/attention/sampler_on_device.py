@@ -12,19 +12,9 @@ from torch import Tensor
 
 from kernels import sampling
 from kernels.sampling import Edits, Shapes
-from services.attention.generation import Generation
-from services.attention.sampler import Choice, History, Rule, SamplingParams, sample, stops_are_banned
+from services.attention.sampler import Choice, History, Rule, SamplingParams, stops_are_banned
 from services.model.device import to_device
 from services.runtime.errors import NumericError
-
-
-def choose_tokens(
-    logits: Tensor, generations: Sequence[Generation], rules: Sequence[Rule | NumericError | None]
-) -> list[Choice | NumericError]:
-    """The next token of each generation, on the device that holds the logits; otherwise as `sampler.sample`."""
-    choose = sample if logits.is_cpu else sample_on_device
-    params, histories = [one.sampling for one in generations], [one.history for one in generations]
-    return choose(logits, params, [len(one.token_ids) for one in generations], histories, rules)
 
 
 def sample_on_device(

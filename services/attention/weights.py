@@ -49,7 +49,7 @@ class PackedMlp:
 class Router:
     """Chooses routed experts; fp32, because bf16 would choose others."""
 
-    gate: Tensor  # [experts, hidden] f32
+    gate: Tensor  # [experts, hidden] f32; bf16 on a GPU
     bias: Tensor  # [experts] f32
 
 
@@ -115,7 +115,8 @@ def _pack_mlp(plain: MlpWeights) -> PackedMlp:
 
 
 def _to_float(plain: RouterWeights) -> Router:
-    return Router(plain.gate.float(), plain.bias.clone())
+    # A GPU multiplies the gate as it is, summing in float32, which is exact as well; on the CPU it is widened once.
+    return Router(plain.gate if plain.gate.is_cuda else plain.gate.float(), plain.bias.clone())
 
 
 def _on(device: torch.device, plain: Weights) -> Weights:

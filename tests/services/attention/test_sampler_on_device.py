@@ -1,13 +1,10 @@
 """The sampler for a GPU's logits against the one for the host's: the same choices and the same errors, row by row."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from services.attention import sampler_on_device
-from services.attention.sampler import Choice, History, Rule, SamplingParams, sample
+from services.attention.sampler import History, Rule, SamplingParams, sample
 from services.attention.sampler_on_device import sample_on_device
 from services.runtime.errors import NumericError
 
@@ -80,9 +77,3 @@ def test_the_same_errors():
 
 def test_no_rows():
     assert sample_on_device(torch.empty(0, VOCAB, device=device()), [], [], [], []) == []
-
-
-def test_logits_on_the_host_are_sampled_there(monkeypatch):
-    monkeypatch.delattr(sampler_on_device, "sample_on_device")
-    one = SimpleNamespace(sampling=SamplingParams(temperature=0.0), history=None, token_ids=[5])
-    assert sampler_on_device.choose_tokens(torch.zeros(1, 3), [one], [None]) == [Choice(0)]
