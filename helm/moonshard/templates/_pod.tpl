@@ -27,10 +27,15 @@
 
 {{/* Variables of the processes that hold the model or its vocabulary. Argument: (list $ ROLE). */}}
 {{- define "moonshard.modelEnv" -}}
-{{- $threads := (index (index . 0).Values (index . 1)).threads -}}
+{{- $role := index (index . 0).Values (index . 1) -}}
+{{- $threads := $role.threads -}}
 - { name: MOONSHARD_MODEL, value: {{ (index . 0).Values.model.path | quote }} }
 - { name: MOONSHARD_THREADS, value: {{ $threads | quote }} }
 - { name: OMP_NUM_THREADS, value: {{ $threads | quote }} }
+{{- if hasKey $role "gpus" }}
+{{- /* Said outright: a pod that asked for a GPU and finds none stops instead of computing on its CPU. */}}
+- { name: MOONSHARD_DEVICE, value: {{ ternary "cuda" "cpu" (gt (int $role.gpus) 0) }} }
+{{- end }}
 {{- end }}
 
 {{/* Variables of the processes that use Redis. */}}
