@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import constraints, dispatch, engines, gateway, kernels, scale, store, vision
+from tests.bench import constraints, dispatch, engines, gateway, kernels, observing, scale, store, vision
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
         "vision": vision.main,
         "engines": engines.main,
         "scale": scale.main,
+        "observing": observing.main,
     }
     chosen = sys.argv[1:] or list(parts)
     sys.argv[1:] = []

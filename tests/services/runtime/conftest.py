@@ -98,7 +98,11 @@ class Causes:
 
     def _now(self) -> Counter:
         family = next(family for family in REGISTRY.collect() if family.name == "moonshard_store_reads")
-        return Counter({s.labels["outcome"]: s.value for s in family.samples if s.name.endswith("_total")})
+        counted: Counter = Counter()
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                counted[sample.labels["outcome"]] += sample.value  # over the kinds of values
+        return counted
 
     def __call__(self) -> dict[str, float]:
         return dict(self._now() - self._before)
