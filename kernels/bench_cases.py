@@ -167,8 +167,8 @@ def _mla_prefill(kernels: Kernels, tokens: int, context: int) -> Case:
         projected = functional.linear(latents[:, :LATENT], weight).view(context, HEADS, NOPE + VALUE)
         rope = latents[:, None, LATENT:].expand(-1, HEADS, -1)
         key, value = torch.cat([projected[..., :NOPE], rope], dim=-1), projected[..., NOPE:]
-        heads_first = (x.transpose(0, 1).unsqueeze(0) for x in (q, key, value))
-        return functional.scaled_dot_product_attention(*heads_first, is_causal=True, scale=0.1)
+        query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (q, key, value))
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.1)
 
     if tokens == context:
         contenders["scaled_dot_product_attention, latents in order"] = sdpa
