@@ -4,22 +4,12 @@ import ast
 import functools
 import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-import yaml
-
-from tests.helm.rendering import CHART, EVERYTHING, find, names
+from tests.helm.rendering import EVERYTHING, find, names
+from tests.monitoring import CHART, DASHBOARDS, RULES, RULES_FILE, metrics_in, panels, promtool, queries
 
 ROOT = CHART.parents[1]
-DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
-RULES_FILE = CHART / "rules" / "moonshard.yaml"
-RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for rule in group["rules"]]
 PROMETHEUS_OWN = {"namespace", "pod", "le"}  # labels that come with scraping and with histograms
 SUFFIXES = {"Histogram": ("_bucket", "_sum", "_count"), "PlainHistogram": ("_bucket", "_sum", "_count")}
 
@@ -46,33 +36,6 @@ tests:
 """
 
 
-def promtool(*arguments):
-    """Runs Prometheus' own checker: from the PATH, or as `make test` unpacks it."""
-    beside = Path(sys.executable).with_name("promtool")
-    program = shutil.which("promtool") or (str(beside) if beside.exists() else None)
-    if program is None:
-        message = "there is no promtool (Debian's package prometheus)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def panels():
-    return [
-        (f"{name}: {panel['title']}", panel)
-        for name, dashboard in DASHBOARDS.items()
-        for panel in dashboard["panels"]
-        if panel["type"] != "row"
-    ]
-
-
-def queries():
-    """(where, PromQL) of all panels and rules."""
-    asked = [(where, target["expr"]) for where, panel in panels() for target in panel["targets"]]
-    return asked + [(rule.get("alert") or rule["record"], rule["expr"]) for rule in RULES]
-
-
 @functools.cache
 def exported():
     """Sample name -> labels, of every metric that the source of a process makes."""
@@ -92,10 +55,6 @@ def exported():
                 for suffix in SUFFIXES.get(kind, ("_total" if counts else "",)):
                     found[words[0] + suffix] = labels
     return found
-
-
-def metrics_in(expr):
-    return set(re.findall(r"(?<![\w:])moonshard_\w+", expr))
 
 
 def test_every_query_asks_for_metrics_that_are_exported():
