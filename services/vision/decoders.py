@@ -13,11 +13,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from services.runtime.errors import Unavailable
 from services.vision.decoder_process import HEADER, DecoderOptions, Kind
 from services.vision.limits import refusal
 from services.vision.preprocess import Pixels
 
 log = logging.getLogger(__name__)
+
+NUM_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,8 @@ class Decoder:
 
     async def plan(self, kind: Kind, data: bytes | bytearray) -> MediaPlan:
         """Hands over a file. InvalidRequest if it is refused. As many chunks as the plan names must be read next."""
-        if self._process is None or self._process.returncode is not None:
-            self._process = await self._start()
         text = json.dumps({"kind": kind}).encode()
-        stdin = self._process.stdin
-        assert stdin is not None
+        stdin = await self._open()
         self._num_messages = 1
         stdin.writelines((HEADER.pack(len(text), len(data)), text, data))
         try:
@@ -81,6 +81,20 @@ class Decoder:
             await self._process.wait()
         self._process = None
         self._num_messages = 0
+
+    async def _open(self) -> asyncio.StreamWriter:
+        """The way into a process that is there, a new one if need be."""
+        for _ in range(NUM_STARTS):
+            if self._process is None or self._process.returncode is not None:
+                self._process = await self._start()
+            stdin = self._process.stdin
+            assert stdin is not None
+            if not stdin.is_closing():
+                return stdin
+            # It ended between two files, or before it had begun: nothing of this file has reached it.
+            log.warning("a decoder process was gone", extra={"pid": self._process.pid})
+            await self.stop()
+        raise Unavailable("no decoder process stays")
 
     async def _start(self) -> Process:
         # A session of its own: Ctrl-C is for the service, which ends its decoders.

@@ -242,3 +242,18 @@ async def test_frames_of_a_video_are_those_of_the_plan():
             assert np.abs(levels - [0, 40, 80, 140, 180, 220]).max() < 4, container
     finally:
         await pool.close()
+
+
+async def test_a_process_that_ended_between_two_files_is_replaced():
+    pool = DecoderPool(1, DecoderOptions(LIMITS, MediaConfig(), MEMORY_BYTES, cpu_s=60))
+    data = saved(picture(), "PNG")
+    try:
+        before, _ = await decode(pool, "image", data)
+        process = pool._decoders[0]._process
+        # Its pipe breaks before anybody learns that it has ended.
+        process.stdin.close()
+        after, _ = await decode(pool, "image", data)
+        assert after == before
+        assert pool._decoders[0]._process is not process
+    finally:
+        await pool.close()
