@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from services.local.nano.train.sample import Generator, Json, Sample, Split
+from services.local.nano.train.skills.copying import draw_lookup, draw_repeat
 from services.local.nano.train.skills.drawing_lots import after_others, generator
 from services.local.nano.train.skills.images import draw_image, draw_read, draw_two_images
 from services.local.nano.train.skills.json_answers import draw_json
@@ -35,6 +36,8 @@ _PLAIN: dict[str, Generator] = {
         "read": draw_read,
         "two_images": draw_two_images,
         "video": draw_video,
+        "repeat": draw_repeat,
+        "lookup": draw_lookup,
     }.items()
 }
 # A conversation goes on: these also come second.
