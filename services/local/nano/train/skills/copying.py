@@ -1,4 +1,4 @@
-"""Saying something again, and telling the value of a key: what most other skills are made of, and quickest learnt alone."""
+"""Saying something again, and telling the value of a key: what other skills are made of, learnt quickest alone."""
 
 import random
 from collections.abc import Callable
