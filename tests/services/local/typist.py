@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ class Typist:
     def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            # Shells let what they start in the background ignore Ctrl-C, and that is inherited.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(ROOT)
             command = [sys.executable, "-m", "services.local", *arguments]
             os.execve(sys.executable, command, {**os.environ, "TERM": "xterm", **(environ or {})})
