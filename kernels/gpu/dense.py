@@ -1,6 +1,7 @@
 """Products with bf16 weights: cuBLAS through PyTorch, which sums in float32.
 
-cuBLAS picks its algorithm by shape, so a row's last bit may depend on how many rows are in the call.
+cuBLAS picks its algorithm by shape, so a row's last bit may depend on how many rows are in the call. It may not round
+partial sums to bf16, which PyTorch allows it unless told otherwise.
 """
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn import functional
 
 from kernels.interface import HeadWeight, LinearWeight
 from kernels.reference import PlainHeads, PlainLinear
+
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 class Dense:

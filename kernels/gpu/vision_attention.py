@@ -1,6 +1,7 @@
 """Attention of the vision tower: every row to all rows of its own item, items of any length side by side."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
@@ -94,7 +95,7 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
     out = torch.empty(rows, heads, width, dtype=q.dtype, device=q.device)
     if rows == 0:
         return out
-    tiles = tile_list(lengths).to(q.device, non_blocking=True)
+    tiles = tiles_on(q.device, tuple(lengths))
     first, second = column_parts(width)
     vit_attention_kernel[(len(tiles), heads)](
         q,
@@ -116,6 +117,12 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
         num_stages=2,
     )
     return out
+
+
+@lru_cache(maxsize=8)
+def tiles_on(device: torch.device, lengths: tuple[int, ...]) -> Tensor:
+    """`tile_list` on the device: all layers of the tower ask for the same."""
+    return tile_list(lengths).to(device)
 
 
 def tile_list(lengths: Sequence[int]) -> Tensor:

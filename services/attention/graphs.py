@@ -85,7 +85,8 @@ def record_cuda(work: Work) -> Work:
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads may allocate memory meanwhile, for media or the store.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
 
     def replay() -> Tensor:

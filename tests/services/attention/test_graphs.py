@@ -1,6 +1,6 @@
 """Recorded steps: padded to a size, computed in place, and the same hidden states as without.
 
-Recording itself needs a GPU; what goes into it and comes out does not.
+Recording itself needs a GPU, where the test of it records; elsewhere the work is its own replay.
 """
 
 import pytest
@@ -8,13 +8,16 @@ import torch
 
 from services.attention.batch import Row, make_batch
 from services.attention.dispatch import LocalExperts
-from services.attention.graphs import BLOCKS, ROWS, StepGraphs, pad, size_of, smallest, without_waiting
+from services.attention.graphs import BLOCKS, ROWS, StepGraphs, pad, record_cuda, size_of, smallest, without_waiting
 from services.attention.layers import embed, forward_layers
+from services.attention.weights import load_ends, load_layers
 from services.local.random_checkpoint import write_random_checkpoint
+from services.model.expert_shard import load_expert_shard
 from tests.services.attention.layer_session import BLOCK_TOKENS, Model, text
 
 NUM_BLOCKS = 40
 SCRATCH = NUM_BLOCKS
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: records CUDA graphs")
 
 
 @pytest.fixture(scope="module")
@@ -60,31 +63,35 @@ def test_padding_touches_the_scratch_block_only():
     assert pad(batch, 3, 3, BLOCK_TOKENS, SCRATCH).num_tokens == 3
 
 
-def test_a_recorded_step_computes_what_a_launched_one_does(model):
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])])
+def test_a_recorded_step_computes_what_a_launched_one_does(model, where):
     """Two sizes, each used more than once, on a cache that begins as NaN but for the blocks in use."""
-    generator = torch.Generator().manual_seed(0)
+    generator, device = torch.Generator().manual_seed(0), torch.device(where)
     shape = NUM_BLOCKS + 1, len(model.layers), BLOCK_TOKENS, model.config.latent_dim
-    cache = torch.randn(shape, generator=generator)
+    cache = torch.randn(shape, generator=generator).to(device)
     cache[SCRATCH] = float("nan")
     plain = cache[:NUM_BLOCKS].clone()
-    experts = LocalExperts(model.experts.shard)
+    ends = load_ends(model.checkpoint, device)
+    weights = load_layers(model.checkpoint, range(len(model.layers)), device)
+    experts = LocalExperts(load_expert_shard(model.checkpoint, range(model.config.n_routed_experts), device))
     recordings = []
 
     def layers(cache):
         how = {"step": 0, "micro_batch": 0, "latent_norm_eps": 1e-6}
-        parts = (model.layers, cache, model.config, experts)
+        parts = (weights, cache, model.config, experts)
         return lambda batch, hidden: without_waiting(forward_layers(hidden, batch, *parts, **how))
 
     def record(work):
         recordings.append(work())
-        return work
+        return record_cuda(work) if device.type == "cuda" else work
 
-    graphs = StepGraphs(layers(cache), record, model.layers[0].input_norm.float()[None][:0], BLOCK_TOKENS, SCRATCH)
+    graphs = StepGraphs(layers(cache), record, weights[0].input_norm.float()[None][:0], BLOCK_TOKENS, SCRATCH)
     for starts in ([0], [40], [3, 33, 16], [2], [50, 1, 7], [9, 8, 7, 6]):
         batch = make_batch(decode_rows(starts), BLOCK_TOKENS)
-        hidden = embed(batch.token_ids, model.ends, torch.float32)
+        hidden = embed(batch.token_ids.to(device), ends, torch.float32)
         replayed = graphs.run(batch, hidden)
-        torch.testing.assert_close(replayed, layers(plain)(batch, hidden), rtol=1e-5, atol=1e-5)
+        launched = layers(plain)(batch.to(device), hidden)
+        torch.testing.assert_close(replayed, launched, rtol=1e-5, atol=1e-5)
     assert len(recordings) == 2
     torch.testing.assert_close(cache[:NUM_BLOCKS], plain, rtol=1e-5, atol=1e-5)
     prompt = make_batch([Row(text(1, 20), 0, [0, 1], True)], BLOCK_TOKENS)
