@@ -111,11 +111,15 @@ class Cluster:
         self._call(self._child(name).release)
 
     def wait_ready(self, *names: str, timeout_s: float = START_S) -> None:
-        """Returns when these processes, or all, serve: asked now, since they may have lost one that they depend on."""
+        """Returns when these processes, or all, serve: asked now, since they may have lost one that they depend on.
+
+        All of them serve when the gateway knows it: until it has seen a prefill replica, decode replicas do its work.
+        """
         children = [self._child(name) for name in names or self.names]
 
         def all_serve() -> bool:
-            return all(child.is_ready and child.spec.ready() for child in children)
+            serve = all(child.is_ready and child.spec.ready() for child in children)
+            return serve and (bool(names) or self._gateway_sees_all())
 
         self._wait(all_serve, f"{names or 'all'} to serve", timeout_s)
 
@@ -161,6 +165,17 @@ class Cluster:
         assert not left, f"still running: {left}"
         assert not folder.exists(), f"{folder} is still there"
 
+    def _gateway_sees_all(self) -> bool:
+        # Whom it found too early it asks again up to a second later, so its view is behind that of the processes.
+        t = self.topology
+        roles = {"tokenizer": t.tokenizers, "vision": t.visions, "prefill": t.prefills, "decode": t.decodes}
+        told = self.metrics("gateway").splitlines()
+        return all(
+            f'moonshard_gateway_serving_replicas{{role="{role}"}} {number:.1f}' in told
+            for role, number in roles.items()
+            if number > 0
+        )
+
     @property
     def _local(self) -> LocalCluster:
         assert self._cluster is not None, "not started"
@@ -202,7 +217,7 @@ class Cluster:
         async def poll() -> None:
             async with asyncio.timeout(timeout_s):
                 while not await asyncio.to_thread(condition):
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.02)
 
         try:
             self._await(poll())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ PASSWORD = "open-sesame-of-redis"
 SECRET_WORDS = "the purple elephant's name is Wilhelmina"
 MODEL = "kimi-k2.6"
 CHAT = "/v1/chat/completions"
+REST_S = 60.0
 TOPOLOGY = {"experts": 1, "attention_shards": 2, "visions": 1}
 
 
@@ -71,8 +73,28 @@ class Scrape:
     def names(self, process: str) -> set[str]:
         return {sample.name for sample in self._samples[process]}
 
+    def counted(self) -> list[tuple[str, Sample]]:
+        """What changes only while requests are served; the gateway asks engines for their load all the time."""
+        return [
+            (process, sample)
+            for process, samples in self._samples.items()
+            for sample in samples
+            if sample.name.startswith("moonshard_") and not sample.name.startswith("moonshard_rpc_")
+        ]
+
     def num_series(self) -> int:
         return sum(map(len, self._samples.values()))
+
+
+def scrape_at_rest(cluster: Cluster) -> Scrape:
+    """When nothing is counted any more: the last of a request is when its client has the answer already."""
+    scrape, end_s = Scrape(cluster), time.monotonic() + REST_S
+    while time.monotonic() < end_s:
+        time.sleep(0.2)
+        before, scrape = scrape, Scrape(cluster)
+        if scrape.counted() == before.counted():
+            return scrape
+    raise AssertionError(f"the cluster was still counting after {REST_S:g} s")
 
 
 class ObservedCluster(Cluster):

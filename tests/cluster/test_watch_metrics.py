@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from tests.cluster.observed import CHAT, KEY, Scrape, body, client
+from tests.cluster.observed import CHAT, KEY, body, client, scrape_at_rest
 from tests.monitoring import metrics_in, promtool, queries
 
 HISTOGRAMS = {
@@ -78,7 +78,7 @@ PARTS = ("vision", "render", "queue", "fetch", "prefill", "handoff", "other")
 
 @pytest.fixture
 def scrape(observed):
-    return Scrape(observed)
+    return scrape_at_rest(observed)
 
 
 def test_every_metric_is_there_and_has_counted(scrape):
@@ -131,14 +131,14 @@ def test_hostile_names_make_no_series(observed):
         http.post(CHAT, json=body(model="warm-up"))
         http.get("/v1/nowhere")
         http.get("/v1/models", headers={"Authorization": "Bearer wrong"})
-        before = Scrape(observed)
+        before = scrape_at_rest(observed)
         for _ in range(20):
             word = secrets.token_hex(8)
             http.post(CHAT, json=body(model=word, user=word), headers={"x-request-id": word})
             http.get(f"/v1/{word}")
             http.get("/v1/models", headers={"Authorization": f"Bearer {word}"})
             http.get(f"/v1/files/{word}")
-        after = Scrape(observed)
+        after = scrape_at_rest(observed)
     assert after.num_series() - before.num_series() < 40, "a few statuses and buckets may be new, not one a word"
     for text in after.texts.values():
         assert word not in text
