@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from hatchling.builders.wheel import WheelBuilder
 from pydantic_settings import BaseSettings
 
 from services.local.__main__ import app
+from services.local.checkpoints import NANO
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -95,3 +97,11 @@ def test_folders_of_the_readme_exist():
 def code_of(text):
     """Fenced blocks and inline code."""
     return re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
+
+
+def test_the_wheel_has_nano():
+    files = {file.relative_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    nano = [path for path in NANO.iterdir() if path.is_file()]
+    assert {str(path.relative_to(ROOT)) for path in nano} <= files
+    sizes = [path.stat().st_size for path in nano]
+    assert max(sizes) <= 16 * 2**20 and sum(sizes) <= 24 * 2**20

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from services.local.answer import ChatClient, ChatFailed
 from services.local.chat import ChatOptions, Conversation, converse, note
+from services.local.checkpoints import Served, served, tiny_path, write_tiny
 from services.local.cluster import num_cores
-from services.local.default_model import NAME, default_model, write_default_model
 from services.local.ports import free_port
 from services.local.run_folder import ClusterState, cache_folder, running_clusters
 from services.local.terminal import Terminal
@@ -34,16 +34,11 @@ with contextlib.suppress(ImportError):
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-RANDOM_NOTE = """\
-This is a tiny checkpoint with RANDOM weights: its answers are random text.
-Serve a real one with `moonshard up --model FOLDER`.
-"""
-
 
 @app.command()
 def up(
-    model: Annotated[Path | None, typer.Option(help="Checkpoint folder; without it a tiny random one.")] = None,
-    model_name: Annotated[str, typer.Option(help="Name of the model in the API.")] = "",
+    model: Annotated[str, typer.Option(help="nano (trained, small), tiny (random), or a checkpoint folder.")] = "nano",
+    model_name: Annotated[str, typer.Option(help="Name of the model in the API; default: by the model.")] = "",
     experts: Annotated[int, typer.Option(min=0, help="Expert shards; 0: experts inside the attention processes.")] = 2,
     expert_replicas: Annotated[int, typer.Option(min=1, help="Replicas of each expert shard.")] = 1,
     prefill: Annotated[int, typer.Option(min=0, help="Prefill replicas; 0: decode replicas compute prompts.")] = 1,
@@ -75,10 +70,10 @@ def up(
     free = _free_port(host, port)
     if free != port:
         console.print(f"Port {port} is taken, using {free}.", highlight=False)
-    checkpoint = _checkpoint(model, cache, console)
+    chosen = _served(model, cache, console)
     topology = Topology(
-        model=checkpoint,
-        model_name=model_name or ("kimi-k2.6" if model else NAME),
+        model=chosen.path,
+        model_name=model_name or chosen.name,
         host=host,
         port=free,
         experts=experts,
@@ -87,13 +82,13 @@ def up(
         decodes=decode,
         attention_shards=attention_shards,
         tokenizers=tokenizers,
-        visions=int(_can_see(checkpoint)) if visions is None else visions,
+        visions=int(_can_see(chosen.path)) if visions is None else visions,
         dtype=dtype,
         tls=tls.absolute() if tls else None,
         idle_s=idle_s if scale_to_zero else None,
         settings={
             "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
-            "gateway": {} if model else {"MODEL_DISPLAY_NAME": NAME, "MODEL_ALIASES": "moonshotai/Kimi-K2.6,kimi-k2.6"},
+            "gateway": {"MODEL_DISPLAY_NAME": chosen.display_name} if chosen.display_name else {},
         },
     )
     topology = replace(topology, threads=threads or default_threads(num_cores(), topology))
@@ -108,7 +103,7 @@ def up(
                 log_path=(log_file or cache / f"cluster-{free}.log").absolute(),
                 terminal=Terminal(console, verbose=verbose),
                 start_timeout_s=start_timeout,
-                note="" if model else f"\n{RANDOM_NOTE}",
+                note=f"\n{chosen.note}\n" if chosen.note else "",
             )
         )
     )
@@ -201,19 +196,18 @@ def _memory(pid: int) -> str:
         return ""
 
 
-def _checkpoint(model: Path | None, cache: Path, console: Console) -> Path:
-    if model is not None:
-        if not (model / "config.json").is_file():
-            raise _stop(f"{model} is not a checkpoint folder: it has no config.json")
-        return model.absolute()
-    path = default_model(cache)
-    if not path.is_dir():
-        console.print(f"Writing a tiny random checkpoint to {path} (once).", highlight=False, soft_wrap=True)
+def _served(model: str, cache: Path, console: Console) -> Served:
+    """What shall be served, and is there: the tiny checkpoint is written if need be."""
+    found = served(model, cache)
+    if found.path == tiny_path(cache) and not found.path.is_dir():
+        console.print(f"Writing a tiny random checkpoint to {found.path} (once).", highlight=False, soft_wrap=True)
         try:
-            write_default_model(cache)
+            write_tiny(cache)
         except subprocess.CalledProcessError as error:
             raise _stop(f"the checkpoint cannot be written:\n{error.stderr}") from None
-    return path
+    if not (found.path / "config.json").is_file():
+        raise _stop(f"{found.path} is not a checkpoint folder: it has no config.json")
+    return found
 
 
 def _can_see(checkpoint: Path) -> bool:

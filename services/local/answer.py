@@ -29,17 +29,23 @@ class Piece:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `messages` are those of the API; None leaves a choice to the server."""
+    """What is asked. `messages` are those of the API; None leaves a choice to the server.
+
+    keep_thoughts  the model sees what it thought in earlier turns
+    """
 
     model: str
     messages: Sequence[Mapping[str, str]]
     thinking: bool = True
+    keep_thoughts: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
 
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "messages": list(self.messages), "stream": True}
         body["thinking"] = {"type": "enabled" if self.thinking else "disabled"}
+        if self.keep_thoughts:
+            body["thinking"]["keep"] = "all"
         optional = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         return body | {name: value for name, value in optional.items() if value is not None}
 

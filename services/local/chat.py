@@ -11,21 +11,22 @@ from services.local.terminal import printable
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 HELP = """\
-/thinking on|off   let the model think before it answers
-/reset             forget the conversation
-/quit              leave (or Ctrl-D)
-Ctrl-C             stop the answer that is running"""
+/thinking on|off|keep   let the model think before it answers; keep: and know what it thought before
+/reset                  forget the conversation
+/quit                   leave (or Ctrl-D)
+Ctrl-C                  stop the answer that is running"""
 
 
 @dataclass
 class ChatOptions:
-    """What stays the same over a conversation; `thinking` may be switched in it."""
+    """What stays the same over a conversation; what concerns thinking may be switched in it."""
 
     model: str
     thinking: bool = True
     system: str = ""
     max_tokens: int | None = None
     temperature: float | None = None
+    keep_thoughts: bool = False
 
 
 @dataclass
@@ -55,7 +56,12 @@ class Conversation:
         asked = {"role": "user", "content": text}
         options = self.options
         question = Question(
-            options.model, [*self.messages, asked], options.thinking, options.max_tokens, options.temperature
+            options.model,
+            [*self.messages, asked],
+            thinking=options.thinking,
+            keep_thoughts=options.keep_thoughts,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
         )
         answer = {"role": "assistant", "content": "", "reasoning_content": ""}
         pieces = client.ask(question)
@@ -122,8 +128,9 @@ def _command(conversation: Conversation, line: str) -> str:
         case ["/reset"]:
             conversation.reset()
             return "forgotten"
-        case ["/thinking", ("on" | "off") as wanted]:
-            conversation.options.thinking = wanted == "on"
-            return f"thinking is {wanted}"
+        case ["/thinking", ("on" | "off" | "keep") as wanted]:
+            conversation.options.thinking = wanted != "off"
+            conversation.options.keep_thoughts = wanted == "keep"
+            return "thinking is on, thoughts are kept" if wanted == "keep" else f"thinking is {wanted}"
         case _:
             return HELP

@@ -127,7 +127,8 @@ class _Run:
 
     def _say_ready(self, note: str) -> None:
         topology = self._cluster.topology
-        request = {"model": topology.model_name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+        message = {"role": "user", "content": "Which one is bigger, 9.11 or 9.9?"}
+        request = {"model": topology.model_name, "messages": [message], "max_tokens": 256}
         self._terminal.say(
             f"\nReady after {time.time() - self._started_at:.1f} s: {topology.url}\n"
             f"{note}\n"

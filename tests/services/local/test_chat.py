@@ -112,11 +112,13 @@ def test_history_grows_and_is_forgotten():
 
 
 def test_thinking_is_switched():
-    with client_of([DONE], [DONE], [DONE]) as (client, server):
-        printed = talk(client, ["a", "/thinking off", "b", "/thinking on", "/thinking maybe", "c", "/quit", "d"])
-    assert [request["thinking"]["type"] for request in server.requests] == ["enabled", "disabled", "enabled"]
+    with client_of([DONE], [DONE], [DONE], [DONE]) as (client, server):
+        lines = ["a", "/thinking off", "b", "/thinking keep", "/thinking maybe", "c", "/thinking on", "d", "/quit", "e"]
+        printed = talk(client, lines)
+    on, off = {"type": "enabled"}, {"type": "disabled"}
+    assert [request["thinking"] for request in server.requests] == [on, off, {**on, "keep": "all"}, on]
     assert "thinking is off" in printed
-    assert "/thinking on|off" in printed
+    assert "/thinking on|off|keep" in printed
 
 
 def test_failed_question_is_not_remembered():

@@ -95,8 +95,11 @@ def test_first_start_serves_and_leaves_nothing_behind(tmp_path):
         printed = command.printed()
         url = re.search(r"^Ready after .* s: (http://127\.0\.0\.1:\d+)$", printed, re.MULTILINE)[1]
         assert f"Port {taken.getsockname()[1]} is taken, using {url.rpartition(':')[2]}." in printed
-        assert "RANDOM weights: its answers are random text" in printed
+        assert "This is Nano, a demonstration" in printed
         assert_curl_works(printed)
+        listed = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+        assert [(model["id"], model["display_name"]) for model in listed] == [("nano", "Nano")]
+        assert listed[0]["supports_image_in"] and listed[0]["supports_video_in"]
 
         asked = command.moonshard("chat", "--no-thinking", "--max-tokens", "8", "Hello")
         assert (asked.returncode, asked.stderr) == (0, "")
@@ -121,10 +124,23 @@ def test_first_start_serves_and_leaves_nothing_behind(tmp_path):
         assert [child for child in children if child.is_running()] == []
         assert running_clusters(command.cache / "moonshard") == []
         left = {path.name for path in (command.cache / "moonshard").iterdir()}
-        assert left == {"checkpoints", Path(state.log).name}
+        assert left == {Path(state.log).name}
         assert {json.loads(line)["process"] for line in Path(state.log).read_text().splitlines()} == {
             process.name for process in state.processes
         }
+
+
+def test_tiny_is_written_once_and_is_random(tmp_path):
+    arguments = ["--model", "tiny", "--port", "20000", "--experts", "0", "--prefill", "0", "--visions", "0"]
+    for number in range(2):
+        with up(tmp_path, *arguments) as command:
+            command.wait_for("Ctrl-C stops everything.")
+            printed = command.printed()
+            assert ("Writing a tiny random checkpoint" in printed) == (number == 0)
+            assert "RANDOM weights: its answers are random text" in printed
+            assert_curl_works(printed)
+            assert command.stop() == 0
+    assert len([*(tmp_path / "cache" / "moonshard" / "checkpoints").iterdir()]) == 1
 
 
 def assert_curl_works(printed: str) -> None:
@@ -143,7 +159,7 @@ def kill(state, name: str) -> None:
 def test_nothing_survives_a_supervisor_that_is_killed(tmp_path, model):
     with up(tmp_path, "--model", str(model), "--port", "20000", "--experts", "0", "--prefill", "0") as command:
         command.wait_for("Ctrl-C stops everything.")
-        assert "RANDOM" not in command.printed()
+        assert "RANDOM" not in command.printed() and "Nano" not in command.printed()
         children = command.children()
         assert len(children) == 5
         command.stop(signal.SIGKILL)

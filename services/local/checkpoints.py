@@ -1,0 +1,63 @@
+"""The checkpoints that have a name: nano, trained, lies beside this file; tiny, random, is written on first use."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.local.run_folder import running_clusters
+
+NANO = Path(__file__).with_name("nano")
+TINY_NAME = "tiny-random"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint, and how it is presented.
+
+    name          of the model in the API, where it has the names of K2.6 as well
+    display_name  for people, in the list of models; empty: as the gateway says
+    note          said once the cluster serves; empty: nothing
+    """
+
+    path: Path
+    name: str = "kimi-k2.6"
+    display_name: str = ""
+    note: str = ""
+
+
+def served(model: str, cache: Path) -> Served:
+    """What `--model` means: nano, tiny or a folder. The tiny one may not be written yet."""
+    if model == "nano":
+        note = "This is Nano, a demonstration: K2.6's format and K2.6's way of talking, learnt by a very small model."
+        return Served(NANO, "nano", "Nano", note)
+    if model == "tiny":
+        note = "This is a tiny checkpoint with RANDOM weights: its answers are random text."
+        return Served(tiny_path(cache), TINY_NAME, TINY_NAME, note)
+    return Served(Path(model).absolute())
+
+
+def tiny_path(cache: Path) -> Path:
+    """Where the tiny checkpoint lies in `cache`, written or not.
+
+    Under a digest of the writer's source: a checkpoint of an older writer is not used by mistake.
+    """
+    sources = sorted(Path(__file__).parent.glob("random_*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return cache / "checkpoints" / f"{TINY_NAME}-{digest[:12]}"
+
+
+def write_tiny(cache: Path) -> None:
+    """Writes the tiny checkpoint and removes those of older versions; CalledProcessError if it fails.
+
+    In a process of its own: the writer needs torch, which the supervisor should not keep in memory.
+    """
+    path = tiny_path(cache)
+    command = [sys.executable, "-P", "-m", "services.local.random_checkpoint", str(path), "--preset", "tiny"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # A running cluster may still restart a process that reads the checkpoint that it was started with.
+    for older in path.parent.glob(f"{TINY_NAME}-*") if not running_clusters(cache) else ():
+        if older != path:
+            shutil.rmtree(older)
