@@ -44,15 +44,20 @@ def active_experts(tokens: int) -> float:
 
 
 def expert_mlp(tokens: int) -> Cost:
-    """Both products of all experts; the inner vector is written and read, the parts are written."""
-    per_token = HIDDEN + TOP_K * (2 * WIDTH + HIDDEN)
-    flops = 2 * tokens * TOP_K * 3 * HIDDEN * WIDTH
-    return Cost(active_experts(tokens) * EXPERT_BYTES + 2 * tokens * per_token, flops)
+    """Both products of all experts."""
+    return routed(tokens, active_experts(tokens), tokens * TOP_K)
 
 
-def combine(tokens: int) -> Cost:
-    """Reads the parts of a token, writes their sum in float32."""
-    return Cost(tokens * HIDDEN * (2 * TOP_K + 4))
+def routed(tokens: int, active: float, assignments: float) -> Cost:
+    """Both products of the active experts; the inner vector is written and read, the parts are written."""
+    moved = tokens * HIDDEN + assignments * (2 * WIDTH + HIDDEN)
+    return Cost(active * EXPERT_BYTES + 2 * moved, 2 * assignments * 3 * HIDDEN * WIDTH)
+
+
+def combine(tokens: int, assignments: float | None = None) -> Cost:
+    """Reads the parts of the tokens, all 8 of each by default; writes their sums in float32."""
+    parts = tokens * TOP_K if assignments is None else assignments
+    return Cost(HIDDEN * (2 * parts + 4 * tokens))
 
 
 def align_tokens(tokens: int) -> Cost:

@@ -168,6 +168,7 @@ def mla_decode(
     block_tables: Tensor,
     context_lens: Tensor,
     softmax_scale: float,
+    tiles: DecodeTiles | None = None,
 ) -> Tensor:
     """As `kernels.mla_decode`; the grid depends on shapes alone, so that a captured launch serves any context."""
     rows, heads, latent = q_latent.shape
@@ -177,7 +178,7 @@ def mla_decode(
     out = torch.empty(rows, heads, latent, dtype=q_latent.dtype, device=cache.device)
     if rows == 0:
         return out
-    tiles = decode_tiles(heads, latent, q_latent.dtype)
+    tiles = tiles or decode_tiles(heads, latent, q_latent.dtype)
     num_splits = count_splits(block_tables.shape[1] * block_tokens, tiles)
     partial = torch.empty(rows, num_splits, heads, latent, dtype=torch.float32, device=cache.device)
     log_sums = torch.empty(rows, num_splits, heads, dtype=torch.float32, device=cache.device)
