@@ -1,4 +1,4 @@
-"""Makes bfloat16 right in Triton's interpreter (checked with Triton 3.7.1 and 3.8.0).
+"""Makes bfloat16 right in Triton's interpreter (checked with Triton 3.6.0, 3.7.1 and 3.8.0).
 
 The interpreter keeps a bfloat16 tensor as raw 16-bit words. Loads, stores, bitcasts and `where` are right, but
 arithmetic, comparisons, sums, int <-> bfloat16 and `dot` work on the words and return nonsense without an error, and
