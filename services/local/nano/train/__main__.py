@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     run: Path = options.run
     run.mkdir(parents=True, exist_ok=True)
-    nano = _prepare(run, options.start)
+    nano = _prepare(run, options.start).to(options.device)
     schedule = Schedule(options.steps, options.decay_steps, matrix_lr=options.matrix_lr, rate=options.rate)
     trainer = Trainer(nano, schedule)
     if (run / STATE).exists():
@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=0.0015, help="rate of AdamW")
     parser.add_argument("--mix", default="", help="weights of skills other than 1: image=3,compare=0.5")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="for tensor arithmetic")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="for tensor arithmetic on the CPU")
     parser.add_argument("--workers", type=int, default=1, help="processes that make samples")
     parser.add_argument("--save-steps", type=int, default=200, help="between two saves of the run")
     parser.add_argument("--from", dest="start", type=Path, help="checkpoint folder to start from")

@@ -9,14 +9,15 @@ import os
 import pickle
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from services.local.nano.train.model import Group
+from services.local.nano.train.model import Layout
 from services.local.nano.train.rendering import Example, Item, example
 from services.local.nano.train.sample import Generator
 from services.local.nano.train.skills import GENERATORS
@@ -24,9 +25,8 @@ from services.model.config import load_config
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import load_media_config
 from services.vision.model import Grid
-from services.vision.preprocess import value_table
 
-AHEAD = 24  # steps that are made before they are needed
+AHEAD = 24  # steps that are made before they are needed, and two more for each worker
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,51 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Images and chunks of videos that have one grid.
+
+    patches  [items, patches, 3 * patch * patch] u8
+    places   [items * tokens of an item] i64: where among the tokens their features belong
+    """
+
+    grid: Grid
+    patches: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """The samples of a step, one after the other, shorter ones first.
 
     token_ids  [tokens] i64
+    samples    [tokens] i64: which sample each token is of
     positions  [tokens] i64 of each token in its sample
-    groups     samples that are attended to side by side
+    layout     how the samples are attended to
     next_ids   [tokens] i64: the token after each
     targets    [tokens] bool: whether that is one that the model should write
     last       [tokens] bool: whether there is none
     skills     [tokens] i64: which skill's sample the token is of, an index into the names of the mixture
-    pictures   for each grid: patches [items, patches, 3 * patch * patch] f32 and the places of their features
+    pictures   of all samples, by grid
+    told       [n] i64: tokens before a target in samples that have pictures
+    num_samples  how many there are
     """
 
     token_ids: Tensor
+    samples: Tensor
     positions: Tensor
-    groups: Sequence[Group]
+    layout: Layout
     next_ids: Tensor
     targets: Tensor
     last: Tensor
     skills: Tensor
-    pictures: Sequence[tuple[Grid, Tensor, Tensor]]
+    pictures: Sequence[Pictures]
+    told: Tensor
+    num_samples: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; does not wait for the copies."""
+        moved: Batch = _moved(self, device)
+        return moved
 
 
 class Maker:
@@ -78,7 +102,6 @@ class Maker:
         self._media = load_media_config(folder, config.vision)
         self._mixture = mixture
         self._generators = generators
-        self._values = torch.from_numpy(value_table())
 
     def step(self, number: int) -> Batch:
         """The batch that step `number` learns from."""
@@ -94,18 +117,25 @@ class Maker:
         """Examples as a batch; `names` are those of all skills."""
         ordered = sorted(examples, key=lambda one: len(one.token_ids))
         lengths = [len(one.token_ids) for one in ordered]
+        counts = torch.tensor(lengths)
+        samples = torch.arange(len(lengths)).repeat_interleave(counts)
+        targets = torch.tensor([target for one in ordered for target in (*one.targets[1:], False)])
+        with_pictures = torch.tensor([bool(one.items) for one in ordered])
         return Batch(
             token_ids=torch.tensor([token_id for one in ordered for token_id in one.token_ids]),
+            samples=samples,
             positions=torch.cat([torch.arange(length) for length in lengths]),
-            groups=_groups(lengths, self._mixture.groups),
+            layout=_layout(lengths, self._mixture.groups),
             next_ids=torch.tensor([token_id for one in ordered for token_id in (*one.token_ids[1:], 0)]),
-            targets=torch.tensor([target for one in ordered for target in (*one.targets[1:], False)]),
+            targets=targets,
             last=torch.cat([torch.arange(length) == length - 1 for length in lengths]),
-            skills=torch.tensor([names.index(one.skill) for one in ordered]).repeat_interleave(torch.tensor(lengths)),
+            skills=torch.tensor([names.index(one.skill) for one in ordered]).repeat_interleave(counts),
             pictures=self._pictures(ordered),
+            told=(targets & with_pictures[samples]).nonzero().squeeze(1),
+            num_samples=len(ordered),
         )
 
-    def _pictures(self, examples: Sequence[Example]) -> list[tuple[Grid, Tensor, Tensor]]:
+    def _pictures(self, examples: Sequence[Example]) -> list[Pictures]:
         starts = accumulate((len(one.token_ids) for one in examples), initial=0)
         placed = [
             (item, start + place)
@@ -120,23 +150,26 @@ class Maker:
             patches = torch.stack([torch.from_numpy(item.patches).flatten(1) for item, _ in pairs])
             num_tokens = grid.rows * grid.columns // 4
             places = torch.cat([torch.arange(place, place + num_tokens) for _, place in pairs])
-            pictures.append((grid, self._values[patches.long()], places))
+            pictures.append(Pictures(grid, patches, places))
         return pictures
 
 
-def _groups(lengths: Sequence[int], num_groups: int) -> list[Group]:
+def _layout(lengths: Sequence[int], num_groups: int) -> Layout:
     """Consecutive samples in groups of equally many, each padded to its longest."""
     size = -(-len(lengths) // num_groups)
-    groups, start = [], 0
+    shapes, places, real = [], [], []
+    start, num_places = 0, 0
     for first in range(0, len(lengths), size):
         of_group = torch.tensor(lengths[first : first + size])
         ends = of_group.cumsum(0)
         column = torch.arange(int(of_group.max()))
         inside = column < of_group.unsqueeze(1)
-        places = (start + (ends - of_group).unsqueeze(1) + column).where(inside, start)
-        groups.append(Group(places, inside.flatten().nonzero().squeeze(1)))
+        places.append((start + (ends - of_group).unsqueeze(1) + column).where(inside, start).flatten())
+        real.append(num_places + inside.flatten().nonzero().squeeze(1))
+        shapes.append((len(of_group), len(column)))
         start += int(ends[-1])
-    return groups
+        num_places += inside.numel()
+    return Layout(shapes, torch.cat(places), torch.cat(real))
 
 
 def steps(folder: Path, mixture: Mixture, first: int, end: int, *, workers: int = 1) -> Iterator[Batch]:
@@ -147,11 +180,21 @@ def steps(folder: Path, mixture: Mixture, first: int, end: int, *, workers: int 
         return
     spawning = multiprocessing.get_context("spawn")
     with spawning.Pool(workers, _start, (folder, mixture)) as pool:
-        waiting = [pool.apply_async(_make, (number,)) for number in range(first, min(first + AHEAD, end))]
+        ahead = AHEAD + 2 * workers
+        waiting = [pool.apply_async(_make, (number,)) for number in range(first, min(first + ahead, end))]
         for number in range(first, end):
             yield pickle.loads(waiting.pop(0).get())
-            if number + AHEAD < end:
-                waiting.append(pool.apply_async(_make, (number + AHEAD,)))
+            if number + ahead < end:
+                waiting.append(pool.apply_async(_make, (number + ahead,)))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        # From pinned memory the copy need not wait for what the device still computes.
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    if isinstance(value, (Batch, Layout, Pictures)):
+        return replace(value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
+    return [_moved(one, device) for one in value] if isinstance(value, list) else value
 
 
 def _grid_key(item: Item) -> tuple[int, int, int]:

@@ -13,17 +13,17 @@ FRAME_PATCHES = 16
 def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
     """The sizes for a vocabulary of `ordinary_tokens` and the special slots."""
     text = TextConfig(
-        hidden_size=128,
+        hidden_size=256,
         num_hidden_layers=6,
-        num_attention_heads=4,
-        q_lora_rank=64,
-        kv_lora_rank=64,
+        num_attention_heads=8,
+        q_lora_rank=128,
+        kv_lora_rank=128,
         qk_nope_head_dim=32,
         qk_rope_head_dim=16,
         v_head_dim=48,
-        intermediate_size=256,
+        intermediate_size=512,
         first_k_dense_replace=1,
-        moe_intermediate_size=64,
+        moe_intermediate_size=128,
         n_routed_experts=16,
         num_experts_per_tok=2,
         n_shared_experts=1,
@@ -39,10 +39,10 @@ def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
         rope_scaling=YarnConfig(4.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=1024),
     )
     vision = VisionConfig(
-        hidden_size=96,
-        num_hidden_layers=3,
+        hidden_size=128,
+        num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=192,
+        intermediate_size=384,
         patch_size=14,
         pos_emb_height=8,
         pos_emb_width=8,

@@ -27,10 +27,16 @@ from services.model.tensor_names import (
     shared_expert_specs,
     vision_specs,
 )
+from services.vision.preprocess import value_table
 
 
 class Nano(nn.Module):
-    """Both models of the checkpoint."""
+    """Both models of the checkpoint.
+
+    pixel_values  [256] f32: what the tower takes for each value of a pixel
+    """
+
+    pixel_values: Tensor
 
     def __init__(self, dims: RandomDims) -> None:
         super().__init__()
@@ -38,6 +44,7 @@ class Nano(nn.Module):
         self.dims = dims
         self.text = TextModel(dims.text)
         self.tower = Tower(dims.vision)
+        self.register_buffer("pixel_values", torch.from_numpy(value_table()), persistent=False)
 
 
 def write_checkpoint(folder: Path, nano: Nano, tokens: list[bytes], limits: dict[str, int]) -> None:
@@ -77,10 +84,10 @@ def read_checkpoint(folder: Path, nano: Nano) -> None:
 
 def _stored(nano: Nano) -> Iterator[tuple[str, Tensor]]:
     for spec, parameter in _plain(nano):
-        yield spec.name, parameter.detach()
+        yield spec.name, parameter.detach().cpu()
     for layer, expert, projection, parameter in _experts(nano):
         prefix = expert_projection(layer, expert, projection)
-        packed, scale = int4.quantize(parameter.detach())
+        packed, scale = int4.quantize(parameter.detach().cpu())
         yield f"{prefix}.weight_packed", packed
         yield f"{prefix}.weight_scale", scale
 

@@ -51,6 +51,7 @@ class Trainer:
 
     def __init__(self, nano: Nano, schedule: Schedule) -> None:
         self.nano = nano
+        self.device = nano.pixel_values.device
         self.schedule = schedule
         self.step = 0
         matrices, others, patches = split_parameters(nano)
@@ -66,17 +67,18 @@ class Trainer:
             group["lr"] = schedule.matrix_lr * factor
         for group in self._adam.param_groups:
             group["lr"] = schedule.rate * factor * group["share"]
-        media = picture_features(self.nano, batch)
-        losses = token_losses(self.nano, batch, media)
-        weights = torch.where(batch.targets, 1.0, schedule.prompt_weight).masked_fill(batch.last, 0.0)
-        loss = (losses * weights).sum() / weights.sum()
-        if media is not None:
-            loss = loss + schedule.picture_weight * told_loss(self.nano, batch, *media)
+        # On a GPU the products are computed as those of serving are; what is summed stays in float32.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            media = picture_features(self.nano, batch)
+            losses = token_losses(self.nano, batch, media)
+            weights = torch.where(batch.targets, 1.0, schedule.prompt_weight).masked_fill(batch.last, 0.0)
+            loss = (losses * weights).sum() / weights.sum()
+            if media is not None:
+                loss = loss + schedule.picture_weight * told_loss(self.nano, batch, *media)
         torch.autograd.backward(loss)
-        seen = torch.zeros(2, num_skills)
-        skills = batch.skills[batch.targets]
-        seen[0].index_add_(0, skills, losses.detach()[batch.targets])
-        seen[1].index_add_(0, skills, torch.ones(len(skills)))
+        answers = batch.targets.float()
+        seen = torch.zeros(2, num_skills, device=self.device)
+        seen.index_add_(1, batch.skills, torch.stack((losses.detach() * answers, answers)))
         torch.nn.utils.clip_grad_norm_(self.nano.parameters(), 1.0)
         self._muon.step()
         self._adam.step()
@@ -102,7 +104,7 @@ class Trainer:
 
     def load(self, file: Path) -> None:
         """Goes on from what `save` wrote."""
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=self.device, weights_only=True)
         self.step = state["step"]
         self.nano.load_state_dict(state["nano"])
         self._muon.load_state_dict(state["muon"])
@@ -129,13 +131,16 @@ def picture_features(nano: Nano, batch: Batch) -> tuple[Tensor, Tensor] | None:
     """Places of all pictures' features among the tokens, and the features: [n], [n, hidden]. None without pictures."""
     if not batch.pictures:
         return None
-    features = [nano.tower(patches, grid).flatten(0, 1) for grid, patches, _ in batch.pictures]
-    return torch.cat([places for _, _, places in batch.pictures]), torch.cat(features)
+    features = [
+        nano.tower(nano.pixel_values[pictures.patches.int()], pictures.grid).flatten(0, 1)
+        for pictures in batch.pictures
+    ]
+    return torch.cat([pictures.places for pictures in batch.pictures]), torch.cat(features)
 
 
 def token_losses(nano: Nano, batch: Batch, media: tuple[Tensor, Tensor] | None) -> Tensor:
     """Cross entropy of the token after each one: [tokens]."""
-    logits = nano.text(batch.token_ids, batch.positions, batch.groups, media)
+    logits = nano.text(batch.token_ids, batch.positions, batch.layout, media)
     return nnf.cross_entropy(logits, batch.next_ids, reduction="none")
 
 
@@ -146,25 +151,25 @@ def told_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Ten
     to copy what lies at the picture's place. Without this the tower learned nothing: no word of an answer looked at
     it, so no gradient reached it.
     """
-    sample = (batch.positions == 0).cumsum(0) - 1
-    shape = int(sample[-1]) + 1, features.shape[1]
-    mean = torch.zeros(shape).index_add(0, sample[places], features)
-    num_features = sample[places].bincount(minlength=shape[0])
+    sample = batch.samples[places]
+    shape = batch.num_samples, features.shape[1]
+    features = features.float()
+    mean = features.new_zeros(shape).index_add(0, sample, features)
+    num_features = features.new_zeros(shape[0]).index_add(0, sample, torch.ones_like(features[:, 0]))
     mean = mean / num_features.clamp(min=1).unsqueeze(1)
     logits = nnf.linear(nano.text.final_norm(mean), nano.text.head.detach())
-    told = batch.targets & (num_features > 0)[sample]
-    return nnf.cross_entropy(logits[sample[told]], batch.next_ids[told])
+    return nnf.cross_entropy(logits[batch.samples[batch.told]], batch.next_ids[batch.told])
 
 
 def train(trainer: Trainer, steps: Iterable[Batch], skills: Sequence[str], log: Path) -> Iterator[int]:
     """Learns from the steps, appends mean losses to `log` as JSON lines, and yields the number of steps done."""
-    seen = torch.zeros(2, len(skills))
+    seen = torch.zeros(2, len(skills), device=trainer.device)
     tokens, since = 0, time.perf_counter()
     for batch in steps:
-        seen += trainer.learn(batch, len(skills))
+        seen += trainer.learn(batch.to(trainer.device), len(skills))
         tokens += len(batch.token_ids)
         if trainer.step % LOG_STEPS == 0:
-            means = {skill: round(float(a / b), 4) for skill, a, b in zip(skills, *seen, strict=True) if b}
+            means = {skill: round(a / b, 4) for skill, a, b in zip(skills, *seen.tolist(), strict=True) if b}
             record = {
                 "step": trainer.step,
                 "tokens_per_s": round(tokens / (time.perf_counter() - since)),

@@ -28,13 +28,15 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Conversations that follow one another in the list of tokens and are attended to side by side.
+class Layout:
+    """How conversations that follow one another in a list of tokens are attended to: in groups, side by side.
 
-    places  [conversations, t] i64: their tokens in that list; padding on the right points anywhere
-    real    [tokens] i64: what is no padding, in the flattened `places`
+    shapes  of each group, how many conversations it has and how long it is padded to be, on the right
+    places  [padded] i64: which token is at each place of the groups; padding points to any
+    real    [tokens] i64: at which place each token is
     """
 
+    shapes: Sequence[tuple[int, int]]
     places: Tensor
     real: Tensor
 
@@ -66,7 +68,7 @@ class Attention(nn.Module):
         self.kv_b = matrix(c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank)
         self.o = matrix(c.hidden_size, c.num_attention_heads * c.v_head_dim, gain=0.3)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], groups: Sequence[Group]) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """x [tokens, hidden]; turn: cos and sin [tokens, 1, rope / 2]."""
         c = self._config
         heads = c.num_attention_heads
@@ -76,17 +78,24 @@ class Attention(nn.Module):
         key, value = torch.split(key_value, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
         query_nope, query_rope = torch.split(query, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         rope_key = rotate(rope_key.unsqueeze(1), turn).expand(-1, heads, -1)
-        query = torch.cat((query_nope, rotate(query_rope, turn)), dim=-1)
-        key = torch.cat((key, rope_key), dim=-1)
-        seen = torch.cat([self._attend(query, key, value, group) for group in groups])
-        return linear(seen.flatten(1), self.o)
+        # Query, key and value of a head side by side: all of them are put into their groups at once.
+        together = torch.cat((query_nope, rotate(query_rope, turn), key, rope_key, value), dim=-1)
+        padded = together.flatten(1).index_select(0, layout.places).view(-1, heads, together.shape[-1])
+        pieces = torch.split(padded, [conversations * length for conversations, length in layout.shapes])
+        seen = [
+            self._attend(piece.view(*shape, *piece.shape[1:]))
+            for piece, shape in zip(pieces, layout.shapes, strict=True)
+        ]
+        return linear(torch.cat(seen).index_select(0, layout.real), self.o)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, group: Group) -> Tensor:
-        """What the tokens of one group see, [tokens of the group, heads, v]."""
-        query, key, value = (x[group.places].transpose(1, 2) for x in (query, key, value))
+    def _attend(self, group: Tensor) -> Tensor:
+        """What each place of a group [conversations, t, heads, query + key + value] sees: [places, heads * v]."""
+        c = self._config
+        widths = [c.qk_head_dim, c.qk_head_dim, c.v_head_dim]
+        query, key, value = torch.split(group.transpose(1, 2), widths, dim=-1)
         # Padding is on the right, so that being causal is all the mask there is.
-        seen = nnf.scaled_dot_product_attention(query, key, value, is_causal=True, scale=self._config.softmax_scale)
-        return seen.transpose(1, 2).flatten(0, 1)[group.real]
+        seen = nnf.scaled_dot_product_attention(query, key, value, is_causal=True, scale=c.softmax_scale)
+        return seen.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class Mlp(nn.Module):
@@ -126,27 +135,42 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [tokens, hidden]."""
-        ids, weights = self.route(x)
-        top_k = ids.shape[1]
-        # Tokens sorted by expert: each expert then works on one piece.
-        order = ids.flatten().argsort(stable=True)
-        counts = ids.flatten().bincount(minlength=len(self.bias))
-        self.load += counts
-        sizes = counts.tolist()
-        gate_up, down = as_int4(torch.cat((self.gate, self.up), dim=1)), as_int4(self.down)
-        pieces = torch.split(x[order // top_k], sizes)
-        gates, ups = torch.cat(list(map(nnf.linear, pieces, gate_up.unbind()))).chunk(2, dim=-1)
-        inner = torch.split(nnf.silu(gates) * ups, sizes)
-        weighted = torch.cat(list(map(nnf.linear, inner, down.unbind()))) * weights.flatten()[order].unsqueeze(1)
+        shares = self.route(x)
+        with torch.no_grad():
+            self.load += (shares > 0).sum(0)
+        routed = self.all_at_once(x, shares) if x.is_cuda else self.one_by_one(x, shares)
         shared: Tensor = self.shared(x)
-        return shared.index_add(0, order // top_k, weighted)
+        return shared + routed
 
-    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and weights [tokens, top_k]: chosen by score + bias, weighed by score."""
-        scores = linear(x, self.router).sigmoid()
+    def route(self, x: Tensor) -> Tensor:
+        """The share [tokens, experts] that each expert has in a token: chosen by score + bias, weighed by score."""
+        with torch.autocast(x.device.type, enabled=False):
+            scores = linear(x.float(), self.router).sigmoid()
         ids = (scores.detach() + self.bias).topk(self._config.num_experts_per_tok).indices
         weights = scores.gather(1, ids)
-        return ids, weights / (weights.sum(-1, keepdim=True) + 1e-20) * self._config.routed_scaling_factor
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20) * self._config.routed_scaling_factor
+        return torch.zeros_like(scores).scatter(1, ids, weights)
+
+    def one_by_one(self, x: Tensor, shares: Tensor) -> Tensor:
+        """Each expert on the tokens that it has a share in: least arithmetic, for a CPU."""
+        experts, tokens = (shares > 0).T.nonzero(as_tuple=True)
+        sizes = experts.bincount(minlength=len(self.bias)).tolist()
+        pieces = torch.split(x[tokens], sizes)
+        gates, ups = torch.cat(list(map(nnf.linear, pieces, self._gate_up().unbind()))).chunk(2, dim=-1)
+        inner = torch.split(nnf.silu(gates) * ups, sizes)
+        out = torch.cat(list(map(nnf.linear, inner, as_int4(self.down).unbind())))
+        return torch.zeros_like(x).index_add(0, tokens, out * shares[tokens, experts].unsqueeze(1))
+
+    def all_at_once(self, x: Tensor, shares: Tensor) -> Tensor:
+        """Every expert on every token, in two products: a GPU has the arithmetic, and nothing waits for counts."""
+        num_experts, width, _ = self.gate.shape
+        gates_ups = nnf.linear(x, self._gate_up().flatten(0, 1)).view(-1, num_experts, 2, width)
+        inner = nnf.silu(gates_ups[:, :, 0]) * gates_ups[:, :, 1]
+        weighted = inner * shares.to(inner.dtype).unsqueeze(2)
+        return nnf.linear(weighted.flatten(1), as_int4(self.down).transpose(0, 1).flatten(1))
+
+    def _gate_up(self) -> Tensor:
+        return as_int4(torch.cat((self.gate, self.up), dim=1))
 
     @torch.no_grad()
     def balance(self, rate: float) -> None:
@@ -166,9 +190,9 @@ class Block(nn.Module):
         moe = config.is_moe(layer)
         self.mlp: Experts | Mlp = Experts(config) if moe else Mlp(config.hidden_size, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], groups: Sequence[Group]) -> Tensor:
+    def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """hidden [tokens, hidden]."""
-        hidden = hidden + self.attention(self.input_norm(hidden), turn, groups)
+        hidden = hidden + self.attention(self.input_norm(hidden), turn, layout)
         out: Tensor = hidden + self.mlp(self.post_norm(hidden))
         return out
 
@@ -191,23 +215,24 @@ class TextModel(nn.Module):
         self,
         token_ids: Tensor,
         positions: Tensor,
-        groups: Sequence[Group],
+        layout: Layout,
         media: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Logits after every token of some conversations: [tokens, vocab].
 
         token_ids  [tokens] i64, one conversation after the other
         positions  [tokens] i64 of each in its conversation
-        groups     how the conversations are attended to, in order
+        layout     how the conversations are attended to
         media      places [n] i64 among the tokens, and the features [n, hidden] that belong there
         """
-        hidden = as_bf16(self.embedding)[token_ids]
+        hidden = nnf.embedding(token_ids, as_bf16(self.embedding))
         if media is not None:
-            hidden = hidden.index_copy(0, *media)
+            places, features = media
+            hidden = hidden.index_copy(0, places, features.float())
         angles = (positions.unsqueeze(1) * self.inv_freq).unsqueeze(1)
         turn = angles.cos(), angles.sin()
         for block in self.blocks:
-            hidden = block(hidden, turn, groups)
+            hidden = block(hidden, turn, layout)
         return linear(self.final_norm(hidden), self.head)
 
     def balance(self, rate: float) -> None:

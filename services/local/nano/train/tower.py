@@ -36,6 +36,7 @@ class Tower(nn.Module):
         c = self.config
         hidden = self._linear(patches, "vision_tower.patch_embed.proj") + self._positions(grid)
         angles = grid_angles(grid.rows, grid.columns, c.hidden_size // c.num_attention_heads).repeat(grid.frames, 1)
+        angles = angles.to(patches.device)
         for block in range(c.num_hidden_layers):
             hidden = self._block(hidden, (angles.cos(), angles.sin()), f"vision_tower.encoder.blocks.{block}")
         hidden = self._norm(hidden, "vision_tower.encoder.final_layernorm", TOWER_NORM_EPS)
@@ -49,7 +50,7 @@ class Tower(nn.Module):
         table = as_bf16(self.raw("vision_tower.patch_embed.pos_emb.weight"))
         space = interpolate_grid(table, grid.rows, grid.columns).unsqueeze(0)
         if grid.frames > 1:
-            space = space + time_table(grid.frames, self.config.hidden_size).unsqueeze(1)
+            space = space + time_table(grid.frames, self.config.hidden_size).to(space.device).unsqueeze(1)
         return space.flatten(0, 1)
 
     def _block(self, hidden: Tensor, turn: tuple[Tensor, Tensor], prefix: str) -> Tensor:

@@ -10,7 +10,7 @@ from services.local.nano.train.batches import Maker, Mixture, steps
 from services.local.nano.train.dims import nano_dims
 from services.local.nano.train.export import Nano, read_checkpoint, write_checkpoint
 from services.local.nano.train.loop import Schedule, Trainer, picture_features, split_parameters, token_losses, train
-from services.local.nano.train.model import Group
+from services.local.nano.train.model import Layout
 from services.local.nano.train.muon import orthogonal
 from services.local.nano.train.skills import GENERATORS
 from services.local.nano.train.straight_through import as_bf16, as_int4
@@ -97,12 +97,11 @@ def test_text_model_is_the_reference(folder, packed):
     lengths = [5, 9, 40]
     generator = torch.Generator().manual_seed(3)
     texts = [torch.randint(BASE, (length,), generator=generator) for length in lengths]
-    places = torch.tensor([[0, 1, 2, 3, 4, 0, 0, 0, 0], [*range(5, 14)]])
-    inside = torch.tensor([0, 1, 2, 3, 4, *range(9, 18)])
-    groups = [Group(places, inside), Group(torch.arange(14, 54).unsqueeze(0), torch.arange(40))]
+    places = torch.tensor([0, 1, 2, 3, 4, 0, 0, 0, 0, *range(5, 54)])
+    layout = Layout([(2, 9), (1, 40)], places, torch.tensor([0, 1, 2, 3, 4, *range(9, 58)]))
     positions = torch.cat([torch.arange(length) for length in lengths])
     with torch.no_grad():
-        ours = (loaded(folder) if packed else untrained()).text(torch.cat(texts), positions, groups).split(lengths)
+        ours = (loaded(folder) if packed else untrained()).text(torch.cat(texts), positions, layout).split(lengths)
     reference = ReferenceModel(folder)
     for logits, text in zip(ours, texts, strict=True):
         torch.testing.assert_close(logits, reference.logits(text.tolist()), atol=1e-4, rtol=1e-4)
@@ -125,6 +124,14 @@ def test_every_parameter_learns(folder):
     still = {name for name, p in nano.named_parameters() if p.grad is None or not p.grad.abs().sum()}
     assert still == set()
     assert sum(map(len, split_parameters(nano))) == len(list(nano.parameters()))
+
+
+def test_experts_all_at_once_are_experts_one_by_one():
+    experts = new_nano().text.blocks[1].mlp
+    x = torch.randn(30, 64)
+    shares = experts.route(x)
+    assert (shares > 0).sum(1).tolist() == [2] * 30
+    torch.testing.assert_close(experts.all_at_once(x, shares), experts.one_by_one(x, shares))
 
 
 def test_router_bias_follows_the_load():
@@ -174,7 +181,7 @@ def test_steps_are_the_same_from_another_process(folder):
     there = list(steps(folder, mixture, 5, 7, workers=1))
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.token_ids, other.token_ids)
-        assert all(torch.equal(a[1], b[1]) for a, b in zip(one.pictures, other.pictures, strict=True))
+        assert all(torch.equal(a.patches, b.patches) for a, b in zip(one.pictures, other.pictures, strict=True))
 
 
 def test_schedule():
