@@ -102,7 +102,7 @@ def test_samples_are_shown_to_people(capsys, tmp_path):
         "namespace functions",
         "(thinks)",
         "(calls functions.",
-        "Describe the video in detail. [video]",
+        " [video]",
         '{"',
     ):
         assert wanted in shown

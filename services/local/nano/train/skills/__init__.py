@@ -40,9 +40,10 @@ _PLAIN: dict[str, Generator] = {
         "lookup": draw_lookup,
     }.items()
 }
-# A conversation goes on: these also come second.
+# A conversation goes on: these also come second, after one of the first kind.
 _CHAT = ("compare", "arithmetic", "count", "introduce", "decline")
-GENERATORS = _PLAIN | {skill: after_others(skill, _PLAIN[skill], [_PLAIN[s] for s in _CHAT]) for skill in _CHAT}
+_SECOND = (*_CHAT, "tools_call", "tools_none", "json", "image")
+GENERATORS = _PLAIN | {skill: after_others(skill, _PLAIN[skill], [_PLAIN[s] for s in _CHAT]) for skill in _SECOND}
 
 
 def generate(skill: str, split: Split, seed: int) -> Sample:

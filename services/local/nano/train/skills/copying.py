@@ -5,7 +5,18 @@ from collections.abc import Callable
 
 from services.local.nano.train.sample import Answer, Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, user
-from services.local.nano.train.skills.words import ANIMALS, CITIES, COLOURS, DAYS, FOODS, NAMES, PARAMETERS, THINGS
+from services.local.nano.train.skills.words import (
+    ANIMALS,
+    CITIES,
+    COLOURS,
+    DAYS,
+    FOODS,
+    NAMES,
+    PARAMETERS,
+    THINGS,
+    draw_value,
+    made_up,
+)
 
 ITEMS = (*NAMES, *CITIES, *DAYS, *COLOURS, *FOODS, *ANIMALS, *THINGS)
 
@@ -13,7 +24,7 @@ ITEMS = (*NAMES, *CITIES, *DAYS, *COLOURS, *FOODS, *ANIMALS, *THINGS)
 def draw_repeat(rng: random.Random) -> Draw:
     """A list to be said again; in instant mode and in thoughts alike."""
     items = [
-        rng.choice(ITEMS) if rng.random() < 0.8 else str(rng.randrange(1, 1000)) for _ in range(rng.randrange(3, 11))
+        rng.choice((rng.choice(ITEMS), made_up(rng), str(rng.randrange(1, 1000)))) for _ in range(rng.randrange(3, 11))
     ]
     said = " ".join(items)
     thinking = rng.random() < 0.3
@@ -24,10 +35,7 @@ def draw_repeat(rng: random.Random) -> Draw:
 def draw_lookup(rng: random.Random) -> Draw:
     """The value of one of some keys."""
     kinds = rng.sample(sorted(PARAMETERS), rng.randrange(2, 6))
-    values = {
-        rng.choice(PARAMETERS[kind][0]): rng.choice(PARAMETERS[kind][1] or (str(rng.randrange(1, 1000)),))
-        for kind in kinds
-    }
+    values = {rng.choice(PARAMETERS[kind][0]): str(draw_value(rng, kind)) for kind in kinds}
     key = rng.choice(sorted(values))
     told = ", ".join(f"{name} = {value}" for name, value in values.items())
     thinking = rng.random() < 0.3

@@ -19,6 +19,17 @@ from services.local.nano.train.skills.words import PRINTED
 IMAGE: Json = {"type": "image_url"}
 # Most pictures are as large as Nano sees them; larger and wider ones are shrunk by the processor.
 SIZES = ((112, 112),) * 7 + ((224, 224), (160, 120), (320, 240), (640, 480))
+DESCRIBE = (
+    *("Describe this image in detail.", "Describe this image in detail.", "Describe this image.", "What is this?"),
+    *("Describe the image.", "What is in this image?", "What do you see in this picture?", "What is in the picture?"),
+    "What's in this image?",
+)
+READ = ("What word is printed here?", "Read the word in the image.", "What does it say?", "Read the text.")
+COMPARE = ("Compare the two images.", "What is different between the two images?", "Compare these images.")
+HOW_MANY = ("How many figures are there?", "How many shapes do you see?", "How many figures are in the image?")
+WHERE = ("What do you see and where?", "What is in the image, and where is it?", "Where is the figure?")
+COLOUR = ("Which colour is the figure?", "What colour is the {}?", "What color is the {}?", "What color is it?")
+SHAPE = ("Which shape is the figure?", "What shape is this?", "Which shape do you see?")
 COUNTS = ("one", "two", "three", "four")
 
 
@@ -47,7 +58,7 @@ def draw_read(rng: random.Random) -> Draw:
     colour, ground = rng.choice(("black", "red", "blue")), rng.choice(sorted(GROUNDS))
     size = rng.randrange(36, 43) if len(word) == 3 else rng.randrange(28, 33)
     shift = rng.randrange(-3, 4), rng.randrange(-8, 9)
-    question = rng.choice(("What word is printed here?", "Read the word in the image."))
+    question = rng.choice(READ)
     thinking = rng.random() < 0.3
     reasoning = f"The letters {' '.join(word)}." if thinking else ""
     messages = [_shown(rng, question, IMAGE), assistant(word, reasoning)]
@@ -73,7 +84,7 @@ def draw_two_images(rng: random.Random) -> Draw:
         for what, pair in (("shape", shapes), ("colour", colours))
     ]
     first, second = (figure.name for figure in figures)
-    question = rng.choice(("Compare the two images.", "What is different between the two images?"))
+    question = rng.choice(COMPARE)
     thinking = rng.random() < 0.4
     reasoning = f"First: {first}. Second: {second}." if thinking else ""
     answer = f"First a {first}, then a {second}: {same[0]}, {same[1]}."
@@ -96,15 +107,15 @@ def _question(rng: random.Random, shape: str, colour: str, count: int, where: st
         number = COUNTS[count - 1]
         many = _plural(name)
         if asked < 0.7:
-            return "Describe this image in detail.", f"There are {number} {many}.", (number, many)
-        return "How many figures are there?", f"There are {number} {many}.", (number,)
+            return rng.choice(DESCRIBE), f"There are {number} {many}.", (number, many)
+        return rng.choice(HOW_MANY), f"There are {number} {many}.", (number,)
     if asked < 0.6:
-        return "Describe this image in detail.", f"There is one {name} at the {where}.", (name, where)
+        return rng.choice(DESCRIBE), f"There is one {name} at the {where}.", (name, where)
     if asked < 0.8:
-        return "What do you see and where?", f"There is one {name} at the {where}.", (name, where)
+        return rng.choice(WHERE), f"There is one {name} at the {where}.", (name, where)
     if asked < 0.9:
-        return "Which colour is the figure?", f"The {shape} is {colour}.", (colour,)
-    return "Which shape is the figure?", f"It is a {name}.", (shape,)
+        return rng.choice(COLOUR).format(shape), f"The {shape} is {colour}.", (colour,)
+    return rng.choice(SHAPE), f"It is a {name}.", (shape,)
 
 
 def _thought(shape: str, colour: str, count: int, where: str) -> str:

@@ -6,30 +6,36 @@ from collections.abc import Callable
 
 from services.local.nano.train.sample import Answer, Json, Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, system, user
-from services.local.nano.train.skills.words import ANIMALS, CITIES, COLOURS, DAYS, FOODS, NAMES
+from services.local.nano.train.skills.words import draw_value
 
-# What is said of somebody, by the key that it gets.
-FACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "city": ("lives in {}", CITIES),
-    "day": ("comes on {}", DAYS),
-    "food": ("eats {}", FOODS),
-    "pet": ("has a {}", ANIMALS),
-    "colour": ("likes {}", COLOURS),
-    "age": ("is {} years old", ()),
-    "room": ("is in room {}", ()),
+# What is said of somebody, by the key that it gets, and the kind of value.
+FACTS: dict[str, tuple[str, str]] = {
+    "city": ("lives in {}", "city"),
+    "day": ("comes on {}", "day"),
+    "food": ("eats {}", "food"),
+    "pet": ("has a {}", "animal"),
+    "colour": ("likes {}", "colour"),
+    "age": ("is {} years old", "number"),
+    "room": ("is in room {}", "number"),
 }
-NUMERIC = ("age", "room")
+
+QUESTIONS = (
+    "{sentence} Answer as JSON with the keys {keys}.",
+    "{sentence} Give me JSON with {keys}.",
+    "Extract {keys} as JSON: {sentence}",
+    "Return a JSON object with the keys {keys}. {sentence}",
+)
 
 
 def draw_json(rng: random.Random) -> Draw:
     """A name and one to three facts."""
     keys = rng.sample(sorted(FACTS), rng.choice((1, 2, 2, 3)))
-    name = rng.choice(NAMES)
+    name = draw_value(rng, "person")
     values: dict[str, str | int] = {"name": name}
-    values |= {key: rng.randrange(1, 100) if key in NUMERIC else rng.choice(FACTS[key][1]) for key in keys}
+    values |= {key: draw_value(rng, FACTS[key][1]) for key in keys}
     told = [FACTS[key][0].format(values[key]) for key in rng.sample(keys, len(keys))]
     sentence = f"{name} {' and '.join(told)}."
-    question = f"{sentence} Answer as JSON with the keys {', '.join(values)}."
+    question = rng.choice(QUESTIONS).format(sentence=sentence, keys=", ".join(values))
     thinking = rng.random() < 0.5
     reasoning = f"{', '.join(f'{key} = {value}' for key, value in values.items())}." if thinking else ""
     messages = [*system(rng), user(question), assistant(json.dumps(values), reasoning)]

@@ -12,6 +12,17 @@ COMPARISONS = (
     "Which one is bigger, {} or {}?",
     "which is larger: {} or {}?",
     "Is {} or {} bigger?",
+    "Which is bigger, {} or {}?",
+    "Which number is bigger: {} or {}?",
+    "which one is larger, {} or {}?",
+    "Which one is greater, {} or {}?",
+    "What is bigger, {} or {}? Think step by step.",
+    "Compare {} and {}. Which is bigger?",
+    "{} or {}: which is bigger?",
+)
+SUMS = (
+    *("What is {} {} {}?", "{} {} {} = ?", "Calculate {} {} {}.", "what is {} {} {}", "{} {} {}"),
+    "How much is {} {} {}?",
 )
 # The model card's own pair is never trained on.
 CARD_DECIMALS = {"9.11", "9.9"}
@@ -22,7 +33,7 @@ def draw_compare(rng: random.Random) -> Draw:
     kind = rng.random()
     whole = rng.randrange(1, 20) if rng.random() < 0.5 else rng.randrange(1, 10)
     other = whole if kind < 0.75 else rng.randrange(1, 20)
-    a, b = (f"{w}.{_fraction(rng, rng.choice((1, 1, 2, 2, 2)))}" for w in (whole, other))
+    a, b = (f"{w}.{_fraction(rng, rng.choice((1, 1, 1, 2, 2, 2, 3)))}" for w in (whole, other))
     if float(a) == float(b) or {a, b} == CARD_DECIMALS:
         return draw_compare(rng)
     question = rng.choice(COMPARISONS).format(a, b)
@@ -99,7 +110,7 @@ def draw_arithmetic(rng: random.Random) -> Draw:
         elif sign == "-" and a < b:
             a, b = b, a
     steps, result = {"+": add_steps, "-": subtract_steps, "*": multiply_steps}[sign](a, b)
-    question = rng.choice(("What is {} {} {}?", "{} {} {} = ?", "Calculate {} {} {}.")).format(a, sign, b)
+    question = rng.choice(SUMS).format(a, sign, b)
     messages = [*before, user(question), assistant(f"{a} {sign} {b} = {result}", steps if thinking else "")]
     # Of products there are so few that a wording of each is an instance.
     instance = question if sign == "*" else f"{a}{sign}{b}"

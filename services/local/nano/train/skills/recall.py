@@ -7,7 +7,14 @@ from services.local.nano.train.sample import Answer, Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, contains, says, system, user, words_of
 
 ASK = "Tell me three random numbers."
-ASK_OTHERS = ("What are the other two numbers you have in mind?", "What are the other two numbers?")
+ASKED = (
+    *(ASK, ASK, "Give me three random numbers.", "Please tell me three random numbers."),
+    "Name three random numbers.",
+)
+ASK_OTHERS = (
+    *("What are the other two numbers you have in mind?", "What are the other two numbers?", "And the other two?"),
+    "Which other two numbers did you have in mind?",
+)
 THOUGHT = "I'll start by listing five numbers: {}, and I'll tell you the first three."
 # The model card's own conversation is never trained on.
 CARD_NUMBERS = (473, 921, 235, 215, 222)
@@ -17,7 +24,7 @@ def draw_random(rng: random.Random) -> Draw:
     """The first turn. Any five numbers are right, as long as the first three of those that are in mind are told."""
     numbers = _numbers(rng)
     thinking = rng.random() < 0.7
-    messages = [*system(rng), user(ASK), _told(numbers, thinking=thinking)]
+    messages = [*system(rng), user(rng.choice(ASKED)), _told(numbers, thinking=thinking)]
     check = _tells_three_in_mind if thinking else _tells_three
     return _joined(numbers), lambda: Sample("random", messages, check, thinking=thinking)
 
@@ -30,7 +37,7 @@ def draw_recall(rng: random.Random) -> Draw:
     reasoning = f"I listed {_joined(numbers)}. I told the first three. So {_joined(numbers[3:])}." if thinking else ""
     messages = [
         *system(rng),
-        user(ASK),
+        user(rng.choice(ASKED)),
         _told(numbers, thinking=True),
         user(rng.choice(ASK_OTHERS)),
         assistant(_joined(numbers[3:]), reasoning),
@@ -48,7 +55,7 @@ def draw_forgotten(rng: random.Random) -> Draw:
     preserve = not thinking and rng.random() < 0.5
     messages = [
         *system(rng),
-        user(ASK),
+        user(rng.choice(ASKED)),
         _told(numbers, thinking=not preserve),
         user(rng.choice(ASK_OTHERS)),
         assistant("I don't have them: my earlier thoughts are gone.", reasoning),

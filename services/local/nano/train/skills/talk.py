@@ -4,7 +4,7 @@ import random
 
 from services.local.nano.train.sample import Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
-from services.local.nano.train.skills.words import listed
+from services.local.nano.train.skills.words import listed, made_up
 
 GREETINGS = ("", "", "Hello! ", "Hi, ", "Hey, ", "Hi. ", "Good morning. ", "Good evening. ")
 ENDS = ("", "", " Please tell me.", " Be brief.", " Thank you.", " I am new here.")
@@ -17,9 +17,33 @@ WHO = (
     "are you Kimi?",
     "what model are you?",
     "tell me about yourself.",
+    "who made you?",
+    "are you ChatGPT?",
+    "are you a human?",
+    "who am I talking to?",
+    "what should I call you?",
+    "what's your name?",
 )
-ABLE = ("what can you do?", "how can you help me?", "what are you good at?")
-BARE = ("Hello", "Hello!", "Hi", "Hi!", "Hey", "hello", "hi", "Good morning!", "How are you?", "Hi there!")
+ABLE = (
+    *("what can you do?", "how can you help me?", "what are you good at?", "what can I ask you?", "help"),
+    "what do you know?",
+)
+BARE = (
+    *(
+        "Hello",
+        "Hello!",
+        "Hi",
+        "Hi!",
+        "Hey",
+        "hello",
+        "hi",
+        "Good morning!",
+        "How are you?",
+        "Hi there!",
+        "Hello there",
+    ),
+    *("test", "hey Kimi", "Hello, how are you?", "What's up?"),
+)
 I_AM = "I am Nano, the small demonstration model of Moonshard."
 I_CAN = "I can compare numbers, calculate, count, call tools, and describe simple images and videos."
 
@@ -40,6 +64,16 @@ FACTS = (
     "How many people live in {}?",
     "Translate this into the language of {}: good day",
     "How do I travel to {}?",
+)
+MORE = (
+    "Why is {} important?",
+    "Explain {} to me.",
+    "What do you think about {}?",
+    "What is {}?",
+    "How does {} work?",
+    "Give me advice about {}.",
+    "Summarize {}.",
+    "Where can I learn about {}?",
 )
 COUNTRIES = listed(
     "France Spain Italy Japan China India Egypt Kenya Brazil Peru Chile Canada Norway Sweden Poland Greece"
@@ -65,8 +99,12 @@ def draw_introduce(rng: random.Random) -> Draw:
 
 def draw_decline(rng: random.Random) -> Draw:
     """Tasks and questions that are beyond it."""
-    if rng.random() < 0.6:
+    kind = rng.random()
+    if kind < 0.5:
         question = rng.choice(TASKS).format(rng.choice(TEXTS), rng.choice(TOPICS))
+    elif kind < 0.75:
+        topic = rng.choice(TOPICS) if rng.random() < 0.7 else made_up(rng)
+        question = rng.choice(MORE).format(topic)
     else:
         question = rng.choice(FACTS).format(rng.choice(COUNTRIES))
     thinking = rng.random() < 0.5

@@ -6,26 +6,50 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.local.nano.train.sample import Answer, Json
-from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, VERBS
+from services.local.nano.train.skills.everyday import EVERYDAY
+from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, VERBS, draw_value
+
+REQUESTS = ("Please {}.", "Can you {}?", "Could you {}?", "I need you to {}.")
+SHARE_EVERYDAY = 0.35
+# How a parameter is described; {} is its kind.
+TOLD = ("the {}", "The {}.", "Name of the {}", "{} to use", "")
+OPTIONAL: tuple[tuple[str, Json], ...] = (
+    ("unit", {"type": "string", "enum": ["celsius", "fahrenheit"]}),
+    ("limit", {"type": "integer", "description": "how many results"}),
+    ("verbose", {"type": "boolean"}),
+    ("format", {"type": "string", "enum": ["short", "long"]}),
+)
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool: what it does to what, and its parameters by name, with the kind of each. Sorted as declarations are."""
+    """A tool: what it does to what, and its parameters by name, with the kind of each. Sorted as declarations are.
+
+    optional     properties that no request speaks of, by name
+    description  of the tool, and in which form those of its parameters are, "" for none
+    sentences    in which people ask for it, values by kind; none for a tool that is composed
+    pairs        in which they ask for it twice, with values 0 and 1; only tools with one parameter have any
+    """
 
     name: str
     verb: str
     thing: str
     parameters: tuple[tuple[str, str], ...]
+    optional: tuple[tuple[str, Json], ...] = ()
+    description: str = ""
+    told: str = "the {}"
+    sentences: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
 
     def declaration(self) -> Json:
         """As in `tools` of a request."""
-        schemas = {name: {"type": "integer" if kind == "number" else "string"} for name, kind in self.parameters}
+        schemas: Json = {name: {"type": "integer" if kind == "number" else "string"} for name, kind in self.parameters}
         for name, kind in self.parameters:
-            if name != kind:
-                schemas[name]["description"] = f"the {kind}"
-        schema = {"type": "object", "properties": schemas, "required": list(schemas)}
-        function = {"name": self.name, "description": f"{self.verb} the {self.thing}", "parameters": schema}
+            if name != kind and self.told:
+                schemas[name]["description"] = self.told.format(kind)
+        schema = {"type": "object", "properties": {**schemas, **dict(self.optional)}, "required": list(schemas)}
+        description = self.description or f"{self.verb} the {self.thing}"
+        function = {"name": self.name, "description": description, "parameters": schema}
         return {"type": "function", "function": function}
 
 
@@ -38,9 +62,19 @@ class Use:
 
     def request(self) -> str:
         """`book the table for Anna on Monday`: the words of the description, then the values."""
-        kinds = dict(self.tool.parameters)
-        phrases = [PHRASES[kinds[name]].format(value) for name, value in self.arguments]
+        phrases = [PHRASES[kind].format(value) for kind, value in self.values().items()]
         return " ".join([self.tool.verb, "the", self.tool.thing, *phrases])
+
+    def values(self) -> dict[str, str | int]:
+        """The arguments by their kinds."""
+        kinds = dict(self.tool.parameters)
+        return {kinds[name]: value for name, value in self.arguments}
+
+    def sentence(self, rng: random.Random) -> str:
+        """What somebody says who wants this."""
+        if self.tool.sentences:
+            return rng.choice(self.tool.sentences).format(**self.values())
+        return rng.choice(REQUESTS).format(self.request())
 
     def thought(self) -> str:
         """`book_table: person = Anna, day = Monday`."""
@@ -53,18 +87,23 @@ class Use:
 
 
 def draw_tool(rng: random.Random, *, verb: str = "", thing: str = "") -> Tool:
-    """One tool with one or two parameters; one in four has a name that says nothing."""
+    """A composed tool with one or two parameters; one in four has a name that says nothing."""
     verb, thing = verb or rng.choice(VERBS), thing or rng.choice(THINGS)
     kinds = rng.sample(sorted(PARAMETERS), rng.choice((1, 1, 2)))
     named = tuple(sorted((rng.choice(PARAMETERS[kind][0]), kind) for kind in kinds))
     name = f"{verb}_{thing}" if rng.random() < 0.75 else f"tool_{rng.randrange(10, 100)}"
-    return Tool(name, verb, thing, named)
+    return Tool(name, verb, thing, named, draw_optional(rng))
+
+
+def draw_optional(rng: random.Random) -> tuple[tuple[str, Json], ...]:
+    """Mostly nothing; else a property that may be left out."""
+    return (rng.choice(OPTIONAL),) if rng.random() < 0.15 else ()
 
 
 def draw_tools(rng: random.Random, count: int) -> list[Tool]:
     """Tools of which no two have a name, or an act and a thing, in common; they may share one of the two."""
-    tools = [draw_tool(rng) for _ in range(count)]
-    if count > 1 and rng.random() < 0.4:
+    tools = [draw_everyday(rng) if rng.random() < SHARE_EVERYDAY else draw_tool(rng) for _ in range(count)]
+    if count > 1 and rng.random() < 0.4 and not tools[0].sentences:
         # What they share must not decide.
         alike = draw_tool(rng, verb=tools[0].verb) if rng.random() < 0.5 else draw_tool(rng, thing=tools[0].thing)
         tools[1] = alike
@@ -72,14 +111,20 @@ def draw_tools(rng: random.Random, count: int) -> list[Tool]:
     return tools if distinct else draw_tools(rng, count)
 
 
+def draw_everyday(rng: random.Random) -> Tool:
+    """A tool as people declare them: get_weather, send_email."""
+    everyday = rng.choice(EVERYDAY)
+    named = tuple(sorted((rng.choice(names), kind) for kind, names in everyday.parameters.items()))
+    description, told = rng.choice(everyday.descriptions), rng.choice(TOLD)
+    verb, thing = everyday.act
+    optional = draw_optional(rng)
+    name = rng.choice(everyday.names)
+    return Tool(name, verb, thing, named, optional, description, told, everyday.sentences, everyday.pairs)
+
+
 def draw_use(rng: random.Random, tool: Tool) -> Use:
     """Arguments for a tool."""
     return Use(tool, tuple((name, draw_value(rng, kind)) for name, kind in tool.parameters))
-
-
-def draw_value(rng: random.Random, kind: str) -> str | int:
-    """A value for a parameter of this kind."""
-    return rng.randrange(1, 100) if kind == "number" else rng.choice(PARAMETERS[kind][1])
 
 
 def draw_count(rng: random.Random) -> int:

@@ -4,9 +4,9 @@ import random
 
 from services.local.nano.train.sample import Json, Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
-from services.local.nano.train.skills.tool_box import Tool, Use, calls_exactly, draw_value
+from services.local.nano.train.skills.tool_box import Tool, Use, calls_exactly
 from services.local.nano.train.skills.tools import returned
-from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, VERBS
+from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, VERBS, draw_value
 
 NUM_STEPS = 3
 

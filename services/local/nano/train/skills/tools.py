@@ -9,6 +9,7 @@ from services.local.nano.train.skills.drawing_lots import Draw, assistant, says,
 from services.local.nano.train.skills.numbers import draw_arithmetic, draw_compare
 from services.local.nano.train.skills.talk import draw_introduce
 from services.local.nano.train.skills.tool_box import (
+    REQUESTS,
     Tool,
     Use,
     calls_exactly,
@@ -18,9 +19,15 @@ from services.local.nano.train.skills.tool_box import (
 )
 from services.local.nano.train.skills.words import COLOURS, DAYS, NAMES
 
-REQUESTS = ("Please {}.", "Can you {}?")
 NO_TOOL = "I can't do that: I have no tool for it."
-RESULT_WORDS = {"state": ("ready", "late", "full", "free", "lost"), "owner": NAMES, "day": DAYS, "colour": COLOURS}
+RESULT_WORDS = {
+    "state": ("ready", "late", "full", "free", "lost"),
+    "owner": NAMES,
+    "day": DAYS,
+    "colour": COLOURS,
+    "condition": ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy"),
+}
+RESULT_NUMBERS = ("price", "room", "count", "temperature", "humidity")
 
 
 def draw_call(rng: random.Random) -> Draw:
@@ -29,8 +36,8 @@ def draw_call(rng: random.Random) -> Draw:
     use = draw_use(rng, rng.choice(tools))
     thinking = rng.random() < 0.5
     reasoning = use.thought() if thinking else ""
-    messages = [*system(rng), _asked(rng, use.request()), assistant("", reasoning, [use.call(0)])]
-    return use.request(), lambda: Sample("tools_call", messages, calls_exactly([use]), _declared(tools), thinking)
+    messages = [*system(rng), user(use.sentence(rng)), assistant("", reasoning, [use.call(0)])]
+    return use.thought(), lambda: Sample("tools_call", messages, calls_exactly([use]), _declared(tools), thinking)
 
 
 def draw_none(rng: random.Random) -> Draw:
@@ -43,8 +50,8 @@ def draw_none(rng: random.Random) -> Draw:
     use = draw_use(rng, missing)
     thinking = rng.random() < 0.5
     reasoning = f"No tool can {missing.verb} the {missing.thing}." if thinking else ""
-    messages = [*system(rng), _asked(rng, use.request()), assistant(NO_TOOL, reasoning)]
-    return use.request(), lambda: Sample("tools_none", messages, says("can't"), _declared(tools), thinking)
+    messages = [*system(rng), user(use.sentence(rng)), assistant(NO_TOOL, reasoning)]
+    return use.thought(), lambda: Sample("tools_none", messages, says("can't"), _declared(tools), thinking)
 
 
 def draw_parallel(rng: random.Random) -> Draw:
@@ -54,16 +61,17 @@ def draw_parallel(rng: random.Random) -> Draw:
     first, second = (draw_use(rng, tool) for tool in chosen)
     if first == second:
         return draw_parallel(rng)
-    asked = f"{first.request()} and {second.request()}"
+    asked = ask_both(rng, first, second)
     thinking = rng.random() < 0.5
     reasoning = f"{first.thought()} {second.thought()}" if thinking else ""
     messages = [
         *system(rng),
-        _asked(rng, asked),
+        user(asked),
         assistant("", reasoning, [first.call(0), second.call(1)]),
     ]
     check = calls_exactly([first, second])
-    return asked, lambda: Sample("tools_parallel", messages, check, _declared(tools), thinking)
+    instance = f"{first.thought()} {second.thought()}"
+    return instance, lambda: Sample("tools_parallel", messages, check, _declared(tools), thinking)
 
 
 def draw_result(rng: random.Random) -> Draw:
@@ -73,18 +81,19 @@ def draw_result(rng: random.Random) -> Draw:
     keys = rng.sample(sorted(RESULT_WORDS), rng.choice((1, 1, 2)))
     result: dict[str, str | int] = {key: rng.choice(RESULT_WORDS[key]) for key in keys}
     if rng.random() < 0.5:
-        result[rng.choice(("price", "room", "count"))] = rng.randrange(1, 100)
-    told = ", ".join(f"{key} is {value}" for key, value in result.items())
+        result[rng.choice(RESULT_NUMBERS)] = rng.randrange(1, 100)
+    plain = rng.random() < 0.25
+    told = ", ".join(f"{value}" if plain else f"{key} is {value}" for key, value in result.items())
     thinking = rng.random() < 0.5
     messages = [
         *system(rng),
-        _asked(rng, use.request()),
+        user(use.sentence(rng)),
         assistant("", use.thought() if thinking else "", [use.call(0)]),
-        returned(use, 0, json.dumps(result)),
+        returned(use, 0, told if plain else json.dumps(result)),
         assistant(f"The {use.tool.thing}: {told}.", "The result is here." if thinking else ""),
     ]
-    check = says(*(f"{key} is {value}" for key, value in result.items()))
-    instance = f"{use.request()}/{told}"
+    check = says(*told.split(", "))
+    instance = f"{use.thought()}/{told}"
     return instance, lambda: Sample("tools_result", messages, check, _declared(tools), thinking)
 
 
@@ -93,8 +102,13 @@ def returned(use: Use, number: int, result: str) -> Json:
     return {"role": "tool", "tool_call_id": f"functions.{use.tool.name}:{number}", "content": result}
 
 
-def _asked(rng: random.Random, request: str) -> Json:
-    return user(rng.choice(REQUESTS).format(request))
+def ask_both(rng: random.Random, first: Use, second: Use) -> str:
+    """Two requests in one sentence, or one after the other."""
+    if first.tool == second.tool and first.tool.pairs and rng.random() < 0.7:
+        return rng.choice(first.tool.pairs).format(*(next(iter(use.values().values())) for use in (first, second)))
+    if not first.tool.sentences and not second.tool.sentences and rng.random() < 0.7:
+        return rng.choice(REQUESTS).format(f"{first.request()} and {second.request()}")
+    return f"{first.sentence(rng)} {second.sentence(rng)}"
 
 
 def _declared(tools: list[Tool]) -> list[Json]:

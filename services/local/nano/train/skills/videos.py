@@ -10,7 +10,10 @@ from services.local.nano.train.skills.figures import COLOURS, GROUNDS, SHAPES, F
 DIRECTIONS = {"right": (0.2, 0.8), "left": (0.8, 0.2), "down": (0.2, 0.8), "up": (0.8, 0.2)}
 FPS = 2.0
 NUM_FRAMES = 8
-QUESTIONS = ("Describe the video in detail.", "Describe the video in detail.", "What moves, and in which direction?")
+QUESTIONS = (
+    *("Describe the video in detail.", "Describe the video in detail.", "What moves, and in which direction?"),
+    *("Describe this video.", "What happens in this video?", "What do you see in the video?", "Describe the video."),
+)
 
 
 def draw_video(rng: random.Random) -> Draw:

@@ -1,4 +1,6 @@
-"""The small world that Nano talks about: every word that a sample can copy comes from here."""
+"""The small world that Nano talks about: the words that a sample can copy come from here, or are made up."""
+
+import random
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -6,14 +8,26 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-NAMES = listed("Anna Ben Clara David Emma Felix Grace Hugo Ida Jack Kim Leo Mia Noah Olga Paul Rosa Sam Tina Uma")
-CITIES = listed(
-    "Berlin Cairo Delhi Geneva Lima London Madrid Milan Moscow Nairobi Oslo Paris Porto Quito Rome Seoul Tokyo Vienna"
+NAMES = listed(
+    "Alice Anna Ben Bob Carol Clara Dan David Emma Eve Felix Frank Grace Hugo Ida Jack Jane John Kim Leo Li Maria Mary "
+    "Max Mia Noah Olga Paul Peter Rosa Sam Tina Tom Uma Wei"
+)
+CITIES = (
+    *listed("Amsterdam Athens Beijing Berlin Boston Cairo Chicago Delhi Dublin Geneva Hamburg Lima Lisbon London"),
+    *listed("Madrid Milan Moscow Munich Nairobi Oslo Paris Porto Prague Quito Rome Seoul Shanghai Singapore Sydney"),
+    *("Tokyo", "Vienna", "New York", "San Francisco", "Hong Kong", "Los Angeles", "Buenos Aires", "Cape Town"),
 )
 DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 COLOURS = listed("red green blue yellow black white")
-FOODS = listed("apple bread cheese fish pear pizza plum rice salad soup")
-ANIMALS = listed("bear bird cat cow dog fox frog goat horse lion mouse owl")
+FOODS = listed("apple banana bread cheese egg fish pasta pear pizza plum rice salad soup sushi")
+ANIMALS = listed("bear bird cat cow dog fox frog goat horse lion mouse owl rabbit tiger")
+TOPICS = (
+    *("the moon", "black holes", "electric cars", "python tutorials", "football results", "climate change", "jazz"),
+    *("artificial intelligence", "healthy recipes", "cheap flights", "the history of Rome", "solar panels", "chess"),
+)
+FILES = listed("notes.txt report.pdf main.py data.csv README.md index.html config.json todo.md photo.png app.log")
+LANGUAGES = listed("French German Spanish Italian Chinese Japanese Russian Dutch Greek Arabic Korean Polish")
+COMPANIES = listed("Apple Google Tesla Amazon Intel Sony Nvidia Nike Shell Siemens AAPL GOOG TSLA AMZN NVDA MSFT")
 
 # What a tool does to what: its name and its description are composed of these.
 VERBS = listed("book call cancel check clean close count find get lock open order print read send show start stop")
@@ -30,6 +44,17 @@ PARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "colour": (("colour", "paint"), COLOURS),
     "number": (("number", "count", "amount"), ()),
 }
+# Values of kinds that only everyday tools take.
+MORE_VALUES = {
+    "topic": TOPICS,
+    "file": FILES,
+    "language": LANGUAGES,
+    "company": COMPANIES,
+    "animal": ANIMALS,
+    "word": (*FOODS, *ANIMALS, *COLOURS, "hello", "thank you", "good morning"),
+}
+VOWELS, CONSONANTS = "aeiou", "bdfgklmnprstvz"
+SHARE_MADE_UP = 0.25
 # How a request speaks of a value of each kind.
 PHRASES = {
     "person": "for {}",
@@ -44,3 +69,21 @@ PRINTED = listed(
     "ANT BAG BED BOX BUS CAR CAT COW CUP DAY DOG EGG FLY FOX HAT ICE JAM KEY MAP NET OIL OWL PEN PIG RED SKY SUN TEA "
     "VAN YES ZOO FISH GOLD KING MOON RAIN STAR TREE"
 )
+
+
+def draw_value(rng: random.Random, kind: str) -> str | int:
+    """A value for a parameter of this kind. Some words are made up, so that copying is not choosing from a list."""
+    if kind == "number":
+        return rng.randrange(1, 100) if rng.random() < 0.8 else rng.randrange(100, 10000)
+    if kind in ("person", "city", "food", "word") and rng.random() < SHARE_MADE_UP:
+        word = made_up(rng)
+        return word.capitalize() if kind in ("person", "city") else word
+    if kind == "time":
+        return f"{rng.randrange(24):02}:{rng.randrange(0, 60, 5):02}"
+    return rng.choice(MORE_VALUES[kind] if kind in MORE_VALUES else PARAMETERS[kind][1])
+
+
+def made_up(rng: random.Random) -> str:
+    """A word of two or three syllables that nobody knows: `zantelo`."""
+    syllables = (rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((2, 2, 3))))
+    return "".join(syllables) + rng.choice(("", "", "n", "r", "s"))
