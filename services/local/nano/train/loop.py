@@ -57,7 +57,7 @@ class Trainer:
         matrices, others, patches = split_parameters(nano)
         self._muon = Muon(matrices, lr=schedule.matrix_lr)
         groups = [{"params": others, "share": 1.0}, {"params": patches, "share": PATCH_RATE}]
-        self._adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self._adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def learn(self, batch: Batch, num_skills: int) -> Tensor:
         """One step; returns sum of losses and number of tokens by skill, of answers only: [2, skills]."""

@@ -50,7 +50,7 @@ class RmsNorm(nn.Module):
         self._eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.rms_norm(x, self.weight.shape, as_bf16(self.weight), self._eps)
+        return nnf.rms_norm(x.float(), self.weight.shape, as_bf16(self.weight), self._eps)
 
 
 class Attention(nn.Module):
