@@ -4,9 +4,9 @@ transformers computes in float32, with the INT4 experts unpacked into dense weig
 it says which token it would have chosen after the same tokens.
 
 - In float32 ours is that token. Sums in another order do not move a logit by one part in 10,000.
-- In bfloat16, as `moonshard up` computes, a difference counts if the two logits differ by more than one part in 32:
-  bf16 keeps 8 bits of each result, which is one part in 256 through all layers. It makes transformers choose otherwise
-  than in float32 in one of a hundred places, too.
+- In bfloat16, as `moonshard up` computes, another token is excused in two cases: the two logits are less than a step of
+  bf16 apart, one part in 128; or the choice hangs on a rounding, so that transformers makes it too when noise of one
+  such step is added to what each layer gives. That is where a rounding tips the router to another expert.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from protos.media_pb2 import MediaSpan
 from services.local.checkpoints import NANO
@@ -42,7 +42,8 @@ NUM_TOKENS = 24
 AT_ONCE = 8
 # A film is compressed on its way to the cluster, so its frames are not the ones that transformers would be given.
 SKILLS = [skill for skill in GENERATORS if skill != "video"]
-TIE = {"float32": 1e-4, "bfloat16": 1 / 32}  # of the larger logit
+TIE = {"float32": 1e-4, "bfloat16": 2**-7}  # of the larger logit
+NOISES = 32  # that are tried; a choice that hangs on a rounding falls otherwise in several of them
 
 
 @dataclass(frozen=True)
@@ -106,34 +107,54 @@ async def answer_all(cluster: Cluster, asked: Sequence[Prompt]) -> list[list[int
         return await asyncio.gather(*map(answer, asked))
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    model = transformers_model(NANO, torch.float32)
-    tower = TransformersVision(*load_vision(Checkpoint(NANO), torch.float32))
+class Theirs:
+    """The whole model of transformers in float32."""
+
+    def __init__(self) -> None:
+        self._model = transformers_model(NANO, torch.float32)
+        self._tower = TransformersVision(*load_vision(Checkpoint(NANO), torch.float32))
 
     @torch.no_grad()
-    def logits(prompt: Prompt, answer: list[int]) -> Tensor:
+    def logits(self, prompt: Prompt, answer: Sequence[int]) -> Tensor:
         """At each place of the answer: [tokens, vocabulary]."""
-        hidden = model.get_input_embeddings()(torch.tensor([[*prompt.token_ids, *answer]]))
+        hidden = self._model.get_input_embeddings()(torch.tensor([[*prompt.token_ids, *answer]]))
         values = torch.from_numpy(value_table())
         for place, item in zip(prompt.places, prompt.items, strict=True):
             grid = (item.grid.frames, item.grid.rows, item.grid.columns)
-            features = tower.encode(values[torch.from_numpy(item.patches).long()], [grid])
+            features = self._tower.encode(values[torch.from_numpy(item.patches).long()], [grid])
             hidden[0, place : place + len(features)] = features
-        return model(inputs_embeds=hidden).logits[0, len(prompt.token_ids) - 1 : -1]
+        return self._model(inputs_embeds=hidden).logits[0, len(prompt.token_ids) - 1 : -1]
 
-    return logits
+    def might_choose(self, prompt: Prompt, answer: Sequence[int], place: int) -> bool:
+        """Whether it chooses the answer's token at this place when what its layers give is a little off."""
+        noise = torch.Generator().manual_seed(0)
+
+        def off(layer: nn.Module, given: object, hidden: Tensor) -> Tensor:
+            return hidden * (1 + (2 * torch.rand(hidden.shape, generator=noise) - 1) * TIE["bfloat16"])
+
+        until = answer[: place + 1]
+        hooks = [layer.register_forward_hook(off) for layer in self._model.model.language_model.layers]
+        try:
+            return any(self.logits(prompt, until)[-1].argmax() == until[-1] for _ in range(NOISES))
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
-def test_every_token_is_theirs(answers, asked, theirs):
+def test_every_token_is_theirs(answers, asked):
     dtype, found = answers
+    theirs = Theirs()
     differences = [
-        (prompt.skill, place, chosen.item(), best.item())
+        (prompt, answer, place, chosen.item(), best.item())
         for prompt, answer in zip(asked, found, strict=True)
-        for place, (row, token_id) in enumerate(zip(theirs(prompt, answer), answer, strict=True))
+        for place, (row, token_id) in enumerate(zip(theirs.logits(prompt, answer), answer, strict=True))
         if (best := row.max()) - (chosen := row[token_id]) > TIE[dtype] * best.abs()
     ]
-    assert differences == []
+    if dtype == "bfloat16":
+        # These are for single places, not for a model that computes something else.
+        assert len(differences) < NUM_PROMPTS / 10
+        differences = [difference for difference in differences if not theirs.might_choose(*difference[:3])]
+    assert [(prompt.skill, *others) for prompt, _, *others in differences] == []
     assert sum(map(len, found)) > 5 * NUM_PROMPTS
 
 
