@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = steps(run / FORMAT, mixture, trainer.step, options.steps, workers=options.workers)
     stopped = _stop_signals()
     for step in train(trainer, made, list(mixture.weights), run / LOG):
-        if step % options.save_steps == 0 or stopped:
-            trainer.save(run / STATE)
         if stopped:
             break
+        if step % options.save_steps == 0:
+            trainer.save(run / STATE)
     trainer.save(run / STATE)
     _write(run / FORMAT, nano)
     if options.export:

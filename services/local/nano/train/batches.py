@@ -8,7 +8,10 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from services.local.nano.train.model import Layout
 from services.local.nano.train.rendering import Example, Item, example
@@ -27,6 +31,8 @@ from services.vision.grid import load_media_config
 from services.vision.model import Grid
 
 AHEAD = 24  # steps that are made before they are needed, and two more for each worker
+# What sizes are rounded up to: tokens by each sample of a step, the length of a group, items of one grid.
+ROUND_TOKENS, ROUND_LENGTH, ROUND_ITEMS = 8, 16, 8
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Mixture:
 class Pictures:
     """Images and chunks of videos that have one grid.
 
-    patches  [items, patches, 3 * patch * patch] u8
-    places   [items * tokens of an item] i64: where among the tokens their features belong
+    patches  [items, patches, 3 * patch * patch] u8; the first items once more to fill up
+    places   [items * tokens of an item] i64: where among the tokens their features belong, without those that fill up
     """
 
     grid: Grid
@@ -59,7 +65,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of a step, one after the other, shorter ones first.
+    """The samples of a step, one after the other, shorter ones first; then the first tokens once more to fill up.
+
+    Sizes are rounded up, so that few different ones come: a GPU has to prepare for each.
 
     token_ids  [tokens] i64
     samples    [tokens] i64: which sample each token is of
@@ -67,7 +75,7 @@ class Batch:
     layout     how the samples are attended to
     next_ids   [tokens] i64: the token after each
     targets    [tokens] bool: whether that is one that the model should write
-    last       [tokens] bool: whether there is none
+    last       [tokens] bool: whether there is none, or the token only fills up
     skills     [tokens] i64: which skill's sample the token is of, an index into the names of the mixture
     pictures   of all samples, by grid
     told       [n] i64: tokens before a target in samples that have pictures
@@ -118,18 +126,22 @@ class Maker:
         ordered = sorted(examples, key=lambda one: len(one.token_ids))
         lengths = [len(one.token_ids) for one in ordered]
         counts = torch.tensor(lengths)
+        again = _filled(sum(lengths), ROUND_TOKENS * self._mixture.samples)
         samples = torch.arange(len(lengths)).repeat_interleave(counts)
         targets = torch.tensor([target for one in ordered for target in (*one.targets[1:], False)])
+        last = torch.cat([torch.arange(length) == length - 1 for length in lengths])
         with_pictures = torch.tensor([bool(one.items) for one in ordered])
+        skills = torch.tensor([names.index(one.skill) for one in ordered])
+        layout = _layout(lengths, self._mixture.groups)
         return Batch(
-            token_ids=torch.tensor([token_id for one in ordered for token_id in one.token_ids]),
-            samples=samples,
-            positions=torch.cat([torch.arange(length) for length in lengths]),
-            layout=_layout(lengths, self._mixture.groups),
-            next_ids=torch.tensor([token_id for one in ordered for token_id in (*one.token_ids[1:], 0)]),
-            targets=targets,
-            last=torch.cat([torch.arange(length) == length - 1 for length in lengths]),
-            skills=torch.tensor([names.index(one.skill) for one in ordered]).repeat_interleave(counts),
+            token_ids=torch.tensor([token_id for one in ordered for token_id in one.token_ids])[again],
+            samples=samples[again],
+            positions=torch.cat([torch.arange(length) for length in lengths])[again],
+            layout=replace(layout, real=layout.real[again]),
+            next_ids=torch.tensor([token_id for one in ordered for token_id in (*one.token_ids[1:], 0)])[again],
+            targets=nnf.pad(targets, (0, len(again) - len(targets))),
+            last=nnf.pad(last, (0, len(again) - len(last)), value=True),
+            skills=skills[samples[again]],
             pictures=self._pictures(ordered),
             told=(targets & with_pictures[samples]).nonzero().squeeze(1),
             num_samples=len(ordered),
@@ -150,19 +162,24 @@ class Maker:
             patches = torch.stack([torch.from_numpy(item.patches).flatten(1) for item, _ in pairs])
             num_tokens = grid.rows * grid.columns // 4
             places = torch.cat([torch.arange(place, place + num_tokens) for _, place in pairs])
-            pictures.append(Pictures(grid, patches, places))
+            pictures.append(Pictures(grid, patches[_filled(len(patches), ROUND_ITEMS)], places))
         return pictures
 
 
+def _filled(number: int, multiple: int) -> Tensor:
+    """0..number - 1, then from 0 on again up to a multiple."""
+    return torch.arange(-(-number // multiple) * multiple) % number
+
+
 def _layout(lengths: Sequence[int], num_groups: int) -> Layout:
-    """Consecutive samples in groups of equally many, each padded to its longest."""
+    """Consecutive samples in groups of equally many, each padded to its longest and to a multiple of ROUND_LENGTH."""
     size = -(-len(lengths) // num_groups)
     shapes, places, real = [], [], []
     start, num_places = 0, 0
     for first in range(0, len(lengths), size):
         of_group = torch.tensor(lengths[first : first + size])
         ends = of_group.cumsum(0)
-        column = torch.arange(int(of_group.max()))
+        column = torch.arange(-(-int(of_group.max()) // ROUND_LENGTH) * ROUND_LENGTH)
         inside = column < of_group.unsqueeze(1)
         places.append((start + (ends - of_group).unsqueeze(1) + column).where(inside, start).flatten())
         real.append(num_places + inside.flatten().nonzero().squeeze(1))
@@ -179,13 +196,16 @@ def steps(folder: Path, mixture: Mixture, first: int, end: int, *, workers: int 
         yield from (maker.step(number) for number in range(first, end))
         return
     spawning = multiprocessing.get_context("spawn")
-    with spawning.Pool(workers, _start, (folder, mixture)) as pool:
+    with ProcessPoolExecutor(workers, spawning, _start, (folder, mixture)) as pool:
         ahead = AHEAD + 2 * workers
-        waiting = [pool.apply_async(_make, (number,)) for number in range(first, min(first + ahead, end))]
-        for number in range(first, end):
-            yield pickle.loads(waiting.pop(0).get())
-            if number + ahead < end:
-                waiting.append(pool.apply_async(_make, (number + ahead,)))
+        waiting = deque(pool.submit(_make, number) for number in range(first, min(first + ahead, end)))
+        try:
+            for number in range(first, end):
+                yield pickle.loads(waiting.popleft().result())
+                if number + ahead < end:
+                    waiting.append(pool.submit(_make, number + ahead))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -207,6 +227,9 @@ _makers: list[Maker] = []
 
 def _start(folder: Path, mixture: Mixture) -> None:
     os.nice(5)
+    # What ends the run reaches its whole group; the step that is under way still needs its samples.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     _makers.append(Maker(folder, mixture, GENERATORS))
 

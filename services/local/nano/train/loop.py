@@ -132,7 +132,8 @@ def picture_features(nano: Nano, batch: Batch) -> tuple[Tensor, Tensor] | None:
     if not batch.pictures:
         return None
     features = [
-        nano.tower(nano.pixel_values[pictures.patches.int()], pictures.grid).flatten(0, 1)
+        # Without those of items that only fill up.
+        nano.tower(nano.pixel_values[pictures.patches.int()], pictures.grid).flatten(0, 1)[: len(pictures.places)]
         for pictures in batch.pictures
     ]
     return torch.cat([pictures.places for pictures in batch.pictures]), torch.cat(features)
