@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import constraints, dispatch, engines, gateway, kernels, observing, scale, store, vision
+from tests.bench import constraints, dispatch, engines, gateway, kernels, laptop, observing, scale, store, vision
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
         "gateway": gateway.main,
         "vision": vision.main,
         "engines": engines.main,
+        "laptop": laptop.main,
         "scale": scale.main,
         "observing": observing.main,
     }
