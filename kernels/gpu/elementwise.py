@@ -26,6 +26,11 @@ def flat_tiles(width: int, device: str) -> RowTiles:
     return RowTiles(32 if device == "interpreter" else max(1, 2048 // columns), columns, 4)
 
 
+def rope_tiles(heads: int, device: str) -> tuple[int, int]:
+    """Tokens and heads of one program, which is one warp."""
+    return 32 if device == "interpreter" else 1, min(power_of_2(heads), 16)
+
+
 @triton.jit
 def _normalised(values, scale, width, eps, DTYPE: tl.constexpr):
     """values / rms, rounded, times the scale, rounded; values are float32 [ROWS, TILE] with zeros past the width."""
@@ -34,11 +39,15 @@ def _normalised(values, scale, width, eps, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _rotated(pairs, position, frequency, DTYPE: tl.constexpr):
-    """Pairs [ROWS, TILE, 2], each turned by position * frequency."""
+def _turn(position, frequency):
+    """Cosine and sine of position * frequency, [ROWS, TILE]."""
     angle = position.to(tl.float32)[:, None] * frequency[None, :]
-    cos = tl.cos(angle)
-    sin = tl.sin(angle)
+    return tl.cos(angle), tl.sin(angle)
+
+
+@triton.jit
+def _rotated(pairs, cos, sin, DTYPE: tl.constexpr):
+    """Pairs [..., TILE, 2], each turned."""
     even, odd = tl.split(pairs.to(tl.float32))
     return tl.join(even * cos - odd * sin, even * sin + odd * cos).to(DTYPE)
 
@@ -86,20 +95,22 @@ def silu_mul_kernel(gate_up, out, num_rows, width, in_stride, ROWS: tl.constexpr
 @triton.jit(do_not_specialize=["num_rows"])
 def rope_kernel(
     x, positions, inv_freq, out, num_rows, heads, half, token_stride, head_stride,
-    ROWS: tl.constexpr, TILE: tl.constexpr,
+    ROWS: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A row is one head of one token."""
+    """A row is a token: its sines and cosines, which cost more than the rest, serve HEADS heads at once."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     pair = tl.arange(0, TILE)
-    inside = ((row < num_rows)[:, None] & (pair < half)[None, :])[:, :, None]
-    within = (2 * pair[None, :, None] + tl.arange(0, 2)[None, None, :]).to(tl.int64)
-    token = row // heads
-    position = tl.load(positions + token, mask=row < num_rows, other=0)
+    position = tl.load(positions + row, mask=row < num_rows, other=0)
     frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
-    start = token * token_stride + row % heads * head_stride
-    pairs = tl.load(x + start[:, None, None] + within, mask=inside, other=0.0)
-    turned = _rotated(pairs, position, frequency, out.dtype.element_ty)
-    tl.store(out + row[:, None, None] * (2 * half) + within, turned, mask=inside)
+    cos, sin = _turn(position, frequency)
+    inside = (row < num_rows)[:, None, None] & (head < heads)[None, :, None] & (pair < half)[None, None, :]
+    within = 2 * pair[None, None, :, None] + tl.arange(0, 2)[None, None, None, :]
+    start = row[:, None] * token_stride + head[None, :] * head_stride
+    pairs = tl.load(x + start[:, :, None, None] + within, mask=inside[:, :, :, None], other=0.0)
+    turned = _rotated(pairs, cos[:, None, :], sin[:, None, :], out.dtype.element_ty)
+    start = (row[:, None] * heads + head[None, :]) * (2 * half)
+    tl.store(out + start[:, :, None, None] + within, turned, mask=inside[:, :, :, None])
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -142,7 +153,8 @@ def norm_rope_store_kernel(
     position = tl.load(positions + row, mask=row < num_rows, other=0)
     frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
     pairs = tl.load(rope_key + row[:, None, None] * rope_stride + within, mask=inside, other=0.0)
-    turned = _rotated(pairs, position, frequency, cache.dtype.element_ty)
+    cos, sin = _turn(position, frequency)
+    turned = _rotated(pairs, cos, sin, cache.dtype.element_ty)
     tl.store(cache + start[:, None, None] + kv_lora + within, turned, mask=inside)
 
 
@@ -194,10 +206,10 @@ class Elementwise:
         out = torch.empty(tokens, heads, width, dtype=x.dtype, device=x.device)
         if out.numel() == 0:
             return out
-        tiles = flat_tiles(width, device_class(x))
-        rope_kernel[(cdiv(tokens * heads, tiles.rows),)](
-            x, positions.contiguous(), inv_freq.contiguous(), out, tokens * heads, heads, width // 2,
-            x.stride(0), x.stride(1), ROWS=tiles.rows, TILE=power_of_2(width // 2), num_warps=tiles.num_warps,
+        rows, tile_heads = rope_tiles(heads, device_class(x))
+        rope_kernel[(cdiv(tokens, rows), cdiv(heads, tile_heads))](
+            x, positions.contiguous(), inv_freq.contiguous(), out, tokens, heads, width // 2,
+            x.stride(0), x.stride(1), ROWS=rows, HEADS=tile_heads, TILE=power_of_2(width // 2), num_warps=1,
         )  # fmt: skip
         return out
 

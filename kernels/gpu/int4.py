@@ -91,16 +91,18 @@ def _weight(word, scale, NIBBLE: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _unpack(word, pair, R: tl.constexpr, G: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
-    """Weights [R, 8, 4, G, 2 (s), 2 (j), 2 (i), 2 (p)] of the words [R, 8, 4, G, 2] and scale pairs [R, 8, 4, G]."""
+def _unpack(word, pair, RUNS: tl.constexpr, R: tl.constexpr, G: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """Weights [RUNS, R, 8, 4, G, 2 (s), 2 (j), 2 (i), 2 (p)] of words and scale pairs as they lie in memory."""
+    word = tl.reshape(word, (RUNS, R, 8, 4, G, 2))
+    pair = tl.reshape(pair, (RUNS, R, 8, G))
     if ASM:
         low, high = _twice_asm(pair)
-        low = tl.broadcast_to(low[:, :, :, :, None], (R, 8, 4, G, 2))
-        high = tl.broadcast_to(high[:, :, :, :, None], (R, 8, 4, G, 2))
+        low = tl.broadcast_to(low[:, :, :, None, :, None], (RUNS, R, 8, 4, G, 2))
+        high = tl.broadcast_to(high[:, :, :, None, :, None], (RUNS, R, 8, 4, G, 2))
         x0, x4, x1, x5, x2, x6, x3, x7 = _unpack_asm(word, low, high)
     else:
-        low = ((pair & 0xFFFF) << 16).to(tl.float32, bitcast=True)[:, :, :, :, None]
-        high = (pair & -65536).to(tl.float32, bitcast=True)[:, :, :, :, None]
+        low = ((pair & 0xFFFF) << 16).to(tl.float32, bitcast=True)[:, :, :, None, :, None]
+        high = (pair & -65536).to(tl.float32, bitcast=True)[:, :, :, None, :, None]
         x0 = _weight(word, low, 0, DTYPE)
         x1 = _weight(word, high, 1, DTYPE)
         x2 = _weight(word, low, 2, DTYPE)
@@ -126,8 +128,8 @@ def grouped_product_kernel(
     A token's sums run over the columns in order, TILE_K at a time, whatever the other tokens of its tile are.
     """
     R: tl.constexpr = TILE_N // 16
-    G: tl.constexpr = TILE_K // 32
-    PACKED_G: tl.constexpr = PACKED_K // 32
+    RUNS: tl.constexpr = TILE_K // PACKED_K
+    G: tl.constexpr = PACKED_K // 32
     DTYPE: tl.constexpr = x.dtype.element_ty
     tile = tl.program_id(1)
     if tile >= tl.load(num_tiles):
@@ -136,14 +138,10 @@ def grouped_product_kernel(
     expert = tl.load(tile_experts + tile).to(tl.int64)
     slot = tl.load(slots + tile * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     is_token = slot < num_slots
-    r = tl.arange(0, R)[:, None, None, None, None]
-    h = tl.arange(0, 8)[None, :, None, None, None]
-    lane = tl.arange(0, 4)[None, None, :, None, None]
-    g = tl.arange(0, G)[None, None, None, :, None]
-    s = tl.arange(0, 2)[None, None, None, None, :]
-    packed, group = g // PACKED_G, g % PACKED_G
-    word_at = packed * (TILE_N * PACKED_K // 8) + (((r * 8 + h) * 4 + lane) * PACKED_G + group) * 2 + s
-    pair_at = packed * (R * 8 * PACKED_G) + (r * 8 + h) * PACKED_G + group + 0 * lane
+    # One index, not one for each dimension: only so does the compiler see 16 contiguous bytes for every thread, which
+    # it then copies without bank conflicts in the shared memory that they wait in.
+    word_at = tl.arange(0, TILE_N * TILE_K // 8)
+    pair_at = tl.arange(0, R * 8 * TILE_K // 32)
     first = (expert * (num_rows // TILE_N) + row_tile) * num_columns
     words += first * (TILE_N // 8)
     scales += first // 32 * (R * 8)
@@ -151,8 +149,9 @@ def grouped_product_kernel(
     total = tl.zeros((TILE_N, TOKENS), tl.float32)
     for column in range(0, num_columns, TILE_K):
         word = tl.load(words + column * (TILE_N // 8) + word_at)
-        pair = tl.load(scales + column // 32 * (R * 8) + tl.reshape(pair_at, (R, 8, 4, G)))
-        weights = tl.permute(_unpack(word, pair, R, G, DTYPE, ASM), (0, 6, 1, 3, 4, 5, 2, 7))  # r i h, g s j l p
+        pair = tl.load(scales + column // 32 * (R * 8) + pair_at)
+        weights = _unpack(word, pair, RUNS, R, G, DTYPE, ASM)  # run r h l g s j i p
+        weights = tl.permute(weights, (1, 7, 2, 0, 4, 5, 6, 3, 8))  # r i h, run g s j l p
         tokens = tl.load(x_at + column, mask=is_token[None, :], other=0.0)
         total = tl.dot(tl.reshape(weights, (TILE_N, TILE_K)), tokens, total, input_precision="ieee")
     if SWIGLU:

@@ -37,6 +37,8 @@ def test_with_a_gpu_it_computes_unless_told_otherwise():
     ],
 )
 def test_a_device_that_is_none_stops_the_process(service, value, sentence, tmp_path):
+    if service == "vision":
+        pytest.importorskip("av")
     environment = {
         **os.environ,
         **{"MOONSHARD_DEVICE": value, "MOONSHARD_LISTEN": "127.0.0.1:0", "MOONSHARD_MODEL": str(tmp_path)},
