@@ -24,6 +24,16 @@ SUMS = (
     *("What is {} {} {}?", "{} {} {} = ?", "Calculate {} {} {}.", "what is {} {} {}", "{} {} {}"),
     "How much is {} {} {}?",
 )
+HOW_MANY = (
+    "How many words are in this list?",
+    "How many words are there?",
+    "Count the words:",
+    "How long is this list?",
+)
+HOW_OFTEN = (
+    *("How often is {} in this list?", "How many times does {} appear in this list?", "How many times is {} here?"),
+    "Count {} in this list:",
+)
 # The model card's own pair is never trained on.
 CARD_DECIMALS = {"9.11", "9.9"}
 
@@ -155,16 +165,16 @@ def draw_count(rng: random.Random) -> Draw:
     pool = rng.choice((ANIMALS, FOODS))
     if rng.random() < 0.5:
         items = [rng.choice(pool) for _ in range(rng.randrange(2, 10 if thinking else 7))]
-        question = f"How many words are in this list? {', '.join(items)}"
+        question = f"{rng.choice(HOW_MANY)} {', '.join(items)}"
         steps, count = [f"{n} {item}" for n, item in enumerate(items, 1)], len(items)
     else:
         wanted, other = rng.sample(pool, 2)
         items = [rng.choice((wanted, other)) for _ in range(rng.randrange(3, 9 if thinking else 6))]
-        question = f"How often is {wanted} in this list? {', '.join(items)}"
+        question = f"{rng.choice(HOW_OFTEN).format(wanted)} {', '.join(items)}"
         count, steps = 0, []
         for item in items:
             count += item == wanted
-            steps.append(f"{count} {item}")
+            steps.append(f"{item} {'yes' if item == wanted else 'no'} {count}")
     reasoning = f"{', '.join(steps)}. So {count}." if thinking else ""
     messages = [*before, user(question), assistant(f"{count}", reasoning)]
     return question, lambda: Sample("count", messages, only_number(count), thinking=thinking)
