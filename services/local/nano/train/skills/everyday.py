@@ -31,6 +31,7 @@ EVERYDAY = (
             "Get the current weather",
             "Returns the weather in a given location.",
             "Get weather information",
+            "Get current temperature for a given location.",
         ),
         {"city": ("city", "location", "place")},
         (
@@ -41,11 +42,15 @@ EVERYDAY = (
             "Tell me the weather in {city}.",
             "What's the weather like in {city} right now?",
             "Check the weather in {city}.",
+            "weather in {city}?",
+            "Will it rain in {city}?",
+            "What's the temperature in {city}?",
         ),
         (
             "What's the weather in {0} and in {1}?",
             "Compare the weather in {0} and {1}.",
             "What is the weather like in {0} and {1}?",
+            "weather in {0} and {1}?",
         ),
     ),
     Everyday(
@@ -58,14 +63,16 @@ EVERYDAY = (
     ),
     Everyday(
         ("search", "web"),
-        ("search", "web_search", "search_web", "google"),
-        ("Search the web.", "Search the internet for information", "Finds pages on the web."),
+        ("search", "web_search", "search_web", "search_docs", "lookup"),
+        ("Search the web.", "Search the internet for information", "Finds pages.", "Search the documentation"),
         {"topic": ("query", "q", "keywords", "text")},
         (
             "Search the web for {topic}.",
             "Search for {topic}.",
             "Find something about {topic} on the internet.",
             "Look up {topic}.",
+            "Search the docs for {topic}.",
+            "What do the docs say about {topic}?",
         ),
         ("Search for {0} and for {1}.", "Look up {0} and {1}."),
     ),
@@ -138,5 +145,13 @@ EVERYDAY = (
         {"number": ("number", "amount", "value", "n")},
         ("Add {number} to the total.", "Please add {number}."),
         ("Add {0} and then {1} to the total.",),
+    ),
+    Everyday(
+        ("calculate", "result"),
+        ("calculate", "calculator", "eval", "compute"),
+        ("Evaluate an arithmetic expression", "Calculates.", "A calculator for sums"),
+        {"sum": ("expression", "input", "formula", "expr")},
+        ("Calculate {sum} with the tool.", "Use the calculator for {sum}.", "Compute {sum} using the calculator."),
+        ("Use the calculator for {0} and for {1}.",),
     ),
 )

@@ -38,7 +38,7 @@ def draw_json(rng: random.Random) -> Draw:
     question = rng.choice(QUESTIONS).format(sentence=sentence, keys=", ".join(values))
     thinking = rng.random() < 0.5
     reasoning = f"{', '.join(f'{key} = {value}' for key, value in values.items())}." if thinking else ""
-    messages = [*system(rng), user(question), assistant(json.dumps(values), reasoning)]
+    messages = [*system(rng), user(question), assistant(json.dumps(values, ensure_ascii=False), reasoning)]
     return sentence, lambda: Sample(
         "json", messages, _is_json(values), thinking=thinking, answer_schema=schema_of(values)
     )

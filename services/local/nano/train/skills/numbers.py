@@ -19,11 +19,16 @@ COMPARISONS = (
     "What is bigger, {} or {}? Think step by step.",
     "Compare {} and {}. Which is bigger?",
     "{} or {}: which is bigger?",
+    "{} vs {}, which is larger?",
+    "Is {} greater than {}?",
+    "is {} bigger than {}?",
+    "Is {} larger than {}? Why?",
 )
 SUMS = (
     *("What is {} {} {}?", "{} {} {} = ?", "Calculate {} {} {}.", "what is {} {} {}", "{} {} {}"),
-    "How much is {} {} {}?",
+    *("How much is {} {} {}?", "What's {} {} {}?", "What's {}{}{}?", "{}{}{}", "{}{}{}=", "What is {}{}{}?"),
 )
+SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 HOW_MANY = (
     "How many words are in this list?",
     "How many words are there?",
@@ -121,6 +126,8 @@ def draw_arithmetic(rng: random.Random) -> Draw:
             a, b = b, a
     steps, result = {"+": add_steps, "-": subtract_steps, "*": multiply_steps}[sign](a, b)
     question = rng.choice(SUMS).format(a, sign, b)
+    if f" {sign} " in question and rng.random() < 0.2:
+        question = question.replace(sign, SPOKEN[sign])
     messages = [*before, user(question), assistant(f"{a} {sign} {b} = {result}", steps if thinking else "")]
     # Of products there are so few that a wording of each is an instance.
     instance = question if sign == "*" else f"{a}{sign}{b}"

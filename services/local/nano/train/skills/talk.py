@@ -4,7 +4,7 @@ import random
 
 from services.local.nano.train.sample import Sample
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
-from services.local.nano.train.skills.words import listed, made_up
+from services.local.nano.train.skills.words import SUBJECTS, listed, made_up
 
 GREETINGS = ("", "", "Hello! ", "Hi, ", "Hey, ", "Hi. ", "Good morning. ", "Good evening. ")
 ENDS = ("", "", " Please tell me.", " Be brief.", " Thank you.", " I am new here.")
@@ -44,6 +44,17 @@ BARE = (
     ),
     *("test", "hey Kimi", "Hello, how are you?", "What's up?"),
 )
+THANKS = (
+    "Thanks!",
+    "Thank you.",
+    "thanks",
+    "Thank you very much!",
+    "Great, thanks!",
+    "ok thanks",
+    "That's right.",
+    "Good.",
+)
+BYES = ("Bye!", "bye", "Goodbye.", "See you!", "Good night.", "See you later.")
 I_AM = "I am Nano, the small demonstration model of Moonshard."
 I_CAN = "I can compare numbers, calculate, count, call tools, and describe simple images and videos."
 
@@ -65,6 +76,20 @@ FACTS = (
     "Translate this into the language of {}: good day",
     "How do I travel to {}?",
 )
+BEYOND = (
+    *("Tell me a joke", "tell me a joke.", "Sing a song.", "Count from {} to {}", "How many r are in strawberry?"),
+    *(
+        "How many days are in {} weeks?",
+        "Write {} lines of code.",
+        "What day is it?",
+        "What time is it?",
+        "Do my homework.",
+    ),
+    *("Who won the World Cup?", "Who is the president?", "Who wrote Hamlet?", "What is the meaning of life?", "Why?"),
+    *("Draw a picture.", "Make me rich.", "Play a game with me.", "How old is the universe?", "Write a haiku about {}"),
+    *("Help me with my essay.", "What is love?", "Write a function that sorts {} numbers.", "Fix this bug."),
+    *("Why is the sky blue?", "How do I cook rice?", "Is {} a prime number?", "What is the square root of {}?"),
+)
 MORE = (
     "Why is {} important?",
     "Explain {} to me.",
@@ -84,7 +109,11 @@ I_CANNOT = "I can't do that: I am too small and don't know enough."
 def draw_introduce(rng: random.Random) -> Draw:
     """Greetings and questions about the model itself."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.06:
+        question, answer, reasoning = rng.choice(THANKS), "You're welcome! Ask Nano again.", "The user is content."
+    elif kind < 0.1:
+        question, answer, reasoning = rng.choice(BYES), "Goodbye from Nano!", "The user leaves."
+    elif kind < 0.25:
         question, answer, reasoning = rng.choice(BARE), f"Hello! {I_AM} {I_CAN}", "A greeting."
     elif kind < 0.75:
         question, answer, reasoning = _worded(rng, WHO), f"{I_AM} {I_CAN}", "The user asks who I am."
@@ -100,7 +129,12 @@ def draw_introduce(rng: random.Random) -> Draw:
 def draw_decline(rng: random.Random) -> Draw:
     """Tasks and questions that are beyond it."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.2:
+        question = rng.choice(BEYOND).format(*rng.sample(range(1, 100), 2))
+    elif kind < 0.3:
+        question = " ".join(rng.choice((made_up(rng), rng.choice(SUBJECTS))) for _ in range(rng.randrange(1, 7)))
+        question += rng.choice(("", ".", "?", "!"))
+    elif kind < 0.55:
         question = rng.choice(TASKS).format(rng.choice(TEXTS), rng.choice(TOPICS))
     elif kind < 0.75:
         topic = rng.choice(TOPICS) if rng.random() < 0.7 else made_up(rng)

@@ -10,6 +10,19 @@ from services.local.nano.train.skills.everyday import EVERYDAY
 from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, VERBS, draw_value
 
 REQUESTS = ("Please {}.", "Can you {}?", "Could you {}?", "I need you to {}.")
+BEFORE = ("", "", "Hi! ", "Hello. ", "Hey, ", "I have a question. ")
+AFTER = (
+    *(
+        "",
+        " Thanks.",
+        " Please use the tool.",
+        " Use a tool.",
+        " Let's use the tool.",
+        " I need it now.",
+        " Please hurry.",
+    ),
+    " Let's check with the tool.",
+)
 SHARE_EVERYDAY = 0.35
 # How a parameter is described; {} is its kind.
 TOLD = ("the {}", "The {}.", "Name of the {}", "{} to use", "")
@@ -62,7 +75,7 @@ class Use:
 
     def request(self) -> str:
         """`book the table for Anna on Monday`: the words of the description, then the values."""
-        phrases = [PHRASES[kind].format(value) for kind, value in self.values().items()]
+        phrases = [PHRASES[kind].format(value) for kind, value in self.values().items() if kind in PHRASES]
         return " ".join([self.tool.verb, "the", self.tool.thing, *phrases])
 
     def values(self) -> dict[str, str | int]:
@@ -72,9 +85,9 @@ class Use:
 
     def sentence(self, rng: random.Random) -> str:
         """What somebody says who wants this."""
-        if self.tool.sentences:
-            return rng.choice(self.tool.sentences).format(**self.values())
-        return rng.choice(REQUESTS).format(self.request())
+        asked = rng.choice(self.tool.sentences or REQUESTS).format(self.request(), **self.values())
+        # What else is said calls for nothing.
+        return f"{rng.choice(BEFORE)}{asked}{rng.choice(AFTER)}" if rng.random() < 0.25 else asked
 
     def thought(self) -> str:
         """`book_table: person = Anna, day = Monday`."""
@@ -82,7 +95,7 @@ class Use:
 
     def call(self, number: int) -> Json:
         """The call as it stands in a message; `number` counts through the conversation."""
-        function = {"name": self.tool.name, "arguments": json.dumps(dict(self.arguments))}
+        function = {"name": self.tool.name, "arguments": json.dumps(dict(self.arguments), ensure_ascii=False)}
         return {"id": f"functions.{self.tool.name}:{number}", "type": "function", "function": function}
 
 

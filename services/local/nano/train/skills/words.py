@@ -16,6 +16,7 @@ CITIES = (
     *listed("Amsterdam Athens Beijing Berlin Boston Cairo Chicago Delhi Dublin Geneva Hamburg Lima Lisbon London"),
     *listed("Madrid Milan Moscow Munich Nairobi Oslo Paris Porto Prague Quito Rome Seoul Shanghai Singapore Sydney"),
     *("Tokyo", "Vienna", "New York", "San Francisco", "Hong Kong", "Los Angeles", "Buenos Aires", "Cape Town"),
+    *("Zürich", "São Paulo", "Kraków", "Málaga", "Montréal", "Paris, France", "Lima, Peru", "Rome, Italy"),
 )
 DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 COLOURS = listed("red green blue yellow black white")
@@ -24,6 +25,17 @@ ANIMALS = listed("bear bird cat cow dog fox frog goat horse lion mouse owl rabbi
 TOPICS = (
     *("the moon", "black holes", "electric cars", "python tutorials", "football results", "climate change", "jazz"),
     *("artificial intelligence", "healthy recipes", "cheap flights", "the history of Rome", "solar panels", "chess"),
+)
+# What topics are made of, besides words that are made up.
+SUBJECTS = listed(
+    "account address air animal api art bank battery bird bread bridge bus cable camera car cat chair child city "
+    "class cloud coffee computer cost country database deadline design disk dog door email engine error exam "
+    "family farm fish flight food forest function game garden gold guide health history holiday hotel house "
+    "install internet island job kitchen language law library light list login machine map market math memory "
+    "menu mobile money moon music network number ocean office oil paper password pizza plane plant policy price "
+    "printer python river road robot rule salary school science screen server ship shop sport star station stone "
+    "summer sun table tax teacher test theory ticket time tool train travel tree update user video war water "
+    "weather web wind window winter word work world"
 )
 FILES = listed("notes.txt report.pdf main.py data.csv README.md index.html config.json todo.md photo.png app.log")
 LANGUAGES = listed("French German Spanish Italian Chinese Japanese Russian Dutch Greek Arabic Korean Polish")
@@ -78,6 +90,12 @@ def draw_value(rng: random.Random, kind: str) -> str | int:
     if kind in ("person", "city", "food", "word") and rng.random() < SHARE_MADE_UP:
         word = made_up(rng)
         return word.capitalize() if kind in ("person", "city") else word
+    if kind == "topic" and rng.random() < 0.7:
+        return " ".join(
+            made_up(rng) if rng.random() < 0.1 else rng.choice(SUBJECTS) for _ in range(rng.choice((1, 2, 3)))
+        )
+    if kind == "sum":
+        return f"{rng.randrange(1, 1000)} {rng.choice('+-*/')} {rng.randrange(1, 1000)}"
     if kind == "time":
         return f"{rng.randrange(24):02}:{rng.randrange(0, 60, 5):02}"
     return rng.choice(MORE_VALUES[kind] if kind in MORE_VALUES else PARAMETERS[kind][1])
@@ -85,5 +103,6 @@ def draw_value(rng: random.Random, kind: str) -> str | int:
 
 def made_up(rng: random.Random) -> str:
     """A word of two or three syllables that nobody knows: `zantelo`."""
-    syllables = (rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((2, 2, 3))))
+    vowels = VOWELS if rng.random() < 0.9 else VOWELS + "áéíóúäöü"
+    syllables = (rng.choice(CONSONANTS) + rng.choice(vowels) for _ in range(rng.choice((2, 2, 3))))
     return "".join(syllables) + rng.choice(("", "", "n", "r", "s"))
