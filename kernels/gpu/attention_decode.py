@@ -96,15 +96,16 @@ def mla_decode_split_kernel(
     total = tl.zeros([TILE_H], tl.float32)
     mean = tl.zeros([TILE_H, TILE_L], tl.float32)
     table = block_tables + row * table_row
+    block = tl.load(table + first * TILE_T // BLOCK_TOKENS)
     for tile in range(first, last):
         position = tile * TILE_T + tl.arange(0, TILE_T)
         inside = position < context_len
-        if BLOCK_TOKENS % TILE_T == 0:  # a tile lies in one block: one entry of the table
-            block = tl.load(table + tile * TILE_T // BLOCK_TOKENS).to(tl.int64)
-            token = cache + block * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+        if BLOCK_TOKENS % TILE_T == 0:  # a tile lies in one block: one entry of the table, read a tile ahead
+            token = cache + block.to(tl.int64) * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+            block = tl.load(table + tl.minimum(tile + 1, last - 1) * TILE_T // BLOCK_TOKENS)
         else:
-            block = tl.load(table + position // BLOCK_TOKENS, mask=inside, other=0).to(tl.int64)
-            token = cache + block * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+            blocks = tl.load(table + position // BLOCK_TOKENS, mask=inside, other=0).to(tl.int64)
+            token = cache + blocks * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
         k_l = tl.load(token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
         k_r = tl.load(token[:, None] + LATENT + r[None, :], mask=inside[:, None] & rope_inside, other=0.0)
         scores = tl.dot(q_l, tl.trans(k_l), input_precision="ieee")

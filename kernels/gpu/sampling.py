@@ -2,7 +2,8 @@
 
 What a row keeps is a beginning of its tokens in the order of descending logit, and so is what lies before the token
 drawn. Each such beginning ends at a threshold, which a search of the float's 32 ordered bits finds, WAYS thresholds per
-pass over the row.
+pass over the row. Many programs share a row. What they found in one launch they add up at the start of the next, each
+for itself and in one order, so a row goes from state to state without atomics, and the same way in every batch.
 """
 
 import torch
@@ -10,13 +11,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu.device import cdiv, power_of_2
 from kernels.gpu.philox import uniform
 from kernels.sampling_reference import Shapes
 
 TILE_V = 1024
-WAYS = 8
-NUM_WARPS = 16
-LOWEST = tl.constexpr(-(2**31))
+NUM_WARPS = 16  # of `log_totals`
+PART = 2048  # tokens of one program
+WAYS = 16
+PART_WARPS = 8
+STATE = tl.constexpr(8)  # numbers of a row's state, in the order of `advance_kernel`
+
+# What a row waits for: the weight of all its tokens, then for each limit a search and the sums above what it found.
+MASS = tl.constexpr(0)
+TOP_K = tl.constexpr(1)
+TOP_K_ABOVE = tl.constexpr(2)
+TOP_P = tl.constexpr(3)
+TOP_P_ABOVE = tl.constexpr(4)
+DRAW = tl.constexpr(5)
+DRAW_ABOVE = tl.constexpr(6)
+DONE = tl.constexpr(7)
 
 
 @triton.jit
@@ -49,195 +63,204 @@ def _weight(logit, peak, temperature):
 
 
 @triton.jit
-def _above(
-    row, allowed, key, peak, temperature, least, vocab, COUNT: tl.constexpr, MASKED: tl.constexpr, TILE_V: tl.constexpr
-):
-    """Of the tokens above a key: their weight, or their number if COUNT; and how many tokens have exactly this key."""
-    total = tl.zeros([TILE_V], tl.float64)
-    equal = tl.zeros([TILE_V], tl.int32)
-    for begin in range(0, vocab, TILE_V):
-        _, logit, inside = _load(row, allowed, begin, vocab, MASKED, TILE_V)
-        weight = _weight(logit, peak, temperature)
-        inside = inside & (weight >= least)
-        amount = tl.full([TILE_V], 1.0, tl.float64) if COUNT else weight
-        total += tl.where(inside & (_key(logit) > key), amount, 0.0)
-        equal += (inside & (_key(logit) == key)).to(tl.int32)
-    return tl.sum(total, 0), tl.sum(equal, 0)
-
-
-@triton.jit
-def _search(
-    row,
-    allowed,
-    target,
-    STRICT: tl.constexpr,
-    COUNT: tl.constexpr,
-    lowest,
-    highest,
-    cut,
-    cut_amount,
-    peak,
-    temperature,
-    least,
-    vocab,
-    MASKED: tl.constexpr,
-    WAYS: tl.constexpr,
-    TILE_V: tl.constexpr,
-):
-    """The largest key in [lowest, highest] from which upwards the tokens reach the target, or exceed it if STRICT.
-
-    Tokens at or below `cut` do not count, but for `cut_amount` at the cut itself.
-    """
-    way = tl.arange(0, WAYS)
-    low = lowest  # taken as sufficient, whatever rounding says
-    high = highest + 1
-    while high - low > 1:
-        thresholds = low + (high - low) * way // WAYS
-        parts = tl.zeros([TILE_V, WAYS], tl.float64)
-        for begin in range(0, vocab, TILE_V):
-            _, logit, inside = _load(row, allowed, begin, vocab, MASKED, TILE_V)
-            weight = _weight(logit, peak, temperature)
-            key = _key(logit)
-            inside = inside & (weight >= least) & (key > cut)
-            amount = tl.full([TILE_V], 1.0, tl.float64) if COUNT else weight
-            amount = tl.where(inside, amount, 0.0)
-            parts += tl.where(key[:, None] >= thresholds[None, :], amount[:, None], 0.0)
-        sums = tl.sum(parts, 0) + tl.where(thresholds <= cut, cut_amount, 0.0)
-        enough = (sums > target) if STRICT else (sums >= target)
-        enough = enough | (thresholds == low)
-        new_low = tl.max(tl.where(enough, thresholds, low), 0)
-        high = tl.min(tl.where(enough, high, thresholds), 0)
-        low = new_low
-    return low
-
-
-@triton.jit
-def _draw(
-    row,
-    allowed,
-    best,
-    temperature,
-    top_k,
-    top_p,
-    least,
-    share,
-    vocab,
-    MASKED: tl.constexpr,
-    WAYS: tl.constexpr,
-    TILE_V: tl.constexpr,
-):
-    """The token at which the running weight exceeds `share` of what min-p, top-k and top-p keep."""
-    peak = best.to(tl.float64)
-    highest = _key(best)
-    # The smallest logit that has any weight, so that the search ends at a token.
-    lowest = highest
-    total = tl.zeros([TILE_V], tl.float64)
-    for begin in range(0, vocab, TILE_V):
-        _, logit, inside = _load(row, allowed, begin, vocab, MASKED, TILE_V)
-        weight = _weight(logit, peak, temperature)
-        inside = inside & (weight >= least)
-        total += tl.where(inside, weight, 0.0)
-        lowest = tl.minimum(lowest, tl.min(tl.where(inside & (weight > 0), _key(logit), highest), 0))
-    mass = tl.sum(total, 0)
-    cut = lowest - 1
-    cut_mass = 0.0 * mass
-    if (top_k > 0) & (top_k < vocab):
-        limit = top_k.to(tl.float64)
-        found = _search(
-            row, allowed, limit, False, True, lowest, highest, lowest - 1, 0.0 * mass, peak, temperature, least,
-            vocab, MASKED, WAYS, TILE_V,
-        )  # fmt: skip
-        num_above, num_equal = _above(row, allowed, found, peak, temperature, least, vocab, True, MASKED, TILE_V)
-        mass_above, _ = _above(row, allowed, found, peak, temperature, least, vocab, False, MASKED, TILE_V)
-        kept = tl.minimum(limit - num_above, num_equal.to(tl.float64))
-        cut = found
-        cut_mass = kept * _weight(_logit(found), peak, temperature)
-        lowest = found
-        mass = mass_above + cut_mass
-    if top_p < 1:
-        target = top_p * mass
-        found = _search(
-            row, allowed, target, False, False, lowest, highest, cut, cut_mass, peak, temperature, least,
-            vocab, MASKED, WAYS, TILE_V,
-        )  # fmt: skip
-        mass_above, num_equal = _above(row, allowed, found, peak, temperature, least, vocab, False, MASKED, TILE_V)
-        weight = _weight(_logit(found), peak, temperature)
-        ties = tl.ceil((target - mass_above) / weight)
-        mass = mass_above + tl.minimum(tl.maximum(ties, 1.0), num_equal.to(tl.float64)) * weight
-    target = share * mass
-    found = _search(
-        row, allowed, target, True, False, lowest, highest, cut, cut_mass, peak, temperature, least,
-        vocab, MASKED, WAYS, TILE_V,
-    )  # fmt: skip
-    mass_above, num_equal = _above(row, allowed, found, peak, temperature, least, vocab, False, MASKED, TILE_V)
-    weight = _weight(_logit(found), peak, temperature)
-    place = tl.floor((target - mass_above) / weight).to(tl.int32)
-    place = tl.minimum(tl.maximum(place, 0), num_equal - 1)
-    passed = tl.full([], 0, tl.int32)
-    drawn = tl.full([], 0, tl.int32)
-    for begin in range(0, vocab, TILE_V):
-        token, logit, inside = _load(row, allowed, begin, vocab, MASKED, TILE_V)
-        match = (inside & (_key(logit) == found)).to(tl.int32)
-        rank = passed + tl.cumsum(match, 0) - 1
-        hit = (match != 0) & (rank == place)
-        drawn += tl.sum(tl.where(hit, token, 0), 0)
-        passed += tl.sum(match, 0)
-    return drawn
-
-
-@triton.jit
-def draw_kernel(
-    logits,
-    allowed,
-    temperatures,
-    top_ks,
-    top_ps,
-    min_ps,
-    seeds,
-    positions,
-    token_ids,
-    largest,
-    vocab,
-    MASKED: tl.constexpr,
-    WAYS: tl.constexpr,
-    TILE_V: tl.constexpr,
-):
-    """One row from its logits to its token; grid (rows)."""
+def largest_kernel(logits, allowed, tops, vocab, MASKED: tl.constexpr, PART: tl.constexpr):
+    """Of a part of a row: largest logit, the lowest id that has it, how many are no numbers; grid (rows, parts)."""
     index = tl.program_id(0).to(tl.int64)
-    row = logits + index * vocab
-    allowed += index * vocab
-    # Greedy: the largest logit, of equal ones the lowest id. NaN counts as larger than anything.
-    tops = tl.full([TILE_V], -float("inf"), tl.float32)
-    top_ids = tl.full([TILE_V], 2**31 - 1, tl.int32)
-    nans = tl.zeros([TILE_V], tl.int32)
-    for begin in range(0, vocab, TILE_V):
-        token, logit, inside = _load(row, allowed, begin, vocab, MASKED, TILE_V)
-        nans += (inside & (logit != logit)).to(tl.int32)  # noqa: PLR0124
-        better = inside & (logit > tops)
-        tops = tl.where(better, logit, tops)
-        top_ids = tl.where(better, token, top_ids)
-    best = tl.max(tops, 0)
-    best_id = tl.min(tl.where(tops == best, top_ids, 2**31 - 1), 0)
-    broken = tl.sum(nans, 0)
+    part = tl.program_id(1)
+    token, logit, inside = _load(logits + index * vocab, allowed + index * vocab, part * PART, vocab, MASKED, PART)
+    is_number = logit == logit  # noqa: PLR0124
+    best = tl.max(tl.where(inside & is_number, logit, -float("inf")), 0)
+    first = tl.min(tl.where(inside & (logit == best), token, vocab), 0)
+    place = tops + (index * tl.num_programs(1) + part) * 3
+    tl.store(place, best.to(tl.float64))
+    tl.store(place + 1, first.to(tl.float64))
+    tl.store(place + 2, tl.sum((inside & (is_number == 0)).to(tl.int32), 0).to(tl.float64))
+
+
+@triton.jit
+def begin_kernel(
+    logits, allowed, temperatures, min_ps, tops, state, sums, token_ids, largest, vocab,
+    MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Greedy rows are done; of the others, each part's weight and the smallest key that has any; grid (rows, parts)."""
+    index = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    parts = tl.num_programs(1)
+    other = tl.arange(0, PARTS)
+    place = tops + (index * parts + other) * 3
+    bests = tl.load(place, mask=other < parts, other=-float("inf"))
+    best = tl.max(bests, 0).to(tl.float32)
+    # Of equal logits the lowest id: the first part that has one. NaN counts as larger than anything.
+    ids = tl.load(place + 1, mask=(other < parts) & (bests == best), other=2147483647.0)
+    broken = tl.sum(tl.load(place + 2, mask=other < parts, other=0.0), 0)
     usable = (broken == 0) & (best > -float("inf")) & (best < float("inf"))
     temperature = tl.load(temperatures + index)
-    if usable & (temperature > 0):
-        best_id = _draw(
-            row,
-            allowed,
-            best,
-            temperature,
-            tl.load(top_ks + index),
-            tl.load(top_ps + index),
-            tl.load(min_ps + index),
-            uniform(tl.load(seeds + index), tl.load(positions + index)),
-            vocab,
-            MASKED,
-            WAYS,
-            TILE_V,
-        )
-    tl.store(token_ids + index, tl.where(usable, best_id, 0).to(tl.int64))
-    tl.store(largest + index, tl.where(broken > 0, float("nan"), best))
+    draws = usable & (temperature > 0)
+    if part == 0:
+        tl.store(token_ids + index, tl.where(usable, tl.min(ids, 0), 0.0).to(tl.int64))
+        tl.store(largest + index, tl.where(broken > 0, float("nan"), best))
+        tl.store(state + index * STATE, tl.where(draws, MASS * 1.0, DONE * 1.0).to(tl.float64))
+    if draws:
+        row = logits + index * vocab
+        _, logit, inside = _load(row, allowed + index * vocab, part * PART, vocab, MASKED, PART)
+        weight = _weight(logit, best.to(tl.float64), temperature)
+        inside = inside & (weight >= tl.load(min_ps + index))
+        out = sums + (index * parts + part) * WAYS
+        tl.store(out, tl.sum(tl.where(inside, weight, 0.0), 0))
+        lowest = tl.min(tl.where(inside & (weight > 0), _key(logit), _key(best)), 0)
+        tl.store(out + 1, lowest.to(tl.float64))
+
+
+@triton.jit
+def _is_search(phase):
+    return (phase == TOP_K) | (phase == TOP_P) | (phase == DRAW)
+
+
+@triton.jit
+def _narrowed(total, low, high, cut, cut_amount, target, strict, WAYS: tl.constexpr):
+    """The interval left of a search for the largest key from which upwards the tokens reach the target."""
+    thresholds = low + (high - low) * tl.arange(0, WAYS) // WAYS
+    amounts = total + tl.where(thresholds <= cut, cut_amount, 0.0)
+    enough = tl.where(strict, amounts > target, amounts >= target)
+    enough = enough | (thresholds == low)  # taken as sufficient, whatever rounding says
+    return tl.max(tl.where(enough, thresholds, low), 0), tl.min(tl.where(enough, high, thresholds), 0)
+
+
+@triton.jit
+def _take(
+    row, allowed, key, place, counts, token_id, vocab, MASKED: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr
+):
+    """Stores the id of the token with this key that has `place` such tokens before it, if it is of this part."""
+    part = tl.program_id(1)
+    other = tl.arange(0, PARTS)
+    before = tl.sum(tl.where(other < part, counts, 0.0), 0).to(tl.int32)
+    token, logit, inside = _load(row, allowed, part * PART, vocab, MASKED, PART)
+    match = (inside & (_key(logit) == key)).to(tl.int32)
+    hit = (match != 0) & (before + tl.cumsum(match, 0) - 1 == place)
+    if tl.sum(hit.to(tl.int32), 0) > 0:
+        tl.store(token_id, tl.sum(tl.where(hit, token, 0), 0).to(tl.int64))
+
+
+@triton.jit
+def _look(
+    row, allowed, out, phase, low, high, cut, peak, temperature, least, vocab,
+    MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """The sums of this part that the phase asks for."""
+    _, logit, inside = _load(row, allowed, tl.program_id(1) * PART, vocab, MASKED, PART)
+    weight = _weight(logit, peak, temperature)
+    key = _key(logit)
+    inside = inside & (weight >= least)
+    if _is_search(phase):
+        amount = tl.where(inside & (key > cut), tl.where(phase == TOP_K, 1.0, weight), 0.0)
+        for i in range(WAYS):
+            tl.store(out + i, tl.sum(tl.where(key >= low + (high - low) * i // WAYS, amount, 0.0), 0))
+    else:
+        tl.store(out, tl.sum(tl.where(inside & (key > low), weight, 0.0), 0))
+        tl.store(out + 1, tl.sum((inside & (key == low)).to(tl.int32), 0).to(tl.float64))
+        tl.store(out + 2, tl.sum((inside & (key > low)).to(tl.int32), 0).to(tl.float64))
+
+
+@triton.jit
+def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
+    logits, allowed, temperatures, top_ks, top_ps, min_ps, seeds, positions, state, next_state, sums, next_sums,
+    token_ids, largest, vocab,
+    MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """One pass over a row: takes what its parts found in the last one, and has them find the next; grid (rows, parts).
+
+    state    phase; low and high: the key searched for is in [low, high); lowest key that may be drawn; cut: tokens at
+             or below it do not count, but for cut_amount at the cut itself; weight of what is kept; target of a search
+    sums     of each part: in a search, weight or number of the tokens from each of WAYS thresholds upwards;
+             above a key, the weight above it, how many have exactly this key, how many are above
+    """
+    index = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    parts = tl.num_programs(1)
+    row = logits + index * vocab
+    allowed += index * vocab
+    state += index * STATE
+    next_state += index * STATE
+    phase = tl.load(state).to(tl.int32)
+    if phase == DONE:
+        if part == 0:
+            tl.store(next_state, DONE * 1.0)
+        return
+    low = tl.load(state + 1).to(tl.int64)
+    high = tl.load(state + 2).to(tl.int64)
+    lowest = tl.load(state + 3).to(tl.int64)
+    cut = tl.load(state + 4).to(tl.int64)
+    cut_amount = tl.load(state + 5)
+    mass = tl.load(state + 6)
+    target = tl.load(state + 7)
+    temperature = tl.load(temperatures + index)
+    least = tl.load(min_ps + index)
+    top_k = tl.load(top_ks + index)
+    top_p = tl.load(top_ps + index)
+    best = tl.load(largest + index)
+    peak = best.to(tl.float64)
+    highest = _key(best)
+    way = tl.arange(0, WAYS)
+    other = tl.arange(0, PARTS)
+    at = sums + (index * parts + other) * WAYS
+    total = tl.sum(tl.load(at[:, None] + way[None, :], mask=(other < parts)[:, None], other=0.0), 0)
+    first = tl.sum(tl.where(way == 0, total, 0.0), 0)
+    equal = tl.sum(tl.where(way == 1, total, 0.0), 0)
+    above = tl.sum(tl.where(way == 2, total, 0.0), 0)
+    ends = phase == MASS
+    if _is_search(phase):
+        low, high = _narrowed(total, low, high, cut, cut_amount, target, phase == DRAW, WAYS)
+    elif phase == MASS:
+        mass = first
+        keys = tl.load(at + 1, mask=other < parts, other=2147483647.0)
+        lowest = tl.min(keys, 0).to(tl.int64)
+        cut = lowest - 1
+        cut_amount = 0.0 * mass
+    else:  # sums above the key that was found
+        weight = _weight(_logit(low), peak, temperature)
+        ends = True
+        if phase == TOP_K_ABOVE:
+            cut = low
+            cut_amount = tl.minimum(top_k.to(tl.float64) - above, equal) * weight
+            lowest = low
+            mass = first + cut_amount
+        elif phase == TOP_P_ABOVE:
+            ties = tl.ceil((target - first) / weight)
+            mass = first + tl.minimum(tl.maximum(ties, 1.0), equal) * weight
+        else:
+            place = tl.floor((target - first) / weight)
+            place = tl.minimum(tl.maximum(place, 0.0), equal - 1.0).to(tl.int32)
+            counts = tl.load(at + 1, mask=other < parts, other=0.0)
+            _take(row, allowed, low, place, counts, token_ids + index, vocab, MASKED, PART, PARTS)
+    if phase == DRAW_ABOVE:
+        if part == 0:
+            tl.store(next_state, DONE * 1.0)
+        return
+    if ends:  # the next limit that the row has
+        low = lowest
+        high = highest + 1
+        if (phase == MASS) & (top_k > 0) & (top_k < vocab):
+            phase = TOP_K
+            target = top_k.to(tl.float64)
+        elif (phase <= TOP_K_ABOVE) & (top_p < 1):
+            phase = TOP_P
+            target = top_p * mass
+        else:
+            phase = DRAW
+            target = uniform(tl.load(seeds + index), tl.load(positions + index)) * mass
+    if (high - low <= 1) & _is_search(phase):
+        phase += 1
+    if part == 0:
+        tl.store(next_state, phase.to(tl.float64))
+        tl.store(next_state + 1, low.to(tl.float64))
+        tl.store(next_state + 2, high.to(tl.float64))
+        tl.store(next_state + 3, lowest.to(tl.float64))
+        tl.store(next_state + 4, cut.to(tl.float64))
+        tl.store(next_state + 5, cut_amount)
+        tl.store(next_state + 6, mass)
+        tl.store(next_state + 7, target)
+    out = next_sums + (index * parts + part) * WAYS
+    _look(row, allowed, out, phase, low, high, cut, peak, temperature, least, vocab, MASKED, WAYS, PART)
 
 
 @triton.jit
@@ -258,24 +281,46 @@ def log_total_kernel(logits, totals, vocab, TILE_V: tl.constexpr):
     tl.store(totals + index, most + tl.log(tl.sum(total, 0)))
 
 
+def num_passes(ways: int) -> int:
+    """Launches of `advance_kernel` until every row is done: for each limit a search of 32 bits and the sums above."""
+    bits = ways.bit_length() - 1
+    return 3 * (cdiv(32, bits) + 1) + 1
+
+
 def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As `kernels.draw`; the host does not wait for it."""
     rows, vocab = logits.shape
     assert logits.is_contiguous() and (allowed is None or allowed.is_contiguous())
     token_ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     largest = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    if rows:
-        draw_kernel[(rows,)](
+    if rows == 0:
+        return token_ids, largest
+    parts = cdiv(vocab, PART)
+    tops = torch.empty(rows, parts, 3, dtype=torch.float64, device=logits.device)
+    states = torch.empty(2, rows, STATE.value, dtype=torch.float64, device=logits.device)
+    sums = torch.empty(2, rows, parts, WAYS, dtype=torch.float64, device=logits.device)
+    grid = (rows, parts)
+    masks = logits if allowed is None else allowed
+    sizes = {"MASKED": allowed is not None, "PART": PART, "num_warps": PART_WARPS}
+    largest_kernel[grid](logits, masks, tops, vocab, **sizes)
+    sizes |= {"WAYS": WAYS, "PARTS": power_of_2(parts)}
+    begin_kernel[grid](
+        logits, masks, shapes.temperature, shapes.min_p, tops, states[0], sums[0], token_ids, largest, vocab, **sizes
+    )
+    for i in range(num_passes(WAYS)):
+        now, after = i % 2, (i + 1) % 2
+        advance_kernel[grid](
             logits,
-            logits if allowed is None else allowed,
+            masks,
             *shapes,
+            states[now],
+            states[after],
+            sums[now],
+            sums[after],
             token_ids,
             largest,
             vocab,
-            MASKED=allowed is not None,
-            WAYS=WAYS,
-            TILE_V=TILE_V,
-            num_warps=NUM_WARPS,
+            **sizes,
         )
     return token_ids, largest
 

@@ -26,10 +26,10 @@ PARAMS = [
 
 
 @pytest.fixture(autouse=True)
-def few_passes(monkeypatch):
-    """The interpreter is slow per operation, not per number, and the result is the same for any number of ways."""
+def small_parts(monkeypatch):
+    """Rows of many parts without long ones: the interpreter is slow."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(sampling, "WAYS", 256)
+        monkeypatch.setattr(sampling, "PART", 512)
 
 
 def logits_of(kind, rows, vocab):

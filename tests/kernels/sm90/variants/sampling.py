@@ -3,25 +3,23 @@
 from kernels.gpu import sampling
 from tests.kernels.sm90.variant import Variant
 
-ROW = {
+TYPES = {
     **{"logits": "*fp32", "allowed": "*i1", "top_ks": "*i32", "token_ids": "*i64", "largest": "*fp32", "vocab": "i32"},
-    **dict.fromkeys(("temperatures", "top_ps", "min_ps"), "*fp64"),
+    **dict.fromkeys(("temperatures", "top_ps", "min_ps", "tops", "totals"), "*fp64"),
+    **dict.fromkeys(("state", "next_state", "sums", "next_sums"), "*fp64"),
     **dict.fromkeys(("seeds", "positions"), "*i64"),
 }
+CONSTANTS = {"MASKED": True, "WAYS": sampling.WAYS, "PART": sampling.PART, "PARTS": 128, "TILE_V": sampling.TILE_V}
+
+
+def variant(name, kernel, num_warps):
+    types, constants = ({key: all_[key] for key in all_ if key in kernel.arg_names} for all_ in (TYPES, CONSTANTS))
+    return Variant(name, kernel, types, constants, num_warps)
+
 
 VARIANTS = [
-    Variant(
-        "draw",
-        sampling.draw_kernel,
-        ROW,
-        {"MASKED": True, "WAYS": sampling.WAYS, "TILE_V": sampling.TILE_V},
-        sampling.NUM_WARPS,
-    ),
-    Variant(
-        "log-total",
-        sampling.log_total_kernel,
-        {"logits": "*fp32", "totals": "*fp64", "vocab": "i32"},
-        {"TILE_V": sampling.TILE_V},
-        sampling.NUM_WARPS,
-    ),
+    variant("draw-largest", sampling.largest_kernel, sampling.PART_WARPS),
+    variant("draw-begin", sampling.begin_kernel, sampling.PART_WARPS),
+    variant("draw-advance", sampling.advance_kernel, sampling.PART_WARPS),
+    variant("log-total", sampling.log_total_kernel, sampling.NUM_WARPS),
 ]
