@@ -2,10 +2,17 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import services.local.nano
 from services.local.nano.train.batches import Maker, Mixture, steps
 from services.local.nano.train.dims import nano_dims
 from services.local.nano.train.export import Nano, read_checkpoint, write_checkpoint
@@ -25,6 +32,7 @@ from services.vision.weights import load_vision
 from tests.reference.model import ReferenceModel
 
 BASE = 300
+NANO = Path(services.local.nano.__file__).parent
 LIMITS = {"in_patch_limit": 16, "in_patch_limit_each_frame": 16}
 
 
@@ -205,3 +213,28 @@ def test_vocabulary_joins_what_is_frequent_and_no_digits(tmp_path):
 def test_limits_of_pictures_are_the_checkpoint_s_own(folder):
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text())["media_proc_cfg"]
     assert {name: preprocessor[name] for name in LIMITS} == LIMITS
+
+
+def test_a_signal_to_the_whole_group_ends_a_run_and_keeps_it(tmp_path):
+    """Ctrl-C in a terminal reaches the processes that make samples, too."""
+    command = [sys.executable, "-m", "services.local.nano.train", str(tmp_path), "--from", str(NANO), "--samples", "2"]
+    with subprocess.Popen([*command, "--device", "cpu", "--save-steps", "1"], start_new_session=True) as run:
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "state.pt").exists():
+                assert run.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(run.pid, signal.SIGTERM)
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] >= 1
+    nano = Nano(nano_dims())
+    read_checkpoint(tmp_path / "checkpoint", nano)
+    assert any(not torch.equal(a, b) for a, b in zip(nano.parameters(), shipped().parameters(), strict=True))
+
+
+def shipped() -> Nano:
+    nano = Nano(nano_dims())
+    read_checkpoint(NANO, nano)
+    return nano
