@@ -28,7 +28,7 @@ def flat_tiles(width: int, device: str) -> RowTiles:
 
 def rope_tiles(heads: int, device: str) -> tuple[int, int]:
     """Tokens and heads of one program, which is one warp."""
-    return 32 if device == "interpreter" else 1, min(power_of_2(heads), 16)
+    return 32 if device == "interpreter" else 1, min(power_of_2(heads), 8)
 
 
 @triton.jit
