@@ -1,23 +1,24 @@
 """Absorbed attention over the paged latent KV: every row's context in splits side by side, then their combination.
 
-How a context is split depends on its own length alone, so a row's result is the same to the bit in every batch.
+How a context is split depends on its own length and, at the sizes of K2.6 on Hopper, on the class of the number of
+rows, so a row's result is the same to the bit in every batch of its class.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu import attention_decode_hopper as hopper
 from kernels.gpu.device import cdiv, power_of_2
 
 LOG2_E = 1.4426950408889634
-COMBINE_HEADS = 8
 
 
 class DecodeTiles(NamedTuple):
-    """Working sizes of one shape class. The last two fix how contexts are split, and so the result's last bits."""
+    """Working sizes of one shape class. All but the first fix how sums are split, and so the result's last bits."""
 
     tile_h: int  # heads per program
     tile_t: int  # tokens at a time
@@ -25,6 +26,8 @@ class DecodeTiles(NamedTuple):
     num_stages: int
     split_tiles: int = 16  # 1024 tokens at 64 a tile: the partial sums cost a fifth of the latents' bytes
     max_splits: int = 64  # enough to fill 132 multiprocessors from two rows on
+    combine_splits: int = 8  # splits that a program of the combination adds at a time
+    combine_parts: int = 1  # programs of the combination that share the columns of a head
 
 
 def decode_tiles(heads: int, latent: int, dtype: torch.dtype) -> DecodeTiles:
@@ -33,6 +36,20 @@ def decode_tiles(heads: int, latent: int, dtype: torch.dtype) -> DecodeTiles:
         return DecodeTiles(16, 16, 4, 1, split_tiles=64) if latent > 128 else DecodeTiles(32, 64, 4, 1)
     tile_h = min(64, power_of_2(heads, 16))
     return DecodeTiles(tile_h, 64, 8 if tile_h == 64 else 4, 2)
+
+
+# By the largest number of rows, as measured on an H200. Few rows want many programs, many rows little to combine.
+HOPPER_TILES: Final = {
+    2: DecodeTiles(64, 64, 8, 2, split_tiles=1, max_splits=128, combine_splits=16, combine_parts=4),
+    16: DecodeTiles(64, 64, 8, 2, split_tiles=4, max_splits=32),
+    64: DecodeTiles(64, 64, 8, 2, split_tiles=16, max_splits=16),
+    1 << 31: DecodeTiles(64, 64, 8, 2, split_tiles=64, max_splits=64),
+}
+
+
+def hopper_tiles(rows: int) -> DecodeTiles:
+    """Of the class of a batch at the sizes of K2.6."""
+    return next(tiles for most, tiles in HOPPER_TILES.items() if rows <= most)
 
 
 @triton.jit
@@ -132,34 +149,35 @@ def mla_decode_combine_kernel(
     heads,
     num_splits,
     LATENT: tl.constexpr,
-    TILE_H: tl.constexpr,
     TILE_T: tl.constexpr,
+    TILE_S: tl.constexpr,
     TILE_L: tl.constexpr,
     SPLIT_TILES: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
 ):
-    """Mean of a row's splits, each weighed by its sum of exponentials; grid (rows, head tiles)."""
+    """Mean of a row's splits, each weighed by its sum of exponentials; grid (rows, heads, columns / TILE_L)."""
     row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * TILE_H + tl.arange(0, TILE_H)
-    c = tl.arange(0, TILE_L)
-    head_inside = head < heads
-    inside = head_inside[:, None] & (c < LATENT)[None, :]
+    head = tl.program_id(1)
+    c = tl.program_id(2) * TILE_L + tl.arange(0, TILE_L)
+    column_inside = (c < LATENT)[None, :]
     context_len = tl.load(context_lens + row)
     count = tl.cdiv(tl.cdiv(context_len, TILE_T), _split_tiles(context_len, TILE_T, SPLIT_TILES, MAX_SPLITS))
     place = row * num_splits * heads + head
-    peak = tl.full([TILE_H], -float("inf"), tl.float32)
-    for split in range(count):
-        peak = tl.maximum(peak, tl.load(log_sums + place + split * heads, mask=head_inside, other=0.0))
-    total = tl.zeros([TILE_H], tl.float32)
-    mean = tl.zeros([TILE_H, TILE_L], tl.float32)
-    for split in range(count):
+    every = tl.arange(0, MAX_SPLITS)
+    log_sum = tl.load(log_sums + place + every * heads, mask=every < count, other=-float("inf"))
+    peak = tl.max(log_sum, 0)
+    total = tl.sum(tl.where(every < count, tl.exp2(log_sum - peak), 0.0), 0)
+    mean = tl.zeros([TILE_L], tl.float32)
+    for begin in range(0, count, TILE_S):
+        split = begin + tl.arange(0, TILE_S)
+        inside = split < count
         at = place + split * heads
-        weight = tl.exp2(tl.load(log_sums + at, mask=head_inside, other=0.0) - peak)
-        mean += weight[:, None] * tl.load(partial + at[:, None] * LATENT + c[None, :], mask=inside, other=0.0)
-        total += weight
+        weight = tl.exp2(tl.load(log_sums + at, mask=inside, other=-float("inf")) - peak)
+        part = tl.load(partial + at[:, None] * LATENT + c[None, :], mask=inside[:, None] & column_inside, other=0.0)
+        mean += tl.sum(weight[:, None] * part, 0)
     # Only a row without context has no weight at all, and zeros for a result.
-    mean = mean / tl.where(count == 0, 1.0, total)[:, None]
-    tl.store(out + (row * heads + head)[:, None] * LATENT + c[None, :], mean, mask=inside)
+    mean = mean / tl.where(count == 0, 1.0, total)
+    tl.store(out + (row * heads + head) * LATENT + c, mean, mask=c < LATENT)
 
 
 def mla_decode(
@@ -171,7 +189,10 @@ def mla_decode(
     softmax_scale: float,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
-    """As `kernels.mla_decode`; the grid depends on shapes alone, so that a captured launch serves any context."""
+    """As `kernels.mla_decode`; the grid depends on shapes alone, so that a captured launch serves any context.
+
+    tiles  of the Triton kernel, which then computes it; without them the Gluon kernel does where it can
+    """
     rows, heads, latent = q_latent.shape
     rope, block_tokens = q_rope.shape[2], cache.shape[1]
     assert q_latent.stride(2) == q_rope.stride(2) == 1 and cache.stride()[1:] == (latent + rope, 1)
@@ -179,53 +200,31 @@ def mla_decode(
     out = torch.empty(rows, heads, latent, dtype=q_latent.dtype, device=cache.device)
     if rows == 0:
         return out
-    tiles = tiles or decode_tiles(heads, latent, q_latent.dtype)
+    on_hopper = tiles is None and hopper.takes(q_latent, q_rope, cache)
+    tiles = tiles or (hopper_tiles(rows) if on_hopper else decode_tiles(heads, latent, q_latent.dtype))
     num_splits = count_splits(block_tables.shape[1] * block_tokens, tiles)
     partial = torch.empty(rows, num_splits, heads, latent, dtype=torch.float32, device=cache.device)
     log_sums = torch.empty(rows, num_splits, heads, dtype=torch.float32, device=cache.device)
-    splitting = {"SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits}
-    mla_decode_split_kernel[(rows, num_splits, cdiv(heads, tiles.tile_h))](
-        q_latent,
-        q_rope,
-        cache,
-        block_tables,
-        context_lens,
-        partial,
-        log_sums,
-        softmax_scale * LOG2_E,
-        heads,
-        num_splits,
-        q_latent.stride(0),
-        q_latent.stride(1),
-        q_rope.stride(0),
-        q_rope.stride(1),
-        cache.stride(0),
-        block_tables.stride(0),
-        LATENT=latent,
-        ROPE=rope,
-        BLOCK_TOKENS=block_tokens,
-        TILE_H=tiles.tile_h,
-        TILE_T=tiles.tile_t,
-        TILE_L=power_of_2(latent, 16),
-        TILE_R=power_of_2(rope, 16),
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-        **splitting,
-    )
-    mla_decode_combine_kernel[(rows, cdiv(heads, COMBINE_HEADS))](
-        partial,
-        log_sums,
-        context_lens,
-        out,
-        heads,
-        num_splits,
-        LATENT=latent,
-        TILE_T=tiles.tile_t,
-        TILE_L=power_of_2(latent, 16),
-        TILE_H=COMBINE_HEADS,
-        num_warps=4,
-        **splitting,
-    )
+    scale = softmax_scale * LOG2_E
+    if on_hopper:
+        given = (q_latent, q_rope, cache, block_tables, context_lens, partial, log_sums, scale)
+        hopper.launch(*given, tiles.split_tiles, tiles.max_splits)
+    else:
+        mla_decode_split_kernel[(rows, num_splits, cdiv(heads, tiles.tile_h))](
+            q_latent, q_rope, cache, block_tables, context_lens, partial, log_sums, scale, heads, num_splits,
+            q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
+            cache.stride(0), block_tables.stride(0),
+            LATENT=latent, ROPE=rope, BLOCK_TOKENS=block_tokens, TILE_H=tiles.tile_h, TILE_T=tiles.tile_t,
+            TILE_L=power_of_2(latent, 16), TILE_R=power_of_2(rope, 16),
+            SPLIT_TILES=tiles.split_tiles, MAX_SPLITS=tiles.max_splits,
+            num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        )  # fmt: skip
+    columns = cdiv(power_of_2(latent, 16), tiles.combine_parts)
+    mla_decode_combine_kernel[(rows, heads, cdiv(latent, columns))](
+        partial, log_sums, context_lens, out, heads, num_splits,
+        LATENT=latent, TILE_T=tiles.tile_t, TILE_S=tiles.combine_splits, TILE_L=columns,
+        SPLIT_TILES=tiles.split_tiles, MAX_SPLITS=tiles.max_splits, num_warps=4,
+    )  # fmt: skip
     return out
 
 

@@ -11,27 +11,55 @@ from torch import Tensor
 from kernels.gpu.device import power_of_2
 
 LOG2_E = 1.4426950408889634
-TILE_Q, TILE_K = 128, 64
+TILE_Q, TILE_K = 64, 64
+NUM_WARPS, NUM_STAGES = 4, 3
+
+
+@triton.jit
+def _rows(place, column, inside, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALL_COLUMNS: tl.constexpr):
+    """Columns of rows, zeros past the width and, where MASKED, in rows that are not inside."""
+    if MASKED:
+        return tl.load(place + column[None, :], mask=inside & (column < WIDTH)[None, :], other=0.0)
+    if ALL_COLUMNS:
+        return tl.load(place + column[None, :])
+    return tl.load(place + column[None, :], mask=(column < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def _attend(q_a, q_b, k, v, key_start, end, k_row, v_row, head, scale, peak, total, mean_a, mean_b,
+            WIDTH: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, TILE_K: tl.constexpr,
+            MASKED: tl.constexpr):  # fmt: skip
+    """The running softmax after one more tile of keys; MASKED: that may end inside of it."""
+    ALL_COLUMNS: tl.constexpr = FIRST <= WIDTH
+    key = key_start + tl.arange(0, TILE_K)
+    inside = (key < end)[:, None]
+    a = tl.arange(0, FIRST)
+    b = FIRST + tl.arange(0, SECOND)
+    place = k + key[:, None] * k_row + head * WIDTH
+    keys = _rows(place, a, inside, WIDTH, MASKED, ALL_COLUMNS)
+    scores = tl.dot(q_a, tl.trans(keys), input_precision="ieee")
+    keys = _rows(place, b, inside, WIDTH, MASKED, False)
+    scores = tl.dot(q_b, tl.trans(keys), scores, input_precision="ieee")
+    if MASKED:
+        scores = tl.where((key < end)[None, :], scores, -float("inf"))
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * scale)
+    p = tl.exp2(scores * scale - new_peak[:, None])
+    shrink = tl.exp2(peak - new_peak)
+    total = total * shrink + tl.sum(p, 1)
+    place = v + key[:, None] * v_row + head * WIDTH
+    values = _rows(place, a, inside, WIDTH, MASKED, ALL_COLUMNS)
+    p = p.to(values.dtype)
+    mean_a = tl.dot(p, values, mean_a * shrink[:, None], input_precision="ieee")
+    values = _rows(place, b, inside, WIDTH, MASKED, False)
+    mean_b = tl.dot(p, values, mean_b * shrink[:, None], input_precision="ieee")
+    return new_peak, total, mean_a, mean_b
 
 
 @triton.jit
 def vit_attention_kernel(
-    q,
-    k,
-    v,
-    out,
-    tiles,
-    scale,
-    heads,
-    q_row,
-    k_row,
-    v_row,
-    WIDTH: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_K: tl.constexpr,
-):
+    q, k, v, out, tiles, scale, heads, q_row, k_row, v_row, WIDTH: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, TILE_Q: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
     """TILE_Q rows of one head; grid (tiles, heads).
 
     tiles  [tiles, 3] i32: first row of the tile, first and last + 1 row of its item
@@ -44,46 +72,30 @@ def vit_attention_kernel(
     end = tl.load(entry + 2).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     row = start + tl.arange(0, TILE_Q)
+    alive = (row < end)[:, None]
     a = tl.arange(0, FIRST)
     b = FIRST + tl.arange(0, SECOND)
-    alive = (row < end)[:, None]
-    a_inside = (a < WIDTH)[None, :]
-    b_inside = (b < WIDTH)[None, :]
     place = q + row[:, None] * q_row + head * WIDTH
-    q_a = tl.load(place + a[None, :], mask=alive & a_inside, other=0.0)
-    q_b = tl.load(place + b[None, :], mask=alive & b_inside, other=0.0)
+    q_a = _rows(place, a, alive, WIDTH, True, False)
+    q_b = _rows(place, b, alive, WIDTH, True, False)
     peak = tl.full([TILE_Q], -float("inf"), tl.float32)
     total = tl.zeros([TILE_Q], tl.float32)
     mean_a = tl.zeros([TILE_Q, FIRST], tl.float32)
     mean_b = tl.zeros([TILE_Q, SECOND], tl.float32)
-    for key_start in range(begin, end, TILE_K):
-        key = key_start + tl.arange(0, TILE_K)
-        inside = (key < end)[:, None]
-        k_place = k + key[:, None] * k_row + head * WIDTH
-        v_place = v + key[:, None] * v_row + head * WIDTH
-        scores = tl.dot(
-            q_a, tl.trans(tl.load(k_place + a[None, :], mask=inside & a_inside, other=0.0)), input_precision="ieee"
-        )
-        scores = tl.dot(
-            q_b,
-            tl.trans(tl.load(k_place + b[None, :], mask=inside & b_inside, other=0.0)),
-            scores,
-            input_precision="ieee",
-        )
-        scores = tl.where((key < end)[None, :], scores * scale, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        p = tl.exp2(scores - new_peak[:, None])
-        shrink = tl.exp2(peak - new_peak)
-        total = total * shrink + tl.sum(p, 1)
-        values = tl.load(v_place + a[None, :], mask=inside & a_inside, other=0.0)
-        p = p.to(values.dtype)
-        mean_a = tl.dot(p, values, mean_a * shrink[:, None], input_precision="ieee")
-        values = tl.load(v_place + b[None, :], mask=inside & b_inside, other=0.0)
-        mean_b = tl.dot(p, values, mean_b * shrink[:, None], input_precision="ieee")
-        peak = new_peak
+    whole = begin + (end - begin) // TILE_K * TILE_K
+    for key_start in range(begin, whole, TILE_K):
+        peak, total, mean_a, mean_b = _attend(
+            q_a, q_b, k, v, key_start, end, k_row, v_row, head, scale, peak, total, mean_a, mean_b,
+            WIDTH, FIRST, SECOND, TILE_K, MASKED=False,
+        )  # fmt: skip
+    if whole < end:
+        peak, total, mean_a, mean_b = _attend(
+            q_a, q_b, k, v, whole, end, k_row, v_row, head, scale, peak, total, mean_a, mean_b,
+            WIDTH, FIRST, SECOND, TILE_K, MASKED=True,
+        )  # fmt: skip
     place = out + (row * heads + head)[:, None] * WIDTH
-    tl.store(place + a[None, :], mean_a / total[:, None], mask=alive & a_inside)
-    tl.store(place + b[None, :], mean_b / total[:, None], mask=alive & b_inside)
+    tl.store(place + a[None, :], mean_a / total[:, None], mask=alive & (a < WIDTH)[None, :])
+    tl.store(place + b[None, :], mean_b / total[:, None], mask=alive & (b < WIDTH)[None, :])
 
 
 def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -98,24 +110,10 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
     tiles = tiles_on(q.device, tuple(lengths))
     first, second = column_parts(width)
     vit_attention_kernel[(len(tiles), heads)](
-        q,
-        k,
-        v,
-        out,
-        tiles,
-        width**-0.5 * LOG2_E,
-        heads,
-        q.stride(0),
-        k.stride(0),
-        v.stride(0),
-        WIDTH=width,
-        FIRST=first,
-        SECOND=second,
-        TILE_Q=TILE_Q,
-        TILE_K=TILE_K,
-        num_warps=8,
-        num_stages=2,
-    )
+        q, k, v, out, tiles, width**-0.5 * LOG2_E, heads, q.stride(0), k.stride(0), v.stride(0),
+        WIDTH=width, FIRST=first, SECOND=second, TILE_Q=TILE_Q, TILE_K=TILE_K,
+        num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+    )  # fmt: skip
     return out
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from tests.kernels.sm90.variant import Variant
 
@@ -40,7 +41,8 @@ def compiled(variant: Variant) -> tuple[Any, str]:
     signature = {name: variant.types.get(name, "constexpr") for name in arguments}
     aligned = [name for name, kind in variant.types.items() if kind[0] in "*i" and name not in variant.odd]
     attributes = {(arguments.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(variant.kernel, signature, variant.constants, attributes)
+    language = GluonASTSource if variant.kernel.is_gluon() else ASTSource
+    source = language(variant.kernel, signature, variant.constants, attributes)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, **variant.options}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.gpu import attention_decode, attention_prefill, vision_attention
+from kernels.gpu import attention_decode, attention_decode_hopper, attention_prefill, vision_attention
 from tests.kernels.sm90.variant import Variant
 
 DECODE = {
@@ -48,6 +48,34 @@ def decode(heads, wgmma):
     )
 
 
+def hopper_decode(tiles):
+    h = attention_decode_hopper
+    strides = ("cache_rows", "block_rows")
+    constants = {
+        **{"HEADS": h.HEADS, "LATENT": h.LATENT, "ROPE": h.ROPE, "BLOCK_TOKENS": 64, "TILE_T": h.TILE_T},
+        **{"STAGES": h.STAGES, "SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
+    }
+    types = {name: kind for name, kind in DECODE.items() if name not in ("heads", "cache_block")}
+    return Variant(
+        f"mla-decode-hopper-{tiles.split_tiles}",
+        h.mla_decode_hopper_kernel,
+        types | dict.fromkeys(strides, "i32"),
+        constants,
+        h.NUM_WARPS,
+        wgmma=40,
+        odd=("num_splits", *strides),
+    )
+
+
+def combine(name, tiles):
+    constants = {
+        **{"LATENT": 512, "TILE_T": 64, "TILE_S": tiles.combine_splits, "TILE_L": 512 // tiles.combine_parts},
+        **{"SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
+    }
+    kernel = attention_decode.mla_decode_combine_kernel
+    return Variant(f"mla-decode-combine-{name}", kernel, COMBINE, constants, num_warps=4, odd=("num_splits",))
+
+
 def prefill(name, is_first, is_last):
     tiles = attention_prefill.prefill_tiles(128, torch.bfloat16)
     constants = {
@@ -68,23 +96,18 @@ def prefill(name, is_first, is_last):
 
 VARIANTS = [
     decode(64, wgmma=76),
-    Variant(
-        "mla-decode-combine",
-        attention_decode.mla_decode_combine_kernel,
-        COMBINE,
-        {"LATENT": 512, "TILE_H": 8, "TILE_T": 64, "TILE_L": 512, "SPLIT_TILES": 16, "MAX_SPLITS": 64},
-        num_warps=4,
-        odd=("num_splits",),
-    ),
+    *map(hopper_decode, attention_decode.HOPPER_TILES.values()),
+    combine("triton", attention_decode.decode_tiles(64, 512, torch.bfloat16)),
+    *(combine(f"hopper-{tiles.split_tiles}", tiles) for tiles in attention_decode.HOPPER_TILES.values()),
     prefill("whole", is_first=True, is_last=True),
     prefill("piece", is_first=False, is_last=False),
     Variant(
         "vision-attention",
         vision_attention.vit_attention_kernel,
         VISION,
-        {"WIDTH": 72, "FIRST": 64, "SECOND": 16, "TILE_Q": 128, "TILE_K": 64},
-        num_warps=8,
-        num_stages=2,
-        wgmma=13,
+        {"WIDTH": 72, "FIRST": 64, "SECOND": 16, "TILE_Q": vision_attention.TILE_Q, "TILE_K": vision_attention.TILE_K},
+        vision_attention.NUM_WARPS,
+        vision_attention.NUM_STAGES,
+        wgmma=26,
     ),
 ]
