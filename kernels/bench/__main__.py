@@ -76,7 +76,7 @@ def _time(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: P
     from kernels.bench.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
 
     here = ceilings(device)
-    _print(f"Ceilings: copy {here.bytes_per_s / 1e12:.2f} TB/s, bf16 product {here.flop_per_s / 1e12:.0f} TFLOP/s\n")
+    _print(f"Ceilings: reading {here.bytes_per_s / 1e12:.2f} TB/s, bf16 product {here.flop_per_s / 1e12:.0f} TFLOP/s\n")
     _print("| operation | contender | us | spread | MB | GFLOP | TB/s | TFLOP/s | of the floor |")
     _print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with torch.inference_mode():

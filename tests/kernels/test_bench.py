@@ -8,6 +8,7 @@ from kernels.bench import __main__ as bench
 from kernels.bench import attention, cases, experts, layers
 from kernels.bench.case import Case, Plan
 from kernels.bench.checks import LIMIT, Check, Sizes, checks, relative_error
+from kernels.bench.reading import TILE, reader
 from kernels.bench.timing import SETS, Ceilings, Timing, amounts, ceilings, measured, summary
 from kernels.gpu.kernels import TritonKernels
 from kernels.roofline import Cost
@@ -38,6 +39,13 @@ def test_a_wrong_kernel_is_found():
 
     done = {check.name: check.passed for check in checks(Wrong(), torch.device(DEVICE), sizes=SMALL)}
     assert [name for name, passed in done.items() if not passed] == ["silu_mul", "rope"]
+
+
+def test_the_reader_reads_every_word_that_it_counts():
+    words = torch.arange(5 * TILE, dtype=torch.int32, device=DEVICE)
+    read, num_bytes = reader(words, programs=2)
+    assert num_bytes == 4 * 4 * TILE
+    assert read().tolist() == [int(part.sum(dtype=torch.int32)) for part in words[: 4 * TILE].split(2 * TILE)]
 
 
 def test_errors_are_relative():
