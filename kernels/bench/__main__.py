@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--times", action="store_true", help="time only, check nothing")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and short timings: about 100 seconds")
     parser.add_argument("--warm", action="store_true", help="run what would be timed once: compiles, times nothing")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile beside PyTorch, some minutes more")
     parser.add_argument("--only", default="", help="operations whose name begins with one of these, comma between them")
     options = parser.parse_args(arguments)
     if options.floors or not torch.cuda.is_available():
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _warm(kernels, device, only, plan)
     all_right = options.times or _check(kernels, device, only)
     if not options.checks:
-        _time(kernels, device, only, plan)
+        _time(kernels, device, only, plan, compiled=options.compile)
     return 0 if all_right else 1
 
 
@@ -72,7 +73,7 @@ def _check(kernels: Kernels, device: torch.device, only: tuple[str, ...]) -> boo
     return all_right
 
 
-def _time(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: Plan) -> None:
+def _time(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: Plan, *, compiled: bool) -> None:
     from kernels.bench.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
 
     here = ceilings(device)
@@ -81,7 +82,7 @@ def _time(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: P
     _print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with torch.inference_mode():
         for case in cases(kernels, device, plan, only):
-            for line in _rows(case, plan.seconds, here):
+            for line in _rows(case.compiled_too() if compiled else case, plan.seconds, here):
                 _print(line)
             del case  # and its inputs, before the next are made
 

@@ -13,7 +13,7 @@ from kernels.bench.case import Case, Plan, bf16
 from kernels.bench.checks import paged
 from kernels.bench.timing import SETS, Run
 from kernels.gpu import attention_decode
-from kernels.gpu.attention_decode import DecodeTiles
+from kernels.gpu.attention_decode import DecodeTiles, decode_tiles
 from kernels.interface import Kernels
 from kernels.roofline import HEADS, LATENT, NOPE, ROPE, VALUE, Cost
 
@@ -41,13 +41,13 @@ def _decode_case(kernels: Kernels, rows: int, context: int) -> Case:
         scores = torch.bmm(q[i], contiguous.transpose(1, 2)).float() * 0.1
         return torch.bmm(scores.softmax(-1).bfloat16(), contiguous[..., :LATENT])
 
-    def public(i: int) -> Tensor:
-        paged_latents = (cache, tables, lens, 0.1)
-        return attention_decode.mla_decode(q[i, ..., :LATENT], q[i, ..., LATENT:], *paged_latents, PUBLIC_TILES)
+    def in_triton(tiles: DecodeTiles, i: int) -> Tensor:
+        return attention_decode.mla_decode(q[i, ..., :LATENT], q[i, ..., LATENT:], cache, tables, lens, 0.1, tiles)
 
     contenders: dict[str, Run] = {
         "ours": lambda i: kernels.mla_decode(q[i, ..., :LATENT], q[i, ..., LATENT:], cache, tables, lens, 0.1),
-        "16 heads x 32 tokens, as public Triton": public,
+        "ours in Triton": partial(in_triton, decode_tiles(HEADS, LATENT, q.dtype)),
+        "16 heads x 32 tokens, as public Triton": partial(in_triton, PUBLIC_TILES),
     }
     if 4 * rows * HEADS * context <= MOST_SCORE_BYTES:
         contenders["bmm + softmax, latents in order"] = products

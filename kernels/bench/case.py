@@ -1,6 +1,6 @@
 """What is timed: one operation at one size, and who does it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,14 @@ class Case:
     def cost(self) -> Cost:
         """All parts together."""
         return sum(self.parts, Cost(0.0))
+
+    def compiled_too(self, backend: str = "inductor") -> "Case":
+        """The same with what PyTorch's compiler makes of its contender, if it has one."""
+        plain = self.contenders.get("PyTorch")
+        if plain is None:
+            return self
+        compiled: Run = torch.compile(plain, dynamic=False, backend=backend)
+        return replace(self, contenders=self.contenders | {"torch.compile": compiled})
 
     def floor_s(self, here: Ceilings) -> float:
         """Seconds at least."""

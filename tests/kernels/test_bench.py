@@ -1,5 +1,7 @@
 """The benchmark without a GPU: its arithmetic, what it says here, and every check and case at small sizes."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -112,6 +114,16 @@ def test_median_and_spread():
 )
 def test_a_timing_takes_as_long_as_it_may(call_s, calls, replays):
     assert amounts(call_s, 0.4) == (calls, replays)
+
+
+def test_pytorchs_compiler_joins_where_pytorch_contends():
+    x = torch.randn(3, 4)
+    case = Case("x", (Cost(1),), {"ours": lambda i: x[i], "PyTorch": partial(lambda x, i: x[i] * 2, x)})
+    joined = case.compiled_too(backend="eager").contenders
+    assert list(joined) == ["ours", "PyTorch", "torch.compile"]
+    assert [joined["torch.compile"](i).tolist() for i in range(3)] == (x * 2).tolist()
+    alone = Case("x", (Cost(1),), {"ours": lambda i: x[i]})
+    assert alone.compiled_too() is alone
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU here, so it would measure")
