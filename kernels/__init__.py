@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from kernels.choice import CPU, implementations, kernels_for, kernels_on
-from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
+from kernels.fused import absorbed_attention, mlp
+from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight, MlaWeights
 
 __all__ = [
     "ExpertTensors",
     "ExpertWeights",
     "HeadWeight",
     "LinearWeight",
+    "MlaWeights",
+    "absorbed_attention",
     "add_rms_norm",
     "describe",
     "expert_mlp",
@@ -27,6 +30,7 @@ __all__ = [
     "linear",
     "mla_decode",
     "mla_prefill",
+    "mlp",
     "norm_rope_store",
     "pack_experts",
     "pack_heads",

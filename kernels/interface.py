@@ -50,6 +50,37 @@ class ExpertWeights:
     nbytes: int
 
 
+class MlaWeights(Protocol):
+    """The weights of MLA in its absorbed form; linears [out, in], per-head ones [heads, out, in]."""
+
+    @property
+    def qkv_a(self) -> LinearWeight: ...  # [q_lora + kv_lora + rope, hidden]
+
+    @property
+    def q_a_norm(self) -> Tensor: ...  # [q_lora] bf16
+
+    @property
+    def q_b(self) -> LinearWeight: ...  # [heads * (nope + rope), q_lora]
+
+    @property
+    def kv_a_norm(self) -> Tensor: ...  # [kv_lora] bf16
+
+    @property
+    def key_absorbed(self) -> HeadWeight: ...  # [heads, kv_lora, nope]
+
+    @property
+    def value_up(self) -> HeadWeight: ...  # [heads, v, kv_lora]
+
+    @property
+    def o(self) -> LinearWeight: ...  # [hidden, heads * v]
+
+    @property
+    def inv_freq(self) -> Tensor: ...  # [rope / 2] f32
+
+    @property
+    def softmax_scale(self) -> float: ...
+
+
 class Kernels(Protocol):
     """Every operation, on one device, with one set of layouts. The functions of `kernels` say what they mean."""
 

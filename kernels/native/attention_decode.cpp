@@ -7,6 +7,7 @@
 // Heads stand in the lanes, sixteen at a time: the scores of a tile are its tokens times the queries as weights, its
 // result is the softmax weights as tokens times the latents as weights. `Math` says in which numbers.
 #include "attention_math.h"
+#include "operations.h"
 #include "parallel.h"
 
 namespace moonshard {
@@ -134,7 +135,9 @@ void finish(const Context& c, int64_t row, int64_t first_head, const Partial& p)
   for (int64_t lane = 0; lane < c.heads_from(first_head); lane++) {
     T* out = static_cast<T*>(c.out) + (row * c.heads + first_head + lane) * c.latent;
     const float* from = p.sums + lane * c.latent;
-    for (int64_t d = 0; d < c.latent; d++) round_to(out + d, from[d] / p.weight[lane]);
+    int64_t d = 0;
+    for (; d + LANES <= c.latent; d += LANES) store(out + d, div(load(from + d), splat(p.weight[lane])));
+    for (; d < c.latent; d++) round_to(out + d, from[d] / p.weight[lane]);
   }
 }
 

@@ -129,7 +129,10 @@ struct Head {
     }
     for (int64_t m = 0; m < rows; m++) {
       T* out = static_cast<T*>(p.out) + ((begin + m) * p.heads + head) * p.v_dim;
-      for (int64_t d = 0; d < p.v_dim; d++) round_to(out + d, sums[m * padded_v() + d] / total[m]);
+      const float* from = sums + m * padded_v();
+      int64_t d = 0;
+      for (; d + 16 <= p.v_dim; d += 16) store(out + d, div(load(from + d), splat(total[m])));
+      for (; d < p.v_dim; d++) round_to(out + d, from[d] / total[m]);
     }
   }
 

@@ -1,6 +1,7 @@
 // What touches each number once: norms, SwiGLU, rotary embedding, cache writes. One pass over memory each.
 #include <cmath>
 
+#include "operations.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -81,6 +82,43 @@ void norm(const T* x, int64_t x_stride, const uint16_t* weight, T* out, int64_t 
 }
 
 template <class T>
+void add_norm(const T* x, int64_t x_stride, const T* residual, int64_t residual_stride, const uint16_t* weight, T* total,
+              T* out, int64_t rows, int64_t width, float eps, int64_t threads) {
+  for_rows(rows, width, threads, [&](int64_t row) {
+    const T *a = x + row * x_stride, *b = residual + row * residual_stride;
+    T* sum = total + row * width;
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) store(sum + i, add(load(a + i), load(b + i)));
+    for (; i < width; i++) round_to(sum + i, widen(a[i]) + widen(b[i]));
+    rms_norm_row(sum, weight, out + row * width, width, eps);
+  });
+}
+
+// Where the latent KV of new tokens goes. Strides count numbers.
+struct Slots {
+  void* cache;
+  int64_t block_stride, token_stride, block_tokens;
+  const int64_t* slots;
+
+  template <class T>
+  T* at(int64_t token) const {
+    return static_cast<T*>(cache) + slots[token] / block_tokens * block_stride +
+           slots[token] % block_tokens * token_stride;
+  }
+};
+
+template <class T>
+void norm_rope(const Slots& to, const T* latent, int64_t latent_stride, int64_t latent_width, const T* key,
+               int64_t key_stride, int64_t key_width, const uint16_t* weight, float eps, const int64_t* positions,
+               const float* inv_freq, int64_t tokens, int64_t threads) {
+  for_rows(tokens, latent_width + key_width, threads, [&](int64_t t) {
+    T* out = to.at<T>(t);
+    rms_norm_row(latent + t * latent_stride, weight, out, latent_width, eps);
+    rope_token(key + t * key_stride, 0, float(positions[t]), inv_freq, out + latent_width, 1, key_width);
+  });
+}
+
+template <class T>
 void swiglu(const T* gate_up, int64_t stride, T* out, int64_t rows, int64_t width, int64_t threads) {
   for_rows(rows, width, threads,
            [&](int64_t row) { silu_mul_row(gate_up + row * stride, out + row * width, width); });
@@ -107,6 +145,30 @@ void rms_norm(const void* x, int64_t is_bf16, int64_t x_stride, const uint16_t* 
     norm(static_cast<const uint16_t*>(x), x_stride, weight, static_cast<uint16_t*>(out), rows, width, eps, threads);
   else
     norm(static_cast<const float*>(x), x_stride, weight, static_cast<float*>(out), rows, width, eps, threads);
+}
+
+void add_rms_norm(const void* x, int64_t is_bf16, int64_t x_stride, const void* residual, int64_t residual_stride,
+                  const uint16_t* weight, void* total, void* out, int64_t rows, int64_t width, float eps,
+                  int64_t threads) {
+  if (is_bf16)
+    add_norm(static_cast<const uint16_t*>(x), x_stride, static_cast<const uint16_t*>(residual), residual_stride, weight,
+             static_cast<uint16_t*>(total), static_cast<uint16_t*>(out), rows, width, eps, threads);
+  else
+    add_norm(static_cast<const float*>(x), x_stride, static_cast<const float*>(residual), residual_stride, weight,
+             static_cast<float*>(total), static_cast<float*>(out), rows, width, eps, threads);
+}
+
+void norm_rope_store(void* cache, int64_t is_bf16, int64_t block_stride, int64_t token_stride, int64_t block_tokens,
+                     const int64_t* slots, const void* latent, int64_t latent_stride, int64_t latent_width,
+                     const void* key, int64_t key_stride, int64_t key_width, const uint16_t* weight, float eps,
+                     const int64_t* positions, const float* inv_freq, int64_t tokens, int64_t threads) {
+  const Slots to{cache, block_stride, token_stride, block_tokens, slots};
+  if (is_bf16)
+    norm_rope(to, static_cast<const uint16_t*>(latent), latent_stride, latent_width, static_cast<const uint16_t*>(key),
+              key_stride, key_width, weight, eps, positions, inv_freq, tokens, threads);
+  else
+    norm_rope(to, static_cast<const float*>(latent), latent_stride, latent_width, static_cast<const float*>(key),
+              key_stride, key_width, weight, eps, positions, inv_freq, tokens, threads);
 }
 
 void silu_mul(const void* gate_up, int64_t is_bf16, int64_t stride, void* out, int64_t rows, int64_t width,

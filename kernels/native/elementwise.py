@@ -32,8 +32,25 @@ class Elementwise:
         return out
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        total = x + residual
-        return total, self.rms_norm(total, weight, eps)
+        x, residual, weight = with_rows(x), with_rows(residual), packed_as(weight, torch.bfloat16)
+        assert x.dtype == residual.dtype and x.shape == residual.shape
+        num_rows, width = x.shape
+        total, out = torch.empty(num_rows, width, dtype=x.dtype), torch.empty(num_rows, width, dtype=x.dtype)
+        self._library.add_rms_norm(
+            x.data_ptr(),
+            is_bf16(x),
+            x.stride(0),
+            residual.data_ptr(),
+            residual.stride(0),
+            weight.data_ptr(),
+            total.data_ptr(),
+            out.data_ptr(),
+            num_rows,
+            width,
+            eps,
+            torch.get_num_threads(),
+        )
+        return total, out
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate_up = with_rows(gate_up)
@@ -99,8 +116,30 @@ class Elementwise:
         positions: Tensor,
         inv_freq: Tensor,
     ) -> None:
-        key = self.rope(rope_key.unsqueeze(1), positions, inv_freq).squeeze(1)
-        self.write_latent(cache, slots, self.rms_norm(latent, weight, eps), key)
+        latent, rope_key, slots = with_rows(latent), with_rows(rope_key), packed_as(slots, torch.int64)
+        weight, positions = packed_as(weight, torch.bfloat16), packed_as(positions, torch.int64)
+        inv_freq = packed_as(inv_freq, torch.float32)
+        assert latent.dtype == rope_key.dtype == cache.dtype and cache.stride(2) == 1
+        self._library.norm_rope_store(
+            cache.data_ptr(),
+            is_bf16(cache),
+            cache.stride(0),
+            cache.stride(1),
+            cache.shape[1],
+            slots.data_ptr(),
+            latent.data_ptr(),
+            latent.stride(0),
+            latent.shape[1],
+            rope_key.data_ptr(),
+            rope_key.stride(0),
+            rope_key.shape[1],
+            weight.data_ptr(),
+            eps,
+            positions.data_ptr(),
+            inv_freq.data_ptr(),
+            slots.shape[0],
+            torch.get_num_threads(),
+        )
 
     def route(
         self,

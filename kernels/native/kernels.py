@@ -11,11 +11,12 @@ import torch
 from kernels.native.attention import Attention
 from kernels.native.elementwise import Elementwise
 from kernels.native.experts import Experts
+from kernels.native.fused import Fused
 from kernels.native.library import Library
 from kernels.reference import OPERATIONS
 
 
-class NativeKernels(Elementwise, Attention, Experts):
+class NativeKernels(Elementwise, Attention, Experts, Fused):
     """Implements `kernels.interface.Kernels` on the CPU."""
 
     def __init__(self, name: str, path: Path) -> None:

@@ -28,14 +28,27 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "mla_decode": (None, [_P, _P, _P, _I, _P, _P, _P, *[_I] * 5, _P, _F, _I]),
     "mla_prefill": (None, [*[_P] * 4, _I, _P, *[_I] * 6, _P, _F, _I]),
     "rms_norm": (None, [_P, _I, _I, _P, _P, _I, _I, _F, _I]),
+    "add_rms_norm": (None, [_P, _I, _I, _P, _I, _P, _P, _P, _I, _I, _F, _I]),
+    "norm_rope_store": (None, [_P, *[_I] * 4, _P, _P, _I, _I, _P, _I, _I, _P, _F, _P, _P, _I, _I]),
     "silu_mul": (None, [_P, _I, _I, _P, _I, _I, _I]),
     "rope": (None, [_P, _I, _P, _P, _P, *[_I] * 6]),
     "write_latent": (None, [_P, _I, _I, _I, _P, _P, _I, _I, _P, _I, _I, _I]),
+    "swiglu_mlp": (None, [_P, _I, _I, _P, _P, _P, *[_I] * 5]),
+    "absorbed_attention": (None, [_P, _I, _I, _I, _P, _P, _F, _F, _P, _P, _I, _P, _P, _P, _I, _P, _P, _I]),
     "route": (None, [_P, _I, _I, _P, _P, *[_I] * 7, _F, _P, _P, _I]),
 }
 
 # Done in a few microseconds: they keep the interpreter lock, since to give it up and wait for it again would cost more.
-BRIEF = {"rms_norm", "silu_mul", "rope", "write_latent", "packed_linear_bytes", "expert_bytes"}
+BRIEF = {
+    "rms_norm",
+    "add_rms_norm",
+    "norm_rope_store",
+    "silu_mul",
+    "rope",
+    "write_latent",
+    "packed_linear_bytes",
+    "expert_bytes",
+}
 
 
 class Library:
@@ -50,9 +63,13 @@ class Library:
     mla_decode: Callable[..., None]
     mla_prefill: Callable[..., None]
     rms_norm: Callable[..., None]
+    add_rms_norm: Callable[..., None]
+    norm_rope_store: Callable[..., None]
     silu_mul: Callable[..., None]
     rope: Callable[..., None]
     write_latent: Callable[..., None]
+    swiglu_mlp: Callable[..., None]
+    absorbed_attention: Callable[..., None]
     route: Callable[..., None]
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,5 @@
 // y = x W^T for bf16 weights: packing, and the product for one weight (linear) or one per head (head_linear).
+#include "operations.h"
 #include "product.h"
 
 namespace moonshard {

@@ -53,16 +53,17 @@ void score_task(const Router& r, int64_t first_token, int64_t tokens, int64_t fi
   const T* hidden = static_cast<const T*>(r.hidden) + first_token * r.stride;
   const float* gate = r.gate + first_expert * r.width;
   float* to = scores + first_token * r.experts + first_expert;
-  for (int64_t e = 0; e < experts;) {
-    const bool four = e + 4 <= experts;
-    for (int64_t m = 0; m < tokens; m++) {
-      if (four)
-        score<1, 4>(hidden + m * r.stride, r.stride, gate + e * r.width, r.width, to + m * r.experts + e, r.experts);
-      else
-        score<1, 1>(hidden + m * r.stride, r.stride, gate + e * r.width, r.width, to + m * r.experts + e, r.experts);
-    }
-    e += four ? 4 : 1;
-  }
+  // Four tokens share what is read of the gate.
+  const auto score_tokens = [&]<int M>(int64_t m) {
+    const T* x = hidden + m * r.stride;
+    float* out = to + m * r.experts;
+    int64_t e = 0;
+    for (; e + 4 <= experts; e += 4) score<M, 4>(x, r.stride, gate + e * r.width, r.width, out + e, r.experts);
+    for (; e < experts; e++) score<M, 1>(x, r.stride, gate + e * r.width, r.width, out + e, r.experts);
+  };
+  int64_t m = 0;
+  for (; m + 4 <= tokens; m += 4) score_tokens.template operator()<4>(m);
+  for (; m < tokens; m++) score_tokens.template operator()<1>(m);
 }
 
 // Index of the largest of `values`, the first of equals, NaN above all; -1 if all are taken.

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from kernels import (
+    absorbed_attention,
     add_rms_norm,
     head_linear,
     linear,
     mla_decode,
     mla_prefill,
+    mlp,
     norm_rope_store,
     rms_norm,
     rope,
     route,
-    silu_mul,
 )
 from services.attention.batch import Batch
 from services.attention.dispatch import Experts
-from services.attention.weights import EndWeights, LayerWeights, PackedAttention, PackedMlp, Router
+from services.attention.weights import EndWeights, LayerWeights, PackedAttention, Router
 from services.model.config import TextConfig
 from services.model.device import to_device
 
@@ -71,12 +72,12 @@ async def forward_layers(
         heads = attention(x, batch, layer.attention, cache[:, place], config, latent_norm_eps)
         hidden, x = add_rms_norm(hidden, heads, layer.post_norm, config.rms_norm_eps)
         if layer.router is None:
-            hidden = hidden + mlp(x, layer.mlp)
+            hidden = hidden + mlp(x, layer.mlp.gate_up, layer.mlp.down)
             continue
         ids, weights = choose_experts(x, layer.router, config)
         routed = experts.dispatch(step, layer.index, micro_batch, x, ids, weights)
         # The shared expert is computed here while the routed ones are away.
-        shared = mlp(x, layer.mlp)
+        shared = mlp(x, layer.mlp.gate_up, layer.mlp.down)
         # The routed sum is fp32, so both additions are; one rounding follows.
         hidden = (hidden + (await routed + shared)).to(hidden.dtype)
     return hidden
@@ -89,12 +90,15 @@ def attention(
 
     [q_lat, c, k_pe] = x W_a^T;  c = norm(c);  k_pe = rope(k_pe), one for all heads
     [q_nope, q_pe][h] = (norm(q_lat) W_qb^T)[h];  q_pe = rope(q_pe)
-    result = concat_h(o[h]) W_o^T, with o as in `decode` or `prefill`
+    result = concat_h(o[h]) W_o^T, with o as in `decode` or `prefill`. Without chunks it is one operation.
 
     x        [tokens, hidden]
     cache    [blocks, block_tokens, latent_dim], the view of this layer
     returns  [tokens, hidden]
     """
+    if not batch.segments:
+        places = batch.slots, batch.positions, batch.block_tables, batch.context_lens
+        return absorbed_attention(x, weights, cache, *places, latent_norm_eps)
     q_latent, latent, rope_key = linear(x, weights.qkv_a).split_with_sizes(
         [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim], dim=-1
     )
@@ -114,13 +118,10 @@ def attention(
         [config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1
     )
     q_rope = rope(q_rope, batch.positions, weights.inv_freq)
-    if not batch.segments:
-        heads = decode(q_nope, q_rope, batch, weights, cache)
-    else:
-        heads = torch.cat(prefill(q_nope, q_rope, batch, weights, cache, config))
-        if batch.num_decode:
-            rows = slice(batch.num_decode)
-            heads = torch.cat([decode(q_nope[rows], q_rope[rows], batch, weights, cache), heads])
+    heads = torch.cat(prefill(q_nope, q_rope, batch, weights, cache, config))
+    if batch.num_decode:
+        rows = slice(batch.num_decode)
+        heads = torch.cat([decode(q_nope[rows], q_rope[rows], batch, weights, cache), heads])
     return linear(heads.flatten(1), weights.o)
 
 
@@ -168,8 +169,3 @@ def choose_experts(x: Tensor, router: Router, config: TextConfig) -> tuple[Tenso
         normalize=config.norm_topk_prob,
         scale=config.routed_scaling_factor,
     )
-
-
-def mlp(x: Tensor, weights: PackedMlp) -> Tensor:
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
-    return linear(silu_mul(linear(x, weights.gate_up)), weights.down)

@@ -144,7 +144,7 @@ def test_the_dispatch_leaves_before_the_shared_expert_is_computed(tiny, monkeypa
         return await routed
 
     monkeypatch.setattr(tiny.experts, "dispatch", lambda *args: events.append("sent") or waiting(dispatch(*args)))
-    monkeypatch.setattr(layers, "mlp", lambda x, weights: events.append("mlp") or mlp(x, weights))
+    monkeypatch.setattr(layers, "mlp", lambda *arguments: events.append("mlp") or mlp(*arguments))
     session = tiny.session()
     session.run([session.generation(text(1, 3)).next_row(3)])
     assert events == ["mlp"] + ["sent", "mlp", "awaited"] * 3

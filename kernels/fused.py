@@ -1,0 +1,59 @@
+"""Several operations as one: a single native call on the CPU, elsewhere one after another with the same meaning."""
+
+from torch import Tensor
+
+from kernels.choice import kernels_for
+from kernels.interface import LinearWeight, MlaWeights
+from kernels.native.kernels import NativeKernels
+
+
+def mlp(x: Tensor, gate_up: LinearWeight, down: LinearWeight) -> Tensor:
+    """SwiGLU between two products: down(silu(gate(x)) * up(x)).
+
+    x        [tokens, hidden]
+    gate_up  [2 * width, hidden]: gate rows, then up rows
+    down     [hidden, width]
+    returns  like x
+    """
+    kernels = kernels_for(x)
+    if isinstance(kernels, NativeKernels):
+        return kernels.mlp(x, gate_up, down)
+    return kernels.linear(kernels.silu_mul(kernels.linear(x, gate_up)), down)
+
+
+def absorbed_attention(
+    x: Tensor,
+    weights: MlaWeights,
+    cache: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    eps: float,
+) -> Tensor:
+    """Multi-head latent attention of one new token per row; writes its latent KV first.
+
+    [q_lat, c, k_pe] = x W_a^T;  c = norm(c);  k_pe = rope(k_pe), one for all heads
+    [q_nope, q_pe][h] = (norm(q_lat) W_qb^T)[h];  q_pe = rope(q_pe);  q_abs[h] = q_nope[h] W_UK[h]
+    p = softmax((q_abs[h] . c + q_pe[h] . k_pe) * s);  o[h] = (sum p c) W_UV[h]^T;  result = concat_h(o[h]) W_o^T
+
+    x                            [rows, hidden]
+    cache                        [blocks, block_tokens, kv_lora + rope] view of one layer
+    slots, positions             [rows] i64
+    block_tables, context_lens   as of `mla_decode`
+    eps                          of both norms
+    returns                      [rows, hidden]
+    """
+    kernels = kernels_for(x)
+    if isinstance(kernels, NativeKernels):
+        return kernels.absorbed_attention(x, weights, cache, slots, positions, block_tables, context_lens, eps)
+    heads, kv_lora, nope = weights.key_absorbed.shape
+    q_lora = weights.q_b.shape[1]
+    q_latent, latent, rope_key = kernels.linear(x, weights.qkv_a).tensor_split([q_lora, q_lora + kv_lora], dim=-1)
+    kernels.norm_rope_store(cache, slots, latent, rope_key, weights.kv_a_norm, eps, positions, weights.inv_freq)
+    q = kernels.linear(kernels.rms_norm(q_latent, weights.q_a_norm, eps), weights.q_b)
+    q_nope, q_rope = q.view(len(x), heads, weights.q_b.shape[0] // heads).tensor_split([nope], dim=-1)
+    q_rope = kernels.rope(q_rope, positions, weights.inv_freq)
+    q_absorbed = kernels.head_linear(q_nope, weights.key_absorbed)
+    o_latent = kernels.mla_decode(q_absorbed, q_rope, cache, block_tables, context_lens, weights.softmax_scale)
+    return kernels.linear(kernels.head_linear(o_latent, weights.value_up).flatten(1), weights.o)
