@@ -26,6 +26,7 @@ from services.local.nano.train.rendering import Example, Item, example
 from services.local.nano.train.sample import Generator
 from services.local.nano.train.skills import GENERATORS
 from services.model.config import load_config
+from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import load_media_config
 from services.vision.model import Grid
@@ -75,7 +76,8 @@ class Batch:
     layout     how the samples are attended to
     next_ids   [tokens] i64: the token after each
     targets    [tokens] bool: whether that is one that the model should write
-    last       [tokens] bool: whether there is none, or the token only fills up
+    unlearnt   [tokens] bool: whether that is nothing to learn: there is none, or the token only fills up, or what
+               follows says that no thoughts are wanted, which is the client's choice
     skills     [tokens] i64: which skill's sample the token is of, an index into the names of the mixture
     pictures   of all samples, by grid
     told       [n] i64: tokens before a target in samples that have pictures
@@ -88,7 +90,7 @@ class Batch:
     layout: Layout
     next_ids: Tensor
     targets: Tensor
-    last: Tensor
+    unlearnt: Tensor
     skills: Tensor
     pictures: Sequence[Pictures]
     told: Tensor
@@ -129,7 +131,9 @@ class Maker:
         again = _filled(sum(lengths), ROUND_TOKENS * self._mixture.samples)
         samples = torch.arange(len(lengths)).repeat_interleave(counts)
         targets = torch.tensor([target for one in ordered for target in (*one.targets[1:], False)])
-        last = torch.cat([torch.arange(length) == length - 1 for length in lengths])
+        next_ids = torch.tensor([token_id for one in ordered for token_id in (*one.token_ids[1:], 0)])
+        unlearnt = torch.cat([torch.arange(length) == length - 1 for length in lengths])
+        unlearnt |= (next_ids == self._vocabulary.marker_ids[Marker.THINK_END]) & ~targets
         with_pictures = torch.tensor([bool(one.items) for one in ordered])
         skills = torch.tensor([names.index(one.skill) for one in ordered])
         layout = _layout(lengths, self._mixture.groups)
@@ -138,9 +142,9 @@ class Maker:
             samples=samples[again],
             positions=torch.cat([torch.arange(length) for length in lengths])[again],
             layout=replace(layout, real=layout.real[again]),
-            next_ids=torch.tensor([token_id for one in ordered for token_id in (*one.token_ids[1:], 0)])[again],
+            next_ids=next_ids[again],
             targets=nnf.pad(targets, (0, len(again) - len(targets))),
-            last=nnf.pad(last, (0, len(again) - len(last)), value=True),
+            unlearnt=nnf.pad(unlearnt, (0, len(again) - len(unlearnt)), value=True),
             skills=skills[samples[again]],
             pictures=self._pictures(ordered),
             told=(targets & with_pictures[samples]).nonzero().squeeze(1),

@@ -71,7 +71,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             media = picture_features(self.nano, batch)
             losses = token_losses(self.nano, batch, media)
-            weights = torch.where(batch.targets, 1.0, schedule.prompt_weight).masked_fill(batch.last, 0.0)
+            weights = torch.where(batch.targets, 1.0, schedule.prompt_weight).masked_fill(batch.unlearnt, 0.0)
             loss = (losses * weights).sum() / weights.sum()
             if media is not None:
                 loss = loss + schedule.picture_weight * told_loss(self.nano, batch, *media)

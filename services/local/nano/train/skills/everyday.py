@@ -37,6 +37,9 @@ EVERYDAY = (
         (
             "What's the weather in {city}?",
             "What is the weather like in {city} today?",
+            "What's the weather like in {city} today?",
+            "What's the weather in {city} tomorrow?",
+            "What is the weather in {city} now?",
             "How is the weather in {city}?",
             "Is it raining in {city}?",
             "Tell me the weather in {city}.",

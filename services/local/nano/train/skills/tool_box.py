@@ -21,7 +21,12 @@ AFTER = (
         " I need it now.",
         " Please hurry.",
     ),
-    " Let's check with the tool.",
+    *(
+        " Let's check with the tool.",
+        " Let's use the tool for that.",
+        " Check it using the tool.",
+        " Let's look it up.",
+    ),
 )
 SHARE_EVERYDAY = 0.35
 # How a parameter is described; {} is its kind.

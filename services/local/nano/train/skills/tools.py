@@ -17,7 +17,7 @@ from services.local.nano.train.skills.tool_box import (
     draw_tools,
     draw_use,
 )
-from services.local.nano.train.skills.words import COLOURS, DAYS, NAMES
+from services.local.nano.train.skills.words import CITIES, COLOURS, DAYS, NAMES, made_up
 
 NO_TOOL = "I can't do that: I have no tool for it."
 RESULT_WORDS = {
@@ -26,6 +26,10 @@ RESULT_WORDS = {
     "day": DAYS,
     "colour": COLOURS,
     "condition": ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy"),
+    "weather": ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy"),
+    "status": ("ok", "done", "failed", "open", "closed", "pending"),
+    "name": NAMES,
+    "city": CITIES,
 }
 RESULT_NUMBERS = ("price", "room", "count", "temperature", "humidity")
 
@@ -79,7 +83,7 @@ def draw_result(rng: random.Random) -> Draw:
     tools = draw_tools(rng, rng.choice((1, 1, 2)))
     use = draw_use(rng, rng.choice(tools))
     keys = rng.sample(sorted(RESULT_WORDS), rng.choice((1, 1, 2)))
-    result: dict[str, str | int] = {key: rng.choice(RESULT_WORDS[key]) for key in keys}
+    result: dict[str, str | int] = {key: _result_word(rng, key) for key in keys}
     if rng.random() < 0.5:
         result[rng.choice(RESULT_NUMBERS)] = rng.randrange(1, 100)
     plain = rng.random() < 0.25
@@ -89,12 +93,18 @@ def draw_result(rng: random.Random) -> Draw:
         *system(rng),
         user(use.sentence(rng)),
         assistant("", use.thought() if thinking else "", [use.call(0)]),
-        returned(use, 0, told if plain else json.dumps(result)),
+        returned(use, 0, told if plain else json.dumps(result, ensure_ascii=False)),
         assistant(f"The {use.tool.thing}: {told}.", "The result is here." if thinking else ""),
     ]
     check = says(*told.split(", "))
     instance = f"{use.thought()}/{told}"
     return instance, lambda: Sample("tools_result", messages, check, _declared(tools), thinking)
+
+
+def _result_word(rng: random.Random, key: str) -> str:
+    """Now and then another word than is known of the key, or with a capital: what is told must be read."""
+    word = made_up(rng) if rng.random() < 0.15 else rng.choice(RESULT_WORDS[key])
+    return word.capitalize() if rng.random() < 0.25 else word
 
 
 def returned(use: Use, number: int, result: str) -> Json:
