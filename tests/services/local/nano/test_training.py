@@ -13,10 +13,19 @@ import pytest
 import torch
 
 import services.local.nano
+from services.local.nano.train import batches
 from services.local.nano.train.batches import Maker, Mixture, steps
 from services.local.nano.train.dims import nano_dims
 from services.local.nano.train.export import Nano, read_checkpoint, write_checkpoint
-from services.local.nano.train.loop import Schedule, Trainer, picture_features, split_parameters, token_losses, train
+from services.local.nano.train.loop import (
+    Schedule,
+    Trainer,
+    picture_features,
+    split_parameters,
+    token_losses,
+    told_loss,
+    train,
+)
 from services.local.nano.train.model import Layout
 from services.local.nano.train.muon import orthogonal
 from services.local.nano.train.skills import GENERATORS
@@ -26,6 +35,7 @@ from services.local.random_dims import RandomDims
 from services.local.random_vocabulary import small_vocabulary
 from services.model import int4
 from services.model.checkpoint import Checkpoint
+from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.model import Grid, VisionModel
 from services.vision.weights import load_vision
@@ -132,6 +142,33 @@ def test_every_parameter_learns(folder):
     still = {name for name, p in nano.named_parameters() if p.grad is None or not p.grad.abs().sum()}
     assert still == set()
     assert sum(map(len, split_parameters(nano))) == len(list(nano.parameters()))
+
+
+def test_the_choice_of_the_mode_is_not_learnt(folder):
+    """It is the client's. A model that learned it would leave out its thoughts where many samples have none."""
+    batch = Maker(folder, Mixture({"compare": 1.0}, samples=12, groups=2), GENERATORS).step(0)
+    vocabulary = load_vocabulary(folder)
+    ends = batch.next_ids == vocabulary.marker_ids[Marker.THINK_END]
+    chosen = batch.token_ids == vocabulary.marker_ids[Marker.THINK_BEGIN]
+    assert batch.unlearnt[ends & chosen].all() and (ends & chosen).any()
+    thought = ends & ~chosen & batch.targets
+    assert thought.any() and not batch.unlearnt[thought].any()
+
+
+def test_what_fills_up_changes_no_loss(folder, monkeypatch):
+    nano = loaded(folder)
+    found = []
+    for rounding in (1, 8):
+        for name in ("ROUND_TOKENS", "ROUND_LENGTH", "ROUND_ITEMS"):
+            monkeypatch.setattr(batches, name, rounding)
+        batch = Maker(folder, Mixture({"video": 1.0, "image": 2.0}, samples=5, groups=2), GENERATORS).step(0)
+        with torch.no_grad():
+            media = picture_features(nano, batch)
+            losses = token_losses(nano, batch, media)[~batch.unlearnt].mean()
+            found.append((len(batch.token_ids), torch.stack((losses, told_loss(nano, batch, *media)))))
+    (few, tight), (many, filled) = found
+    assert few < many
+    torch.testing.assert_close(filled, tight)
 
 
 def test_experts_all_at_once_are_experts_one_by_one():
