@@ -63,7 +63,8 @@ def models(checkpoint):
 def transformers_model(folder: Path, dtype: torch.dtype) -> Kimi_K25ForConditionalGeneration:
     config = AutoConfig.from_pretrained(folder)
     config._attn_implementation = "eager"
-    model = Kimi_K25ForConditionalGeneration(config).eval()
+    # Before anything is loaded: it is built in the checkpoint's bf16, which would round the unpacked experts.
+    model = Kimi_K25ForConditionalGeneration(config).to(dtype).eval()
     weights = read_weights(folder, torch.float32)
     text = config.text_config
     for layer in range(text.first_k_dense_replace, text.num_hidden_layers):
@@ -83,7 +84,6 @@ def transformers_model(folder: Path, dtype: torch.dtype) -> Kimi_K25ForCondition
     outcome = model.load_state_dict(renamed, strict=False)
     assert outcome.unexpected_keys == []
     assert all("vision" in name or "mm_proj" in name or "multi_modal" in name for name in outcome.missing_keys)
-    model.to(dtype)
     for name, module in model.named_modules():
         if hasattr(module, "e_score_correction_bias"):
             module.e_score_correction_bias = renamed[f"{name}.e_score_correction_bias"]
