@@ -26,6 +26,6 @@ def log_totals(logits: Tensor) -> Tensor:
     """Log of the sum of exponentials of every row of logits [rows, vocab_size] f32: [rows] f64."""
     if logits.is_cpu:
         return sampling_reference.log_totals(logits)
-    from kernels.gpu import sampling  # noqa: PLC0415
+    from kernels.gpu import log_totals as gpu  # noqa: PLC0415
 
-    return sampling.log_totals(logits)
+    return gpu.log_totals(logits)

@@ -15,8 +15,6 @@ from kernels.gpu.device import cdiv, power_of_2
 from kernels.gpu.philox import uniform
 from kernels.sampling_reference import Shapes
 
-TILE_V = 1024
-NUM_WARPS = 16  # of `log_totals`
 PART = 2048  # tokens of one program
 WAYS = 16
 PART_WARPS = 8
@@ -263,24 +261,6 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
     _look(row, allowed, out, phase, low, high, cut, peak, temperature, least, vocab, MASKED, WAYS, PART)
 
 
-@triton.jit
-def log_total_kernel(logits, totals, vocab, TILE_V: tl.constexpr):
-    """Log of the sum of exponentials; grid (rows)."""
-    index = tl.program_id(0).to(tl.int64)
-    row = logits + index * vocab
-    peak = tl.full([TILE_V], -float("inf"), tl.float32)
-    for begin in range(0, vocab, TILE_V):
-        token = begin + tl.arange(0, TILE_V)
-        peak = tl.maximum(peak, tl.load(row + token, mask=token < vocab, other=-float("inf")))
-    most = tl.max(peak, 0).to(tl.float64)
-    total = tl.zeros([TILE_V], tl.float64)
-    for begin in range(0, vocab, TILE_V):
-        token = begin + tl.arange(0, TILE_V)
-        logit = tl.load(row + token, mask=token < vocab, other=-float("inf"))
-        total += tl.exp(logit.to(tl.float64) - most)
-    tl.store(totals + index, most + tl.log(tl.sum(total, 0)))
-
-
 def num_passes(ways: int) -> int:
     """Launches of `advance_kernel` until every row is done: for each limit a search of 32 bits and the sums above."""
     bits = ways.bit_length() - 1
@@ -323,13 +303,3 @@ def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple
             **sizes,
         )
     return token_ids, largest
-
-
-def log_totals(logits: Tensor) -> Tensor:
-    """As `kernels.log_totals`."""
-    rows, vocab = logits.shape
-    assert logits.is_contiguous()
-    totals = torch.empty(rows, dtype=torch.float64, device=logits.device)
-    if rows:
-        log_total_kernel[(rows,)](logits, totals, vocab, TILE_V=TILE_V, num_warps=NUM_WARPS)
-    return totals

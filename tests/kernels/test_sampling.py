@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels import sampling_reference
-from kernels.gpu import sampling
+from kernels.gpu import log_totals, sampling
 from services.attention.random_numbers import philox
 from services.attention.sampler import SamplingParams, sample
 from services.attention.sampler_on_device import shapes_of
@@ -84,7 +84,7 @@ def test_a_row_that_is_no_numbers_is_known_by_its_largest(value):
 
 def test_log_totals():
     logits = logits_of("normal", 4, 1500) * 20
-    np.testing.assert_allclose(sampling.log_totals(*moved(logits)).cpu(), logits.double().logsumexp(-1), rtol=1e-12)
+    np.testing.assert_allclose(log_totals.log_totals(*moved(logits)).cpu(), logits.double().logsumexp(-1), rtol=1e-12)
 
 
 def test_top_tokens_breaks_ties_by_id():

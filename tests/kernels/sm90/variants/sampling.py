@@ -1,6 +1,6 @@
 """Sampling over the 163,840 tokens of K2.6."""
 
-from kernels.gpu import sampling
+from kernels.gpu import log_totals, sampling
 from tests.kernels.sm90.variant import Variant
 
 TYPES = {
@@ -9,7 +9,7 @@ TYPES = {
     **dict.fromkeys(("state", "next_state", "sums", "next_sums"), "*fp64"),
     **dict.fromkeys(("seeds", "positions"), "*i64"),
 }
-CONSTANTS = {"MASKED": True, "WAYS": sampling.WAYS, "PART": sampling.PART, "PARTS": 128, "TILE_V": sampling.TILE_V}
+CONSTANTS = {"MASKED": True, "WAYS": sampling.WAYS, "PART": sampling.PART, "PARTS": 128, "TILE_V": log_totals.TILE_V}
 
 
 def variant(name, kernel, num_warps):
@@ -21,5 +21,5 @@ VARIANTS = [
     variant("draw-largest", sampling.largest_kernel, sampling.PART_WARPS),
     variant("draw-begin", sampling.begin_kernel, sampling.PART_WARPS),
     variant("draw-advance", sampling.advance_kernel, sampling.PART_WARPS),
-    variant("log-total", sampling.log_total_kernel, sampling.NUM_WARPS),
+    variant("log-total", log_totals.log_total_kernel, log_totals.NUM_WARPS),
 ]
