@@ -289,17 +289,6 @@ def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple
     )
     for i in range(num_passes(WAYS)):
         now, after = i % 2, (i + 1) % 2
-        advance_kernel[grid](
-            logits,
-            masks,
-            *shapes,
-            states[now],
-            states[after],
-            sums[now],
-            sums[after],
-            token_ids,
-            largest,
-            vocab,
-            **sizes,
-        )
+        found = states[now], states[after], sums[now], sums[after]
+        advance_kernel[grid](logits, masks, *shapes, *found, token_ids, largest, vocab, **sizes)
     return token_ids, largest
