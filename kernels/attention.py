@@ -31,8 +31,7 @@ def mla_prefill(
 ) -> Tensor:
     """As `kernels.mla_prefill`, in float32 by tiles of queries; each tile reads only the context it may see."""
     tokens, heads, nope = q_nope.shape
-    context = gather_context(cache, block_table, context_len)
-    latent, rope_key = context[:, : kv_b.shape[1]], context[:, kv_b.shape[1] :]
+    latent, rope_key = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
     projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().transpose(0, 1)
     shared = rope_key.float()[None].expand(heads, -1, -1)
     key = torch.cat((projected[..., :nope], shared), dim=-1)  # [heads, context, nope + rope]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
+from kernels.latent_fp8 import is_fp8, quantized, widened
 
 GROUP = 32  # columns that share one INT4 scale
 
@@ -67,6 +68,8 @@ def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
 def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
     """Puts latent and rotated key of each token into its slot (block * block_tokens + offset) of one layer's cache."""
     block_tokens = cache.shape[1]
+    if is_fp8(cache):
+        latent, rope_key = quantized(latent, rope_key)
     cache[slots // block_tokens, slots % block_tokens] = torch.cat((latent, rope_key), dim=-1)
 
 
@@ -175,10 +178,19 @@ def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: Exper
     return total
 
 
-def gather_context(cache: Tensor, block_table: Tensor, context_len: int) -> Tensor:
-    """The first `context_len` tokens of a generation, [context_len, latent_dim], from its blocks in order."""
+def gather_context(
+    cache: Tensor, block_table: Tensor, context_len: int, kv_lora: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Latents and rope keys of the first `context_len` tokens of a generation, from its blocks in order.
+
+    dtype    of the run, to which a cache in FP8 is widened
+    returns  [context_len, kv_lora] and [context_len, rope]
+    """
     num_blocks = -(-context_len // cache.shape[1])
-    return cache[block_table[:num_blocks].long()].flatten(0, 1)[:context_len]
+    context = cache[block_table[:num_blocks].long()].flatten(0, 1)[:context_len]
+    if is_fp8(cache):
+        context = widened(context, kv_lora, dtype)
+    return context[:, :kv_lora], context[:, kv_lora:]
 
 
 def mla_decode(
@@ -192,10 +204,10 @@ def mla_decode(
     """Absorbed attention, one row at a time: every head attends to the same latents."""
     out = torch.zeros_like(q_latent)
     for row, context_len in enumerate(context_lens.tolist()):
-        context = gather_context(cache, block_tables[row], context_len).float()
-        latents = context[:, : q_latent.shape[-1]]
+        latents, rope_keys = gather_context(cache, block_tables[row], context_len, q_latent.shape[-1], out.dtype)
+        context = torch.cat((latents, rope_keys), dim=-1).float()
         scores = torch.cat((q_latent[row], q_rope[row]), dim=-1).float() @ context.T * softmax_scale
-        out[row] = (scores.softmax(-1) @ latents).to(out.dtype)
+        out[row] = (scores.softmax(-1) @ latents.float()).to(out.dtype)
     return out
 
 
@@ -211,8 +223,7 @@ def mla_prefill(
 ) -> Tensor:
     """Causal attention of the last t tokens of a context, with keys and values projected from the latents."""
     tokens, heads, nope = q_nope.shape
-    context = gather_context(cache, block_table, context_len)
-    latent, rope_key = context[:, : kv_b.shape[1]], context[:, kv_b.shape[1] :]
+    latent, rope_key = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
     projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float()
     key_nope, value = projected[..., :nope], projected[..., nope:]
     scores = torch.einsum("thd,chd->htc", q_nope.float(), key_nope)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from kernels.gpu import attention_decode_hopper as hopper
 from kernels.gpu.device import cdiv, power_of_2
+from kernels.gpu.latent_fp8 import widen
+from kernels.latent_fp8 import GROUP, is_fp8, parts, token_bytes
 
 LOG2_E = 1.4426950408889634
 
@@ -63,6 +65,8 @@ def mla_decode_split_kernel(
     q_latent,
     q_rope,
     cache,
+    kv_scales,
+    rope_keys,
     block_tables,
     context_lens,
     partial,
@@ -78,6 +82,8 @@ def mla_decode_split_kernel(
     table_row,
     LATENT: tl.constexpr,
     ROPE: tl.constexpr,
+    TOKEN: tl.constexpr,
+    FP8_GROUP: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_T: tl.constexpr,
@@ -86,7 +92,11 @@ def mla_decode_split_kernel(
     SPLIT_TILES: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
 ):
-    """One split of one row for TILE_H heads; grid (rows, splits, head tiles). Splits past the context return."""
+    """One split of one row for TILE_H heads; grid (rows, splits, head tiles). Splits past the context return.
+
+    TOKEN      numbers of a token in the cache, bytes in FP8
+    FP8_GROUP  numbers with one of `kv_scales`; 0: the cache holds what is multiplied, and the two pointers are not used
+    """
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     context_len = tl.load(context_lens + row)
@@ -118,13 +128,23 @@ def mla_decode_split_kernel(
         position = tile * TILE_T + tl.arange(0, TILE_T)
         inside = position < context_len
         if BLOCK_TOKENS % TILE_T == 0:  # a tile lies in one block: one entry of the table, read a tile ahead
-            token = cache + block.to(tl.int64) * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
+            token = block.to(tl.int64) * cache_block + (position % BLOCK_TOKENS) * TOKEN
             block = tl.load(table + tl.minimum(tile + 1, last - 1) * TILE_T // BLOCK_TOKENS)
         else:
             blocks = tl.load(table + position // BLOCK_TOKENS, mask=inside, other=0).to(tl.int64)
-            token = cache + blocks * cache_block + (position % BLOCK_TOKENS) * (LATENT + ROPE)
-        k_l = tl.load(token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
-        k_r = tl.load(token[:, None] + LATENT + r[None, :], mask=inside[:, None] & rope_inside, other=0.0)
+            token = blocks * cache_block + (position % BLOCK_TOKENS) * TOKEN
+        if FP8_GROUP:
+            codes = tl.load(cache + token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0)
+            group = tl.arange(0, TILE_L // FP8_GROUP)
+            group_inside = inside[:, None] & (group * FP8_GROUP < LATENT)[None, :]
+            kv_scale = tl.load(kv_scales + (token // 4)[:, None] + group[None, :], mask=group_inside, other=0.0)
+            k_l = widen(codes, kv_scale, FP8_GROUP).to(q_l.dtype)
+            key = rope_keys + (token // 2)[:, None]
+            k_r = tl.load(key + r[None, :], mask=inside[:, None] & rope_inside, other=0.0).to(q_r.dtype)
+        else:
+            place = cache + token[:, None]
+            k_l = tl.load(place + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
+            k_r = tl.load(place + LATENT + r[None, :], mask=inside[:, None] & rope_inside, other=0.0)
         scores = tl.dot(q_l, tl.trans(k_l), input_precision="ieee")
         scores = tl.dot(q_r, tl.trans(k_r), scores, input_precision="ieee")
         scores = tl.where(inside[None, :], scores * scale, -float("inf"))
@@ -195,7 +215,9 @@ def mla_decode(
     """
     rows, heads, latent = q_latent.shape
     rope, block_tokens = q_rope.shape[2], cache.shape[1]
-    assert q_latent.stride(2) == q_rope.stride(2) == 1 and cache.stride()[1:] == (latent + rope, 1)
+    fp8_group = min(GROUP, power_of_2(latent, 16)) if is_fp8(cache) else 0
+    token = token_bytes(latent, rope) if fp8_group else latent + rope
+    assert q_latent.stride(2) == q_rope.stride(2) == 1 and cache.stride()[1:] == (token, 1)
     assert block_tables.stride(1) == 1 or block_tables.shape[1] <= 1
     out = torch.empty(rows, heads, latent, dtype=q_latent.dtype, device=cache.device)
     if rows == 0:
@@ -210,12 +232,13 @@ def mla_decode(
         given = (q_latent, q_rope, cache, block_tables, context_lens, partial, log_sums, scale)
         hopper.launch(*given, tiles.split_tiles, tiles.max_splits)
     else:
+        _, kv_scales, rope_keys = parts(cache, latent) if fp8_group else (cache, cache, cache)
         mla_decode_split_kernel[(rows, num_splits, cdiv(heads, tiles.tile_h))](
-            q_latent, q_rope, cache, block_tables, context_lens, partial, log_sums, scale, heads, num_splits,
+            q_latent, q_rope, cache, kv_scales, rope_keys, block_tables, context_lens, partial, log_sums, scale, heads, num_splits,
             q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
             cache.stride(0), block_tables.stride(0),
-            LATENT=latent, ROPE=rope, BLOCK_TOKENS=block_tokens, TILE_H=tiles.tile_h, TILE_T=tiles.tile_t,
-            TILE_L=power_of_2(latent, 16), TILE_R=power_of_2(rope, 16),
+            LATENT=latent, ROPE=rope, TOKEN=token, FP8_GROUP=fp8_group, BLOCK_TOKENS=block_tokens,
+            TILE_H=tiles.tile_h, TILE_T=tiles.tile_t, TILE_L=power_of_2(latent, 16), TILE_R=power_of_2(rope, 16),
             SPLIT_TILES=tiles.split_tiles, MAX_SPLITS=tiles.max_splits,
             num_warps=tiles.num_warps, num_stages=tiles.num_stages,
         )  # fmt: skip

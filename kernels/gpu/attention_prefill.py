@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.gpu.device import cdiv, power_of_2
 from kernels.interface import LinearWeight
+from kernels.latent_fp8 import is_fp8, widened
 
 LOG2_E = 1.4426950408889634
 PIECE_TOKENS = 16_384  # of the context, expanded at a time: 512 MiB of keys and values with 64 heads
@@ -207,6 +208,8 @@ def mla_prefill(
         first_block = first_key // block_tokens
         blocks = block_table[first_block : first_block + cdiv(num_keys, block_tokens)]
         context = cache[blocks.long()].flatten(0, 1)[:num_keys]
+        if is_fp8(cache):
+            context = widened(context, kv_b.shape[1], q_nope.dtype)
         rope_keys = context[:, kv_b.shape[1] :]
         projected = linear(context[:, : kv_b.shape[1]], kv_b)
         mla_prefill_kernel[(cdiv(tokens, tiles.tile_q), heads)](

@@ -10,6 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.device import RowTiles, cdiv, device_class, power_of_2
+from kernels.gpu.latent_fp8 import quantize
+from kernels.latent_fp8 import GROUP, is_fp8, parts, quantized
 
 
 def norm_tiles(width: int, device: str) -> RowTiles:
@@ -133,11 +135,15 @@ def write_latent_kernel(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def norm_rope_store_kernel(
-    cache, slots, latent, rope_key, weight, positions, inv_freq, num_rows, block_tokens, kv_lora, half,
+    cache, kv_scales, rope_keys, slots, latent, rope_key, weight, positions, inv_freq, num_rows, block_tokens, kv_lora, half,
     block_stride, token_stride, latent_stride, rope_stride, eps,
-    ROWS: tl.constexpr, TILE: tl.constexpr, HALF_TILE: tl.constexpr,
+    FP8_GROUP: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, HALF_TILE: tl.constexpr,
 ):  # fmt: skip
-    """`write_latent` of the normalised latent and the rotated key, neither of which is in memory before."""
+    """`write_latent` of the normalised latent and the rotated key, neither of which is in memory before.
+
+    kv_scales, rope_keys  of the first token of the cache
+    FP8_GROUP             numbers with one scale; 0: the cache holds numbers as they are
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     slot = tl.load(slots + row, mask=row < num_rows, other=0)
     start = slot // block_tokens * block_stride + slot % block_tokens * token_stride
@@ -145,7 +151,14 @@ def norm_rope_store_kernel(
     inside = (row < num_rows)[:, None] & (column < kv_lora)[None, :]
     values = tl.load(latent + row[:, None] * latent_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(weight + column, mask=column < kv_lora, other=0.0).to(tl.float32)
-    normalised = _normalised(values, scale, kv_lora, eps, cache.dtype.element_ty)
+    normalised = _normalised(values, scale, kv_lora, eps, latent.dtype.element_ty)
+    key_start = start
+    if FP8_GROUP:
+        normalised, kv_scale = quantize(normalised.to(tl.float32), FP8_GROUP)
+        group = tl.arange(0, TILE // FP8_GROUP)
+        group_inside = (row < num_rows)[:, None] & (group * FP8_GROUP < kv_lora)[None, :]
+        tl.store(kv_scales + (start // 4)[:, None] + group[None, :], kv_scale, mask=group_inside)
+        key_start = start // 2
     tl.store(cache + start[:, None] + column[None, :], normalised, mask=inside)
     pair = tl.arange(0, HALF_TILE)
     inside = ((row < num_rows)[:, None] & (pair < half)[None, :])[:, :, None]
@@ -154,8 +167,8 @@ def norm_rope_store_kernel(
     frequency = tl.load(inv_freq + pair, mask=pair < half, other=0.0)
     pairs = tl.load(rope_key + row[:, None, None] * rope_stride + within, mask=inside, other=0.0)
     cos, sin = _turn(position, frequency)
-    turned = _rotated(pairs, cos, sin, cache.dtype.element_ty)
-    tl.store(cache + start[:, None, None] + kv_lora + within, turned, mask=inside)
+    turned = _rotated(pairs, cos, sin, rope_key.dtype.element_ty).to(rope_keys.dtype.element_ty)
+    tl.store(rope_keys + key_start[:, None, None] + within, turned, mask=inside)
 
 
 class Elementwise:
@@ -214,6 +227,8 @@ class Elementwise:
         return out
 
     def write_latent(self, cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
+        if is_fp8(cache):
+            latent, rope_key = quantized(latent, rope_key)
         assert latent.dtype == rope_key.dtype == cache.dtype
         assert cache.stride(2) == latent.stride(1) == rope_key.stride(1) == 1
         num_rows, kv_lora, rope = slots.shape[0], latent.shape[1], rope_key.shape[1]
@@ -242,9 +257,12 @@ class Elementwise:
         if num_rows == 0:
             return
         tiles = norm_tiles(kv_lora, device_class(cache))
+        fp8_group = min(GROUP, tiles.columns) if is_fp8(cache) else 0
+        _, kv_scales, rope_keys = parts(cache, kv_lora) if fp8_group else (cache, cache, cache[..., kv_lora:])
         norm_rope_store_kernel[(cdiv(num_rows, tiles.rows),)](
-            cache, slots.contiguous(), latent, rope_key, weight.contiguous(), positions.contiguous(),
+            cache, kv_scales, rope_keys, slots.contiguous(), latent, rope_key, weight.contiguous(), positions.contiguous(),
             inv_freq.contiguous(), num_rows, cache.shape[1], kv_lora, half,
             cache.stride(0), cache.stride(1), latent.stride(0), rope_key.stride(0), eps,
-            ROWS=tiles.rows, TILE=tiles.columns, HALF_TILE=power_of_2(half), num_warps=tiles.num_warps,
+            FP8_GROUP=fp8_group, ROWS=tiles.rows, TILE=tiles.columns, HALF_TILE=power_of_2(half),
+            num_warps=tiles.num_warps,
         )  # fmt: skip

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.interface import LinearWeight
+from kernels.latent_fp8 import is_fp8, widened_blocks
 from kernels.native.dense import Dense
 from kernels.native.tensors import is_bf16, packed_as, with_rows
 from kernels.reference import gather_context
@@ -23,6 +24,9 @@ class Attention(Dense):
         context_lens: Tensor,
         softmax_scale: float,
     ) -> Tensor:
+        if is_fp8(cache):
+            width, dtype = q_latent.shape[2], q_latent.dtype
+            cache, block_tables = widened_blocks(cache, block_tables, context_lens, width, dtype)
         assert q_latent.dtype == q_rope.dtype == cache.dtype and cache.stride(2) == 1
         q_latent, q_rope = with_rows(q_latent), with_rows(q_rope)
         tables, lens = packed_as(block_tables, torch.int32), packed_as(context_lens, torch.int32)
@@ -59,12 +63,11 @@ class Attention(Dense):
         v_dim: int,
         softmax_scale: float,
     ) -> Tensor:
-        assert q_nope.dtype == q_rope.dtype == cache.dtype
+        assert q_nope.dtype == q_rope.dtype and (is_fp8(cache) or q_nope.dtype == cache.dtype)
         q_nope, q_rope = with_rows(q_nope), with_rows(q_rope)
         tokens, heads, nope = q_nope.shape
-        context = gather_context(cache, block_table, context_len)
-        projected = self.linear(context[:, : kv_b.shape[1]], kv_b)
-        rope_keys = context[:, kv_b.shape[1] :]
+        latents, rope_keys = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
+        projected = self.linear(latents, kv_b)
         out = torch.empty(tokens, heads, v_dim, dtype=q_nope.dtype)
         strides = (*q_nope.stride()[:2], *q_rope.stride()[:2], rope_keys.stride(0))
         self._library.mla_prefill(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.latent_fp8 import is_fp8, quantized
 from kernels.native.library import Library
 from kernels.native.tensors import is_bf16, packed_as, with_rows
 
@@ -87,6 +88,8 @@ class Elementwise:
         return out
 
     def write_latent(self, cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
+        if is_fp8(cache):
+            latent, rope_key = quantized(latent, rope_key)
         latent, rope_key, slots = with_rows(latent), with_rows(rope_key), packed_as(slots, torch.int64)
         assert latent.dtype == rope_key.dtype == cache.dtype and cache.stride(2) == 1
         item = cache.element_size()

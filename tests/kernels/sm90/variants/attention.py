@@ -7,11 +7,13 @@ from tests.kernels.sm90.variant import Variant
 
 DECODE = {
     **dict.fromkeys(("q_latent", "q_rope", "cache"), "*bf16"),
+    **dict.fromkeys(("kv_scales", "rope_keys"), "*bf16"),
     **dict.fromkeys(("block_tables", "context_lens"), "*i32"),
     **{"partial": "*fp32", "log_sums": "*fp32", "scale": "fp32"},
     **dict.fromkeys(("heads", "num_splits", "q_latent_row", "q_latent_head", "q_rope_row", "q_rope_head"), "i32"),
     **dict.fromkeys(("cache_block", "table_row"), "i32"),
 }
+NOT_HOPPER = ("heads", "cache_block", "kv_scales", "rope_keys")
 COMBINE = {
     **{"partial": "*fp32", "log_sums": "*fp32", "context_lens": "*i32", "out": "*bf16"},
     **{"heads": "i32", "num_splits": "i32"},
@@ -30,16 +32,16 @@ VISION = {
 }
 
 
-def decode(heads, wgmma):
+def decode(heads, wgmma, fp8=False):
     tiles = attention_decode.decode_tiles(heads, 512, torch.bfloat16)
     constants = {
-        **{"LATENT": 512, "ROPE": 64, "BLOCK_TOKENS": 64, "TILE_H": tiles.tile_h, "TILE_T": tiles.tile_t},
-        **{"TILE_L": 512, "TILE_R": 64, "SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
+        **{"LATENT": 512, "ROPE": 64, "TOKEN": 656 if fp8 else 576, "FP8_GROUP": 128 if fp8 else 0},
+        **{"BLOCK_TOKENS": 64, "TILE_H": tiles.tile_h, "TILE_T": tiles.tile_t, "TILE_L": 512, "TILE_R": 64, "SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
     }
     return Variant(
-        f"mla-decode-{heads}-heads",
+        f"mla-decode-{heads}-heads{'-fp8' if fp8 else ''}",
         attention_decode.mla_decode_split_kernel,
-        DECODE,
+        DECODE | ({"cache": "*u8", "kv_scales": "*fp32"} if fp8 else {}),
         constants,
         tiles.num_warps,
         tiles.num_stages,
@@ -55,7 +57,7 @@ def hopper_decode(tiles):
         **{"HEADS": h.HEADS, "LATENT": h.LATENT, "ROPE": h.ROPE, "BLOCK_TOKENS": 64, "TILE_T": h.TILE_T},
         **{"STAGES": h.STAGES, "SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
     }
-    types = {name: kind for name, kind in DECODE.items() if name not in ("heads", "cache_block")}
+    types = {name: kind for name, kind in DECODE.items() if name not in NOT_HOPPER}
     return Variant(
         f"mla-decode-hopper-{tiles.split_tiles}",
         h.mla_decode_hopper_kernel,
@@ -96,6 +98,7 @@ def prefill(name, is_first, is_last):
 
 VARIANTS = [
     decode(64, wgmma=76),
+    decode(64, wgmma=76, fp8=True),
     *map(hopper_decode, attention_decode.HOPPER_TILES.values()),
     combine("triton", attention_decode.decode_tiles(64, 512, torch.bfloat16)),
     *(combine(f"hopper-{tiles.split_tiles}", tiles) for tiles in attention_decode.HOPPER_TILES.values()),

@@ -18,6 +18,12 @@ def norm(kernel, name, width, types):
     )
 
 
+def store(name, types, fp8_group):
+    constants = {"FP8_GROUP": fp8_group, "ROWS": LATENT_TILES.rows, "TILE": 512, "HALF_TILE": 32}
+    kernel = elementwise.norm_rope_store_kernel
+    return Variant(name, kernel, types, constants, LATENT_TILES.num_warps, stack=32, odd=("num_rows",))
+
+
 def flat(kernel, name, width, types):
     tiles = elementwise.flat_tiles(width, "sm_90")
     constants = {"ROWS": tiles.rows, "TILE": tiles.columns}
@@ -34,7 +40,7 @@ LATENT = {
     **dict.fromkeys(("num_rows", "block_tokens", "kv_lora", "rope"), "i32"),
     **dict.fromkeys(("block_stride", "token_stride", "latent_stride", "rope_stride"), "i32"),
 }
-STORE = LATENT | {"weight": "*bf16", "positions": "*i64", "inv_freq": "*fp32", "half": "i32", "eps": "fp32"}
+STORE = LATENT | {"kv_scales": "*bf16", "rope_keys": "*bf16"} | {"weight": "*bf16", "positions": "*i64", "inv_freq": "*fp32", "half": "i32", "eps": "fp32"}
 STORE.pop("rope")
 LATENT_TILES = elementwise.norm_tiles(512, "sm_90")
 ONE_NORM = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "x_stride": "i32"}
@@ -62,13 +68,6 @@ VARIANTS = [
         LATENT_TILES.num_warps,
         odd=("num_rows",),
     ),
-    Variant(
-        "norm_rope_store",
-        elementwise.norm_rope_store_kernel,
-        STORE,
-        {"ROWS": LATENT_TILES.rows, "TILE": 512, "HALF_TILE": 32},
-        LATENT_TILES.num_warps,
-        stack=32,
-        odd=("num_rows",),
-    ),
+    store("norm_rope_store", STORE, 0),
+    store("norm_rope_store-fp8", STORE | {"cache": "*u8", "kv_scales": "*fp32"}, 128),
 ]

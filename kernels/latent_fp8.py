@@ -1,0 +1,88 @@
+"""Latent KV in FP8: a token's bytes, and the way there and back in plain PyTorch, which defines them.
+
+A token has its latent as e4m3 numbers, one float32 scale for each 128 of them, then its rope key in bfloat16: 512 + 16 +
+128 = 656 bytes at the sizes of K2.6. A cache in this form has dtype uint8.
+
+A scale is the smallest power of two with which its numbers fit. That loses no digit of any number, makes a division by it
+exact, and what is read again is exact in bfloat16 too, so bytes and numbers are the same in all implementations.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+GROUP: Final = 128  # numbers that share a scale
+TO_NEXT: Final = 0x1FFFFF  # carries the bits of a float32 into its exponent from 1.75 times a power of two on
+LOWEST: Final = 27  # biased exponent of the smallest scale, 2^-100: nothing comes near to what bfloat16 cannot hold
+LARGEST: Final = 0x47600000  # bits of 448 * 2^7. With more, or NaN, the scale is NaN: a scale times 2^120 must exist
+
+
+def token_bytes(kv_lora: int, rope: int) -> int:
+    """Bytes of one token in one layer."""
+    if kv_lora % 4 or rope % 2:
+        raise ValueError(f"latents of {kv_lora} + {rope} numbers have no FP8 form: no multiples of 4 and 2")
+    return kv_lora + 4 * num_groups(kv_lora) + 2 * rope
+
+
+def num_groups(kv_lora: int) -> int:
+    """Scales of a token."""
+    return -(-kv_lora // GROUP)
+
+
+def is_fp8(cache: Tensor) -> bool:
+    """Whether a cache has this form."""
+    return cache.dtype == torch.uint8
+
+
+def parts(cache: Tensor, kv_lora: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same memory as e4m3 latents [..., kv_lora], float32 scales and bfloat16 rope keys [..., rope]."""
+    codes_end, scales_end = kv_lora // 4, kv_lora // 4 + num_groups(kv_lora)
+    latents = cache[..., :kv_lora].view(torch.float8_e4m3fn)
+    scales = cache.view(torch.float32)[..., codes_end:scales_end]
+    return latents, scales, cache.view(torch.bfloat16)[..., 2 * scales_end :]
+
+
+def scale_of(grouped: Tensor) -> Tensor:
+    """The smallest power of two that brings each group [..., GROUP] to 448 or less, [...] f32; NaN if none does."""
+    # As integers, so that NaN is the largest number everywhere, and no logarithm is rounded.
+    peak = (grouped.float().view(torch.int32) & 0x7FFFFFFF).amax(-1)
+    exponent = ((peak + TO_NEXT) >> 23) - 8  # 448 = 1.75 * 2^8
+    scale = (exponent.clamp(min=LOWEST) << 23).view(torch.float32)
+    return scale.masked_fill(peak > LARGEST, torch.nan)
+
+
+def quantized(latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with their scales, and rope keys, as bytes: a token's two neighbours in the cache.
+
+    latent    [tokens, kv_lora]
+    rope_key  [tokens, rope]
+    returns   [tokens, kv_lora + 4 * groups] and [tokens, 2 * rope], u8
+    """
+    tokens, width = latent.shape
+    groups = num_groups(width)
+    grouped = functional.pad(latent.float(), (0, groups * GROUP - width)).view(tokens, groups, GROUP)
+    scale = scale_of(grouped)
+    codes = (grouped / scale[..., None]).to(torch.float8_e4m3fn).view(torch.uint8).flatten(1)[:, :width]
+    key = rope_key.bfloat16().contiguous().view(torch.uint8)
+    return torch.cat((codes, scale.view(torch.uint8)), dim=-1), key
+
+
+def widened(rows: Tensor, kv_lora: int, dtype: torch.dtype) -> Tensor:
+    """The numbers of tokens [..., bytes] u8: latents and rope keys [..., kv_lora + rope], exact in either dtype."""
+    latents, scales, rope_keys = parts(rows, kv_lora)
+    each = scales.repeat_interleave(GROUP, dim=-1)[..., :kv_lora]
+    return torch.cat(((latents.float() * each).to(dtype), rope_keys.to(dtype)), dim=-1)
+
+
+def widened_blocks(
+    cache: Tensor, block_tables: Tensor, context_lens: Tensor, kv_lora: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The blocks that contexts are in as a cache of their own in `dtype`, and the block tables into it."""
+    counts = (context_lens + cache.shape[1] - 1) // cache.shape[1]
+    used = torch.arange(block_tables.shape[1], device=counts.device) < counts[:, None]
+    blocks, places = block_tables[used].unique(return_inverse=True)
+    tables = torch.zeros_like(block_tables)
+    tables[used] = places.to(tables.dtype)
+    return widened(cache[blocks.long()], kv_lora, dtype), tables
