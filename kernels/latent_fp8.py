@@ -1,10 +1,10 @@
 """Latent KV in FP8: a token's bytes, and the way there and back in plain PyTorch, which defines them.
 
-A token has its latent as e4m3 numbers, one float32 scale for each 128 of them, then its rope key in bfloat16: 512 + 16 +
-128 = 656 bytes at the sizes of K2.6. A cache in this form has dtype uint8.
+A token has its latent as e4m3 numbers, one float32 scale for each 128 of them, then its rope key in bfloat16: 656 bytes
+(512 + 16 + 128) at the sizes of K2.6. A cache in this form has dtype uint8.
 
-A scale is the smallest power of two with which its numbers fit. That loses no digit of any number, makes a division by it
-exact, and what is read again is exact in bfloat16 too, so bytes and numbers are the same in all implementations.
+A scale is the smallest power of two with which its numbers fit. So dividing by it is exact, and what is read again is
+exact in bfloat16 too: bytes and numbers are the same in all implementations.
 """
 
 from typing import Final
@@ -82,7 +82,7 @@ def widened_blocks(
     """The blocks that contexts are in as a cache of their own in `dtype`, and the block tables into it."""
     counts = (context_lens + cache.shape[1] - 1) // cache.shape[1]
     used = torch.arange(block_tables.shape[1], device=counts.device) < counts[:, None]
-    blocks, places = block_tables[used].unique(return_inverse=True)
+    blocks = block_tables[used].long()
     tables = torch.zeros_like(block_tables)
-    tables[used] = places.to(tables.dtype)
-    return widened(cache[blocks.long()], kv_lora, dtype), tables
+    tables[used] = torch.arange(len(blocks), dtype=tables.dtype, device=tables.device)
+    return widened(cache[blocks], kv_lora, dtype), tables

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.gpu import attention_decode_hopper as hopper
 from kernels.gpu.device import cdiv, power_of_2
-from kernels.gpu.latent_fp8 import widen
+from kernels.gpu.latent_fp8 import load_widened
 from kernels.latent_fp8 import GROUP, is_fp8, parts, token_bytes
 
 LOG2_E = 1.4426950408889634
@@ -134,17 +134,13 @@ def mla_decode_split_kernel(
             blocks = tl.load(table + position // BLOCK_TOKENS, mask=inside, other=0).to(tl.int64)
             token = blocks * cache_block + (position % BLOCK_TOKENS) * TOKEN
         if FP8_GROUP:
-            codes = tl.load(cache + token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0)
-            group = tl.arange(0, TILE_L // FP8_GROUP)
-            group_inside = inside[:, None] & (group * FP8_GROUP < LATENT)[None, :]
-            kv_scale = tl.load(kv_scales + (token // 4)[:, None] + group[None, :], mask=group_inside, other=0.0)
-            k_l = widen(codes, kv_scale, FP8_GROUP).to(q_l.dtype)
-            key = rope_keys + (token // 2)[:, None]
-            k_r = tl.load(key + r[None, :], mask=inside[:, None] & rope_inside, other=0.0).to(q_r.dtype)
+            k_l = load_widened(cache, kv_scales, token, inside, LATENT, TILE_L, FP8_GROUP).to(q_l.dtype)
+            key = rope_keys + (token // 2)[:, None] + r[None, :]
+            k_r = tl.load(key, mask=inside[:, None] & rope_inside, other=0.0).to(q_r.dtype)
         else:
-            place = cache + token[:, None]
-            k_l = tl.load(place + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
-            k_r = tl.load(place + LATENT + r[None, :], mask=inside[:, None] & rope_inside, other=0.0)
+            k_l = tl.load(cache + token[:, None] + c[None, :], mask=inside[:, None] & latent_inside, other=0.0)
+            key = cache + token[:, None] + LATENT + r[None, :]
+            k_r = tl.load(key, mask=inside[:, None] & rope_inside, other=0.0)
         scores = tl.dot(q_l, tl.trans(k_l), input_precision="ieee")
         scores = tl.dot(q_r, tl.trans(k_r), scores, input_precision="ieee")
         scores = tl.where(inside[None, :], scores * scale, -float("inf"))
@@ -234,8 +230,8 @@ def mla_decode(
     else:
         _, kv_scales, rope_keys = parts(cache, latent) if fp8_group else (cache, cache, cache)
         mla_decode_split_kernel[(rows, num_splits, cdiv(heads, tiles.tile_h))](
-            q_latent, q_rope, cache, kv_scales, rope_keys, block_tables, context_lens, partial, log_sums, scale, heads, num_splits,
-            q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
+            q_latent, q_rope, cache, kv_scales, rope_keys, block_tables, context_lens, partial, log_sums, scale,
+            heads, num_splits, q_latent.stride(0), q_latent.stride(1), q_rope.stride(0), q_rope.stride(1),
             cache.stride(0), block_tables.stride(0),
             LATENT=latent, ROPE=rope, TOKEN=token, FP8_GROUP=fp8_group, BLOCK_TOKENS=block_tokens,
             TILE_H=tiles.tile_h, TILE_T=tiles.tile_t, TILE_L=power_of_2(latent, 16), TILE_R=power_of_2(rope, 16),

@@ -135,8 +135,8 @@ def write_latent_kernel(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def norm_rope_store_kernel(
-    cache, kv_scales, rope_keys, slots, latent, rope_key, weight, positions, inv_freq, num_rows, block_tokens, kv_lora, half,
-    block_stride, token_stride, latent_stride, rope_stride, eps,
+    cache, kv_scales, rope_keys, slots, latent, rope_key, weight, positions, inv_freq,
+    num_rows, block_tokens, kv_lora, half, block_stride, token_stride, latent_stride, rope_stride, eps,
     FP8_GROUP: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, HALF_TILE: tl.constexpr,
 ):  # fmt: skip
     """`write_latent` of the normalised latent and the rotated key, neither of which is in memory before.
@@ -260,8 +260,8 @@ class Elementwise:
         fp8_group = min(GROUP, tiles.columns) if is_fp8(cache) else 0
         _, kv_scales, rope_keys = parts(cache, kv_lora) if fp8_group else (cache, cache, cache[..., kv_lora:])
         norm_rope_store_kernel[(cdiv(num_rows, tiles.rows),)](
-            cache, kv_scales, rope_keys, slots.contiguous(), latent, rope_key, weight.contiguous(), positions.contiguous(),
-            inv_freq.contiguous(), num_rows, cache.shape[1], kv_lora, half,
+            cache, kv_scales, rope_keys, slots.contiguous(), latent, rope_key, weight.contiguous(),
+            positions.contiguous(), inv_freq.contiguous(), num_rows, cache.shape[1], kv_lora, half,
             cache.stride(0), cache.stride(1), latent.stride(0), rope_key.stride(0), eps,
             FP8_GROUP=fp8_group, ROWS=tiles.rows, TILE=tiles.columns, HALF_TILE=power_of_2(half),
             num_warps=tiles.num_warps,

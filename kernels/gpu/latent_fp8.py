@@ -33,10 +33,24 @@ def quantize(values, GROUP: tl.constexpr):
 
 @triton.jit
 def widen(codes, scale, GROUP: tl.constexpr):
-    """The numbers [TILE_T, TILE_L] in bfloat16, which holds them exactly; codes likewise, scale [TILE_T, groups] f32."""
+    """Numbers in bfloat16, which holds them exactly, of codes u8 [TILE_T, TILE_L] and scales f32 [TILE_T, groups]."""
     words = codes.to(tl.int16)
     # A code's exponent and digits, shifted to where bfloat16 has them, are its number times 2^-120.
     numbers = (((words & 0x80) << 8) | ((words & 0x7F) << 4)).to(tl.bfloat16, bitcast=True)
     grouped = tl.reshape(numbers, (codes.shape[0], codes.shape[1] // GROUP, GROUP))
     factor = (scale * TWO_TO_120).to(tl.bfloat16)
     return tl.reshape(grouped * factor[:, :, None], (codes.shape[0], codes.shape[1]))
+
+
+@triton.jit
+def load_widened(
+    cache, kv_scales, token, inside, LATENT: tl.constexpr, TILE_L: tl.constexpr, GROUP: tl.constexpr
+):  # fmt: skip
+    """Latents [TILE_T, TILE_L] of the tokens that begin at the bytes `token` of the cache, zeros where not `inside`."""
+    column = tl.arange(0, TILE_L)
+    group = tl.arange(0, TILE_L // GROUP)
+    mask = inside[:, None] & (column < LATENT)[None, :]
+    codes = tl.load(cache + token[:, None] + column[None, :], mask=mask, other=0)
+    mask = inside[:, None] & (group * GROUP < LATENT)[None, :]
+    scale = tl.load(kv_scales + (token // 4)[:, None] + group[None, :], mask=mask, other=0.0)
+    return widen(codes, scale, GROUP)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 import kernels
+from kernels import latent_fp8
 from services.attention import layer_wire
 from services.attention.constraint_requests import Constraints
 from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts
@@ -178,7 +179,8 @@ class Assembly:
         # With remote experts a step waits in every layer and is not recorded; padding needs a block for itself.
         records = self._device.type == "cuda" and not settings.experts
         num_blocks = settings.num_blocks + (1 if records else 0)
-        shape = num_blocks, len(self._layers), settings.block_tokens, config.latent_dim
+        width, kv_dtype = self._token()
+        shape = num_blocks, len(self._layers), settings.block_tokens, width
         hidden_like = torch.empty(0, config.hidden_size, dtype=self._dtype, device=self._device)
 
         def graphs(layers: Layers) -> StepGraphs:
@@ -189,7 +191,7 @@ class Assembly:
             config,
             load_layers(self._checkpoint, self._layers, self._device),
             # Zeroed memory is not touched before it is used, so an idle pool costs nothing.
-            torch.zeros(shape, dtype=self._dtype, device=self._device),
+            torch.zeros(shape, dtype=kv_dtype, device=self._device),
             experts,
             settings.latent_norm_eps,
             handoff,
@@ -234,14 +236,23 @@ class Assembly:
             access=settings.store_access,
         )
 
+    def _token(self) -> tuple[int, torch.dtype]:
+        """Width and dtype of a token's latent KV in one layer."""
+        config = self._config
+        if self._settings.kv_dtype == "fp8":
+            return latent_fp8.token_bytes(config.kv_lora_rank, config.qk_rope_head_dim), torch.uint8
+        return config.latent_dim, self._dtype
+
     def _fingerprint(self, layers: range) -> bytes:
+        settings = self._settings
         return layout_fingerprint(
             checkpoint_digest=self._digest,
             layers=layers,
-            dtype=self._settings.dtype,
-            block_tokens=self._settings.block_tokens,
-            latent_dim=self._config.latent_dim,
-            latent_norm_eps=self._settings.latent_norm_eps,
+            # FP8 of a float32 run has other numbers than that of a bfloat16 run, though equal sizes.
+            dtype=settings.dtype if settings.kv_dtype == "auto" else f"{settings.kv_dtype} of {settings.dtype}",
+            block_tokens=settings.block_tokens,
+            latent_dim=self._token()[0],
+            latent_norm_eps=settings.latent_norm_eps,
         )
 
     def _hello(self, shard: int) -> bytes:
@@ -256,12 +267,15 @@ class Assembly:
         )
 
     def _report(self) -> None:
+        width, kv_dtype = self._token()
         log.info(
             "weights are loaded",
             extra={
                 "bytes_read": self._checkpoint.bytes_read,
                 "layers": f"{self._layers.start}..{self._layers.stop - 1}",
                 "experts": "remote" if self._settings.experts else "local",
+                "kv_dtype": self._settings.kv_dtype,
+                "kv_token_bytes": len(self._layers) * width * kv_dtype.itemsize,
                 "kernels": kernels.describe(self._device),
             },
         )

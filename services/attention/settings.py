@@ -30,7 +30,8 @@ class AttentionSettings(ShardSettings, StoreSettings):
     store: StoreUrls = ()  # empty: nothing is published or fetched
     store_timeout_s: PositiveFloat = 2.0
     kv_ttl_s: PositiveFloat = 600.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of activations and latent KV
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of activations, and of latent KV where that is auto
+    kv_dtype: Literal["auto", "fp8"] = "auto"  # of latent KV; fp8: 656 bytes a token and layer of K2.6 instead of 1152
     device: Device = "auto"  # a GPU if there is one
     latent_norm_eps: PositiveFloat = 1e-6
     block_tokens: PositiveInt = 64

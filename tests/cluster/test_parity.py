@@ -86,16 +86,40 @@ async def test_preemption_changes_nothing(start_cluster, reference):
         await client.idle()
 
 
+async def test_latents_in_fp8(start_cluster, tiny_checkpoint):
+    """Handed over between replicas of two shards each, and found again."""
+    reference = ReferenceModel(tiny_checkpoint, fp8_latents=True)
+    cluster = start_cluster(experts=2, attention_shards=2, settings={"attention": {"KV_DTYPE": "fp8"}})
+    async with TokenClient(cluster) as client:
+        for num_tokens in (1, BLOCK_TOKENS, 65, 300):
+            expected = reference.generate(prompt(num_tokens), 8)
+            assert await client.generate(prompt(num_tokens), 8) == expected, f"cold, {num_tokens} tokens"
+            assert await client.generate(prompt(num_tokens), 8) == expected, f"after a prefix hit, {num_tokens} tokens"
+        await client.idle()
+
+
+@pytest.mark.parametrize("of_prefill, of_decode", [("fp8", "auto"), ("auto", "fp8")])
+async def test_latents_of_another_form_are_computed_again(start_cluster, tiny_checkpoint, of_prefill, of_decode):
+    cluster = start_cluster(settings={"prefill": {"KV_DTYPE": of_prefill}, "decode": {"KV_DTYPE": of_decode}})
+    async with TokenClient(cluster) as client:
+        tokens = prompt(71, seed=3)
+        sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8)
+        first = await client.prefill(tokens, sampling)
+        request = decode_request(tokens, first, sampling)
+        responses = [response async for response in client.attention("decode-0").Decode(request)]
+        assert responses[0].num_cached_tokens == 0
+        reference = ReferenceModel(tiny_checkpoint, fp8_latents=of_decode == "fp8")
+        answer = [token for response in responses for token in response.token_ids]
+        assert answer == reference.generate([*tokens, first.token_id], 7)
+        await client.idle()
+
+
 async def test_a_handoff_computes_no_prompt_token_twice(cluster):
     async with TokenClient(cluster) as client:
         tokens = prompt(71, seed=3)
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4)
         first = await client.prefill(tokens, sampling)
-        request = pb.DecodeRequest(
-            prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=len(tokens)),
-            sampling=sampling,
-            manifest=first.manifest,
-        )
+        request = decode_request(tokens, first, sampling)
         responses = [response async for response in client.attention("decode-0").Decode(request)]
         assert responses[0].num_cached_tokens == len(tokens)
 
@@ -109,15 +133,20 @@ async def test_a_damaged_block_is_computed_again_and_never_used(cluster, referen
         first = await client.prefill(tokens, sampling)
         hashes = [block_hash.hex() for block_hash in first.manifest.block_hashes]
         await harm(cluster.store_urls[0], hashes[1], damage, other=hashes[2])
-        request = pb.DecodeRequest(
-            prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=len(tokens)),
-            sampling=sampling,
-            manifest=first.manifest,
-        )
+        request = decode_request(tokens, first, sampling)
         responses = [response async for response in client.attention("decode-0").Decode(request)]
         assert responses[0].num_cached_tokens == BLOCK_TOKENS, "what follows a missing block is not used either"
         assert [first.token_id, *(token for r in responses for token in r.token_ids)] == expected
         await client.idle()
+
+
+def decode_request(tokens: list[int], first: pb.PrefillResponse, sampling: pb.Sampling) -> pb.DecodeRequest:
+    """What goes on after a prefill."""
+    return pb.DecodeRequest(
+        prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=len(tokens)),
+        sampling=sampling,
+        manifest=first.manifest,
+    )
 
 
 async def harm(url: str, block_hash: str, damage: str, other: str) -> None:

@@ -62,12 +62,21 @@ class ReferenceModel:
 
     latent_norm_eps  epsilon of the two norms inside attention; the released code leaves it at 1e-6 although
                      `rms_norm_eps` of the other norms is 1e-5
+    fp8_latents      what is kept of a token is rounded: the latent to FP8, the rope key to bfloat16
     """
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32, latent_norm_eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        latent_norm_eps: float = 1e-6,
+        fp8_latents: bool = False,
+    ) -> None:
         self.config = json.loads((folder / "config.json").read_text())["text_config"]
         self.dtype = dtype
         self.latent_norm_eps = latent_norm_eps
+        self.fp8_latents = fp8_latents
         self.weights = read_weights(folder, dtype)
         self.inv_freq = yarn_frequencies(self.config)
 
@@ -133,6 +142,8 @@ class ReferenceModel:
         latent, k_pe = self.linear(x, layer, "kv_a_proj_with_mqa").split([c["kv_lora_rank"], rope_dim], dim=-1)
         latent = self.latent_norm(latent, layer, "kv_a_layernorm")
         k_pe = rotate(k_pe.unsqueeze(1), positions, self.inv_freq).squeeze(1)
+        if self.fp8_latents:
+            latent, k_pe = rounded_to_fp8(latent), k_pe.bfloat16().to(self.dtype)
         latent, k_pe = context.extend(layer, latent, k_pe)
 
         k_nope, v = self.linear(latent, layer, "kv_b_proj").view(-1, heads, nope + v_dim).split([nope, v_dim], dim=-1)
@@ -191,6 +202,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) in fp32, back to the dtype of x, then times the weight."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def rounded_to_fp8(latent: Tensor) -> Tensor:
+    """Each 128 numbers of latents [t, n] as e4m3 multiples of the smallest power of two for which they are in range."""
+    groups = []
+    for group in latent.double().split(128, dim=-1):
+        mantissa, exponent = torch.frexp(group.abs().amax(dim=-1, keepdim=True) / 448)  # mantissa in [0.5, 1)
+        scale = torch.exp2((exponent - (mantissa == 0.5).int()).double())
+        groups.append((group / scale).float().to(torch.float8_e4m3fn).double() * scale)
+    return torch.cat(groups, dim=-1).to(latent.dtype)
 
 
 def rotate(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_vocabulary import write_small_vocabulary
 from services.model.fingerprint import BlockNames
 from services.model.vocabulary import load_tokens
+from services.runtime.redis_server import RedisServer
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.services.attention.constraining import Desk
 
@@ -131,6 +132,12 @@ async def start_rig(tiny_checkpoint):
             return rig
 
         yield start
+
+
+@pytest.fixture
+async def store(tmp_path):
+    with RedisServer(tmp_path) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,6 @@ def prompt(num_tokens, seed=0):
     return random.Random(seed).choices(range(320), k=num_tokens)
 
 
-@pytest.fixture
-async def store(tmp_path):
-    with RedisServer(tmp_path) as server:
-        yield server.url
-
-
 @pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 31, 32, 33, 100, 200])
 async def test_greedy_tokens_are_those_of_the_reference(start_rig, reference, num_tokens):
     rig = await start_rig()

@@ -36,7 +36,15 @@ def decode(heads, wgmma, fp8=False):
     tiles = attention_decode.decode_tiles(heads, 512, torch.bfloat16)
     constants = {
         **{"LATENT": 512, "ROPE": 64, "TOKEN": 656 if fp8 else 576, "FP8_GROUP": 128 if fp8 else 0},
-        **{"BLOCK_TOKENS": 64, "TILE_H": tiles.tile_h, "TILE_T": tiles.tile_t, "TILE_L": 512, "TILE_R": 64, "SPLIT_TILES": tiles.split_tiles, "MAX_SPLITS": tiles.max_splits},
+        **{
+            "BLOCK_TOKENS": 64,
+            "TILE_H": tiles.tile_h,
+            "TILE_T": tiles.tile_t,
+            "TILE_L": 512,
+            "TILE_R": 64,
+            "SPLIT_TILES": tiles.split_tiles,
+            "MAX_SPLITS": tiles.max_splits,
+        },
     }
     return Variant(
         f"mla-decode-{heads}-heads{'-fp8' if fp8 else ''}",

@@ -40,7 +40,11 @@ LATENT = {
     **dict.fromkeys(("num_rows", "block_tokens", "kv_lora", "rope"), "i32"),
     **dict.fromkeys(("block_stride", "token_stride", "latent_stride", "rope_stride"), "i32"),
 }
-STORE = LATENT | {"kv_scales": "*bf16", "rope_keys": "*bf16"} | {"weight": "*bf16", "positions": "*i64", "inv_freq": "*fp32", "half": "i32", "eps": "fp32"}
+STORE = (
+    LATENT
+    | {"kv_scales": "*bf16", "rope_keys": "*bf16"}
+    | {"weight": "*bf16", "positions": "*i64", "inv_freq": "*fp32", "half": "i32", "eps": "fp32"}
+)
 STORE.pop("rope")
 LATENT_TILES = elementwise.norm_tiles(512, "sm_90")
 ONE_NORM = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "x_stride": "i32"}
