@@ -4,6 +4,7 @@ from torch import Tensor
 
 from kernels.choice import kernels_for
 from kernels.interface import LinearWeight, MlaWeights
+from kernels.latent_fp8 import is_fp8
 from kernels.native.kernels import NativeKernels
 
 
@@ -38,14 +39,14 @@ def absorbed_attention(
     p = softmax((q_abs[h] . c + q_pe[h] . k_pe) * s);  o[h] = (sum p c) W_UV[h]^T;  result = concat_h(o[h]) W_o^T
 
     x                            [rows, hidden]
-    cache                        [blocks, block_tokens, kv_lora + rope] view of one layer
+    cache                        [blocks, block_tokens, kv_lora + rope] view of one layer, or in FP8
     slots, positions             [rows] i64
     block_tables, context_lens   as of `mla_decode`
     eps                          of both norms
     returns                      [rows, hidden]
     """
     kernels = kernels_for(x)
-    if isinstance(kernels, NativeKernels):
+    if isinstance(kernels, NativeKernels) and not is_fp8(cache):
         return kernels.absorbed_attention(x, weights, cache, slots, positions, block_tables, context_lens, eps)
     heads, kv_lora, nope = weights.key_absorbed.shape
     q_lora = weights.q_b.shape[1]
