@@ -119,6 +119,10 @@ class Elementwise:
         positions: Tensor,
         inv_freq: Tensor,
     ) -> None:
+        if is_fp8(cache):
+            key = self.rope(rope_key.unsqueeze(1), positions, inv_freq).squeeze(1)
+            self.write_latent(cache, slots, self.rms_norm(latent, weight, eps), key)
+            return
         latent, rope_key, slots = with_rows(latent), with_rows(rope_key), packed_as(slots, torch.int64)
         weight, positions = packed_as(weight, torch.bfloat16), packed_as(positions, torch.int64)
         inv_freq = packed_as(inv_freq, torch.float32)
