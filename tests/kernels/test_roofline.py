@@ -1,4 +1,4 @@
-"""The floors against the figures that were worked out by hand, and the note that shows them."""
+"""The floors against the figures that were worked out by hand."""
 
 import pytest
 
