@@ -57,8 +57,9 @@ class ProbeProcess:
 
     async def end(self) -> tuple[int, list[str]]:
         """Exit code and the rest of the log."""
-        _, rest = await asyncio.to_thread(self.process.communicate, timeout=20)
-        return self.process.returncode, rest.splitlines()
+        code = await asyncio.to_thread(self.process.wait, timeout=20)
+        # Not by `communicate`, which passes by what `line` has read ahead.
+        return code, self.process.stderr.read().splitlines()
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
