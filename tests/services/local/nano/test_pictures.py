@@ -8,6 +8,7 @@ from services.local.nano.train.skills import generate
 from services.local.nano.train.skills.figures import (
     COLOURS,
     GROUNDS,
+    SHADES,
     SHAPES,
     Figure,
     draw_picture,
@@ -18,12 +19,16 @@ from services.local.nano.train.skills.words import PRINTED
 from services.vision.grid import MediaConfig, frame_size
 
 MEDIA = MediaConfig(image_patches=64, frame_patches=64)
-MAX_TOKENS = 20
+MAX_TOKENS = 25
 
 
 def coloured(image, colour):
-    """Of which pixels the colour is this one: [height, width]."""
-    return (np.asarray(image) == COLOURS[colour]).all(axis=2)
+    """Of which pixels the colour goes by this name: [height, width]. Grounds are no colours."""
+    known = [(name, rgb) for name in COLOURS for rgb in (COLOURS[name], *SHADES[name])]
+    known += [("", ground) for ground in GROUNDS.values()]
+    pixels = np.asarray(image, dtype=np.int32)
+    distances = np.stack([((pixels - np.array(rgb)) ** 2).sum(axis=2) for _, rgb in known])
+    return np.array([name == colour for name, _ in known])[distances.argmin(axis=0)]
 
 
 def share(image, colour):

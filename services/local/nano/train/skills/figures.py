@@ -17,6 +17,15 @@ COLOURS: dict[str, RGB] = {
     "black": (10, 10, 10),
     "purple": (140, 40, 170),
 }
+# What else goes by a colour's name.
+SHADES: dict[str, tuple[RGB, ...]] = {
+    "red": ((255, 0, 0), (200, 0, 0), (230, 60, 50)),
+    "green": ((0, 255, 0), (0, 128, 0), (60, 180, 75), (0, 200, 0)),
+    "blue": ((0, 0, 255), (0, 0, 160), (60, 110, 240), (30, 144, 255)),
+    "yellow": ((255, 255, 0), (255, 220, 0), (250, 230, 60)),
+    "black": ((0, 0, 0), (30, 30, 30)),
+    "purple": ((128, 0, 128), (150, 50, 200), (110, 20, 150)),
+}
 GROUNDS: dict[str, RGB] = {"white": (255, 255, 255), "grey": (190, 190, 190)}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 SIDE = 112
@@ -24,13 +33,14 @@ SIDE = 112
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure by its centre and half its width, both as parts of the picture's side."""
+    """A figure by its centre and half its width, both as parts of the picture's side; `rgb` if not its colour's own."""
 
     shape: str
     colour: str
     x: float
     y: float
     radius: float
+    rgb: RGB | None = None
 
     @property
     def name(self) -> str:
@@ -52,6 +62,20 @@ def place(rng: random.Random, cell: int) -> tuple[float, float]:
     )
 
 
+def shade(rng: random.Random, colour: str) -> RGB:
+    """A colour as somebody else would mix it."""
+    red, green, blue = rng.choice((COLOURS[colour], *SHADES[colour]))
+    return tuple(min(255, max(0, part + rng.randrange(-15, 16))) for part in (red, green, blue))  # type: ignore[return-value]
+
+
+def size(rng: random.Random) -> tuple[int, int]:
+    """Width and height: half of the pictures are as large as Nano sees them, others get shrunk or padded with black."""
+    if rng.random() < 0.5:
+        return SIDE, SIDE
+    width = rng.randrange(100, 641)
+    return width, (width if rng.random() < 0.5 else min(640, max(100, round(width * rng.uniform(0.65, 1.5)))))
+
+
 def draw_picture(figures: Sequence[Figure], ground: str, width: int = SIDE, height: int = SIDE) -> Image.Image:
     """The figures on their ground. Positions follow the width and the height, sizes the smaller of both."""
     image = Image.new("RGB", (width, height), GROUNDS[ground])
@@ -62,7 +86,7 @@ def draw_picture(figures: Sequence[Figure], ground: str, width: int = SIDE, heig
 
 
 def _figure(canvas: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, r: float) -> None:
-    fill = COLOURS[figure.colour]
+    fill = figure.rgb or COLOURS[figure.colour]
     match figure.shape:
         case "circle":
             canvas.ellipse((x - r, y - r, x + r, y + r), fill=fill)
@@ -75,10 +99,13 @@ def _figure(canvas: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, r: 
             canvas.rectangle((x - 0.3 * r, y - r, x + 0.3 * r, y + r), fill=fill)
 
 
-def print_word(word: str, colour: str, ground: str, size: int, shift: tuple[int, int]) -> Image.Image:
-    """A word in large, bold type, `shift` pixels off the middle."""
-    image = Image.new("RGB", (SIDE, SIDE), GROUNDS[ground])
-    middle = (SIDE / 2 + shift[0], SIDE / 2 + shift[1])
-    font, fill = ImageFont.load_default(size), COLOURS[colour]
-    ImageDraw.Draw(image).text(middle, word, fill, font, anchor="mm", stroke_width=1, stroke_fill=fill)
+def print_word(
+    word: str, colour: str, ground: str, size: int, shift: tuple[int, int], scale: float = 1.0
+) -> Image.Image:
+    """A word in large, bold type, `shift` pixels off the middle; all of it `scale` times as large."""
+    side = round(SIDE * scale)
+    image = Image.new("RGB", (side, side), GROUNDS[ground])
+    middle = (side / 2 + shift[0] * scale, side / 2 + shift[1] * scale)
+    font, fill = ImageFont.load_default(size * scale), COLOURS[colour]
+    ImageDraw.Draw(image).text(middle, word, fill, font, anchor="mm", stroke_width=round(scale), stroke_fill=fill)
     return image

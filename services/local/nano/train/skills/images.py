@@ -13,12 +13,12 @@ from services.local.nano.train.skills.figures import (
     place,
     place_name,
     print_word,
+    shade,
+    size,
 )
 from services.local.nano.train.skills.words import PRINTED
 
 IMAGE: Json = {"type": "image_url"}
-# Most pictures are as large as Nano sees them; larger and wider ones are shrunk by the processor.
-SIZES = ((112, 112),) * 7 + ((224, 224), (160, 120), (320, 240), (640, 480))
 DESCRIBE = (
     *("Describe this image in detail.", "Describe this image in detail.", "Describe this image.", "What is this?"),
     *("Describe the image.", "What is in this image?", "What do you see in this picture?", "What is in the picture?"),
@@ -38,17 +38,18 @@ def draw_image(rng: random.Random) -> Draw:
     shape, colour, ground = rng.choice(SHAPES), rng.choice(sorted(COLOURS)), rng.choice(sorted(GROUNDS))
     count = rng.choice((1, 1, 1, 2, 3, 4))
     cells = sorted(rng.sample(range(9), count))
-    radius = rng.uniform(0.13, 0.165)
-    figures = [Figure(shape, colour, *place(rng, cell), radius) for cell in cells]
+    radius = rng.uniform(0.12, 0.165 if count > 1 else 0.2)
+    rgb = shade(rng, colour)
+    figures = [Figure(shape, colour, *place(rng, cell), radius, rgb) for cell in cells]
     where = place_name(*divmod(cells[0], 3))
     question, answer, told = _question(rng, shape, colour, count, where)
     thinking = rng.random() < 0.4
     reasoning = _thought(shape, colour, count, where) if thinking else ""
     messages = [*system(rng), _shown(rng, question, IMAGE), assistant(answer, reasoning)]
-    size = rng.choice(SIZES)
-    instance = f"{shape}/{colour}/{ground}/{cells}/{size}"
+    width, height = size(rng)
+    instance = f"{shape}/{colour}/{ground}/{cells}/{width}x{height}"
     return instance, lambda: Sample(
-        "image", messages, says(*told), thinking=thinking, images=[draw_picture(figures, ground, *size)]
+        "image", messages, says(*told), thinking=thinking, images=[draw_picture(figures, ground, width, height)]
     )
 
 
@@ -56,15 +57,20 @@ def draw_read(rng: random.Random) -> Draw:
     """A printed word; an instance is a word with its type size, colours and place."""
     word = rng.choice(PRINTED)
     colour, ground = rng.choice(("black", "red", "blue")), rng.choice(sorted(GROUNDS))
-    size = rng.randrange(36, 43) if len(word) == 3 else rng.randrange(28, 33)
+    type_size = rng.randrange(36, 43) if len(word) == 3 else rng.randrange(28, 33)
+    scale = 1.0 if rng.random() < 0.6 else rng.uniform(1.0, 4.0)
     shift = rng.randrange(-3, 4), rng.randrange(-8, 9)
     question = rng.choice(READ)
     thinking = rng.random() < 0.3
     reasoning = f"The letters {' '.join(word)}." if thinking else ""
     messages = [_shown(rng, question, IMAGE), assistant(word, reasoning)]
-    instance = f"{word}/{colour}/{ground}/{size}/{shift}"
+    instance = f"{word}/{colour}/{ground}/{type_size}/{shift}"
     return instance, lambda: Sample(
-        "read", messages, says(word), thinking=thinking, images=[print_word(word, colour, ground, size, shift)]
+        "read",
+        messages,
+        says(word),
+        thinking=thinking,
+        images=[print_word(word, colour, ground, type_size, shift, scale)],
     )
 
 
@@ -76,7 +82,7 @@ def draw_two_images(rng: random.Random) -> Draw:
         # Otherwise too few would have anything in common.
         shapes, colours = rng.choice(((shapes[:1] * 2, colours), (shapes, colours[:1] * 2)))
     figures = [
-        Figure(shape, colour, *place(rng, rng.randrange(9)), rng.uniform(0.14, 0.18))
+        Figure(shape, colour, *place(rng, rng.randrange(9)), rng.uniform(0.14, 0.18), shade(rng, colour))
         for shape, colour in zip(shapes, colours, strict=True)
     ]
     same = [
@@ -95,7 +101,7 @@ def draw_two_images(rng: random.Random) -> Draw:
         messages,
         says(first, second, *same),
         thinking=thinking,
-        images=[draw_picture([figure], ground) for figure in figures],
+        images=[draw_picture([figure], ground, *size(rng)) for figure in figures],
     )
 
 

@@ -4,7 +4,7 @@ import random
 
 from services.local.nano.train.sample import Sample, Video
 from services.local.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
-from services.local.nano.train.skills.figures import COLOURS, GROUNDS, SHAPES, Figure, draw_picture
+from services.local.nano.train.skills.figures import COLOURS, GROUNDS, SHAPES, SIDE, Figure, draw_picture, shade
 
 # Where a figure is at the beginning and at the end, on the axis that it moves on.
 DIRECTIONS = {"right": (0.2, 0.8), "left": (0.8, 0.2), "down": (0.2, 0.8), "up": (0.8, 0.2)}
@@ -20,7 +20,7 @@ def draw_video(rng: random.Random) -> Draw:
     """One figure that crosses the picture in a straight line."""
     shape, colour, ground = rng.choice(SHAPES), rng.choice(sorted(COLOURS)), rng.choice(sorted(GROUNDS))
     direction = rng.choice(sorted(DIRECTIONS))
-    across, radius = rng.randrange(25, 76, 5) / 100, rng.uniform(0.17, 0.2)
+    across, radius = rng.randrange(25, 76, 5) / 100, rng.uniform(0.15, 0.2)
     begin, end = (place + rng.uniform(-0.04, 0.04) for place in DIRECTIONS[direction])
     question = rng.choice(QUESTIONS)
     thinking = rng.random() < 0.4
@@ -31,12 +31,14 @@ def draw_video(rng: random.Random) -> Draw:
         assistant(f"A {colour} {shape} moves {direction}.", reasoning),
     ]
 
+    rgb, side = shade(rng, colour), rng.choice((SIDE, SIDE, 2 * rng.randrange(56, 201)))
+
     def frames() -> tuple[Video]:
         images = []
         for number in range(NUM_FRAMES):
             along = begin + (end - begin) * number / (NUM_FRAMES - 1)
             x, y = (along, across) if direction in ("left", "right") else (across, along)
-            images.append(draw_picture([Figure(shape, colour, x, y, radius)], ground))
+            images.append(draw_picture([Figure(shape, colour, x, y, radius, rgb)], ground, side, side))
         return (Video(tuple(images), FPS),)
 
     never = tuple(other for other in DIRECTIONS if other != direction)
