@@ -12,21 +12,17 @@ from services.local.nano.train.skills.words import PARAMETERS, PHRASES, THINGS, 
 REQUESTS = ("Please {}.", "Can you {}?", "Could you {}?", "I need you to {}.")
 BEFORE = ("", "", "Hi! ", "Hello. ", "Hey, ", "I have a question. ")
 AFTER = (
-    *(
-        "",
-        " Thanks.",
-        " Please use the tool.",
-        " Use a tool.",
-        " Let's use the tool.",
-        " I need it now.",
-        " Please hurry.",
-    ),
-    *(
-        " Let's check with the tool.",
-        " Let's use the tool for that.",
-        " Check it using the tool.",
-        " Let's look it up.",
-    ),
+    "",
+    " Thanks.",
+    " Please use the tool.",
+    " Use a tool.",
+    " Let's use the tool.",
+    " I need it now.",
+    " Please hurry.",
+    " Let's check with the tool.",
+    " Let's use the tool for that.",
+    " Check it using the tool.",
+    " Let's look it up.",
 )
 SHARE_EVERYDAY = 0.35
 # How a parameter is described; {} is its kind.
@@ -80,7 +76,7 @@ class Use:
 
     def request(self) -> str:
         """`book the table for Anna on Monday`: the words of the description, then the values."""
-        phrases = [PHRASES[kind].format(value) for kind, value in self.values().items() if kind in PHRASES]
+        phrases = [PHRASES[kind].format(value) for kind, value in self.values().items()]
         return " ".join([self.tool.verb, "the", self.tool.thing, *phrases])
 
     def values(self) -> dict[str, str | int]:
@@ -90,7 +86,10 @@ class Use:
 
     def sentence(self, rng: random.Random) -> str:
         """What somebody says who wants this."""
-        asked = rng.choice(self.tool.sentences or REQUESTS).format(self.request(), **self.values())
+        if self.tool.sentences:
+            asked = rng.choice(self.tool.sentences).format(**self.values())
+        else:
+            asked = rng.choice(REQUESTS).format(self.request())
         # What else is said calls for nothing.
         return f"{rng.choice(BEFORE)}{asked}{rng.choice(AFTER)}" if rng.random() < 0.25 else asked
 
