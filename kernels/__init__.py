@@ -2,10 +2,10 @@
 
 Dtypes: activations are float32 or bfloat16, the dtype of the run; dense weights come as bfloat16, which both hold
 exactly. Sums are taken in float32 and rounded once to the dtype of the run; a float32 run never rounds to bfloat16.
-`kernels/reference.py` is the definition of each result, `describe()` says what computes it here.
+`kernels/reference/text.py` is the definition of each result, `describe()` says what computes it here.
 
 A latent KV cache has the dtype of the run, or is uint8: FP8, whose last dimension is the bytes of a token
-(`kernels/latent_fp8.py`) instead of kv_lora + rope.
+(`kernels/reference/latent_fp8.py`) instead of kv_lora + rope.
 """
 
 from collections.abc import Iterable

@@ -6,10 +6,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels import portable, reference
 from kernels.interface import Kernels
 from kernels.native.kernels import NativeKernels
 from kernels.native.library import usable_libraries
+from kernels.portable import text as portable
+from kernels.reference import text as reference
 
 
 def implementations() -> dict[str, Kernels]:

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from kernels.choice import kernels_for
 from kernels.interface import LinearWeight, MlaWeights
-from kernels.latent_fp8 import is_fp8
 from kernels.native.kernels import NativeKernels
+from kernels.reference.latent_fp8 import is_fp8
 
 
 def mlp(x: Tensor, gate_up: LinearWeight, down: LinearWeight) -> Tensor:

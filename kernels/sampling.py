@@ -1,9 +1,9 @@
-"""Choosing tokens on the device that holds the logits; `kernels/sampling_reference.py` defines every result."""
+"""Choosing tokens on the device that holds the logits; `kernels/reference/sampling.py` defines every result."""
 
 from torch import Tensor
 
-from kernels import sampling_reference
-from kernels.sampling_reference import Edits, Shapes, adjust, top_tokens
+from kernels.reference import sampling as sampling_reference
+from kernels.reference.sampling import Edits, Shapes, adjust, top_tokens
 
 __all__ = ["Edits", "Shapes", "adjust", "draw", "log_totals", "top_tokens"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.gpu import attention_decode_hopper as hopper
 from kernels.gpu.device import cdiv, power_of_2
 from kernels.gpu.latent_fp8 import load_widened
-from kernels.latent_fp8 import GROUP, is_fp8, parts, token_bytes
+from kernels.reference.latent_fp8 import GROUP, is_fp8, parts, token_bytes
 
 LOG2_E = 1.4426950408889634
 

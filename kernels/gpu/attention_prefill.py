@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.gpu.device import cdiv, power_of_2
 from kernels.interface import LinearWeight
-from kernels.latent_fp8 import is_fp8, widened
+from kernels.reference.latent_fp8 import is_fp8, widened
 
 LOG2_E = 1.4426950408889634
 PIECE_TOKENS = 16_384  # of the context, expanded at a time: 512 MiB of keys and values with 64 heads

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.interface import HeadWeight, LinearWeight
-from kernels.reference import PlainHeads, PlainLinear
+from kernels.reference.text import PlainHeads, PlainLinear
 
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 

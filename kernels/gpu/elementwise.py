@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.gpu.device import RowTiles, cdiv, device_class, power_of_2
 from kernels.gpu.latent_fp8 import quantize
-from kernels.latent_fp8 import GROUP, is_fp8, parts, quantized
+from kernels.reference.latent_fp8 import GROUP, is_fp8, parts, quantized
 
 
 def norm_tiles(width: int, device: str) -> RowTiles:

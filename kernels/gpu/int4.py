@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.reference import GROUP
+from kernels.reference.text import GROUP
 
 
 def packed_tile(num_rows: int, num_columns: int) -> tuple[int, int]:

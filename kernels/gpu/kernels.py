@@ -6,7 +6,7 @@ from kernels.gpu.attention import Attention
 from kernels.gpu.elementwise import Elementwise
 from kernels.gpu.experts import Experts
 from kernels.gpu.router import Router
-from kernels.reference import OPERATIONS
+from kernels.reference.text import OPERATIONS
 
 
 class TritonKernels(Attention, Elementwise, Router, Experts):

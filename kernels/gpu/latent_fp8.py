@@ -1,4 +1,4 @@
-"""The way of latents to FP8 and back inside a kernel, in integer arithmetic: `kernels/latent_fp8.py` to the bit.
+"""The way of latents to FP8 and back inside a kernel, in integer arithmetic: `kernels/reference/latent_fp8.py` to the bit.
 
 Conversions are not used: Triton's interpreter rounds ties its own way, and a GPU's are slower than shifting.
 """
@@ -6,7 +6,7 @@ Conversions are not used: Triton's interpreter rounds ties its own way, and a GP
 import triton
 import triton.language as tl
 
-from kernels import latent_fp8
+from kernels.reference import latent_fp8
 
 TO_NEXT = tl.constexpr(latent_fp8.TO_NEXT)
 LOWEST = tl.constexpr(latent_fp8.LOWEST)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.gpu.device import cdiv, power_of_2
 from kernels.gpu.philox import uniform
-from kernels.sampling_reference import Shapes
+from kernels.reference.sampling import Shapes
 
 PART = 2048  # tokens of one program
 WAYS = 16

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from kernels.interface import LinearWeight
-from kernels.latent_fp8 import is_fp8, widened_blocks
 from kernels.native.dense import Dense
 from kernels.native.tensors import is_bf16, packed_as, with_rows
-from kernels.reference import gather_context
+from kernels.reference.latent_fp8 import is_fp8, widened_blocks
+from kernels.reference.text import gather_context
 
 
 class Attention(Dense):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kernels.latent_fp8 import is_fp8, quantized
 from kernels.native.library import Library
 from kernels.native.tensors import is_bf16, packed_as, with_rows
+from kernels.reference.latent_fp8 import is_fp8, quantized
 
 
 class Elementwise:

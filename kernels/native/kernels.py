@@ -13,7 +13,7 @@ from kernels.native.elementwise import Elementwise
 from kernels.native.experts import Experts
 from kernels.native.fused import Fused
 from kernels.native.library import Library
-from kernels.reference import OPERATIONS
+from kernels.reference.text import OPERATIONS
 
 
 class NativeKernels(Elementwise, Attention, Experts, Fused):

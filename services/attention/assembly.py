@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 import kernels
-from kernels import latent_fp8
+from kernels.reference import latent_fp8
 from services.attention import layer_wire
 from services.attention.constraint_requests import Constraints
 from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts

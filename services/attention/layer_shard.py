@@ -57,7 +57,7 @@ class LocalLayers:
     """The layers of this process. Owns the latent KV, on the device that computes.
 
     cache   [num_blocks, layers, block_tokens, latent_dim]; one block more where steps are recorded. In FP8 the last
-            dimension is bytes (`kernels/latent_fp8.py`)
+            dimension is bytes (`kernels/reference/latent_fp8.py`)
     graphs  makes the recorded steps from the layers; None: every step is launched anew
     """
 

@@ -7,8 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kernels.vision import vit_attention
-from kernels.vision_reference import (
+from kernels.reference.vision import (
     affine,
     gelu,
     gelu_tanh,
@@ -18,6 +17,7 @@ from kernels.vision_reference import (
     rotate_pairs,
     time_table,
 )
+from kernels.vision import vit_attention
 from services.model.config import VisionConfig
 from services.model.device import to_device, to_host
 

@@ -2,13 +2,13 @@
 
 import sys
 
-from tests.bench import constraints, dispatch, engines, gateway, kernels, laptop, observing, scale, store, vision
+from tests.bench import constraints, cpu_kernels, dispatch, engines, gateway, laptop, observing, scale, store, vision
 
 
 def main() -> None:
     """The parts named on the command line, or all."""
     parts = {
-        "kernels": kernels.main,
+        "kernels": cpu_kernels.main,
         "dispatch": dispatch.main,
         "store": store.main,
         "constraints": constraints.main,

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import implementations, reference
+from kernels import implementations
 from kernels.gpu.kernels import TritonKernels
 from kernels.native.kernels import NativeKernels
+from kernels.reference import text as reference
 from tests.kernels import interpreter
 from tests.kernels.on_device import OnDevice
 

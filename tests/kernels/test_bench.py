@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from kernels import roofline
-from kernels.bench import __main__ as bench
-from kernels.bench import attention, cases, experts, layers
-from kernels.bench.case import Case, Plan
-from kernels.bench.checks import LIMIT, Check, Sizes, checks, relative_error
-from kernels.bench.reading import TILE, reader
-from kernels.bench.timing import SETS, Ceilings, Timing, amounts, ceilings, measured, summary
 from kernels.gpu.kernels import TritonKernels
 from kernels.roofline import Cost
+from tests.bench.gpu_kernels import __main__ as bench
+from tests.bench.gpu_kernels import attention, cases, experts, layers
+from tests.bench.gpu_kernels.case import Case, Plan
+from tests.bench.gpu_kernels.checks import LIMIT, Check, Sizes, checks, relative_error
+from tests.bench.gpu_kernels.reading import TILE, reader
+from tests.bench.gpu_kernels.timing import SETS, Ceilings, Timing, amounts, ceilings, measured, summary
 from tests.kernels.triton_device import DEVICE
 
 SMALL = Sizes(

@@ -13,7 +13,7 @@ import kernels
 from kernels.choice import CPU, kernels_for
 from kernels.native.build import LIBRARIES
 from kernels.native.library import NEEDED_FLAGS, SIGNATURES, Library, cpu_flags, usable_libraries
-from kernels.reference import OPERATIONS
+from kernels.reference.text import OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 

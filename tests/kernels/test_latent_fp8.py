@@ -5,10 +5,11 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import latent_fp8, reference
 from kernels.gpu import attention_decode, attention_decode_hopper
 from kernels.gpu.attention_decode import DecodeTiles
 from kernels.gpu.latent_fp8 import quantize, widen
+from kernels.reference import latent_fp8
+from kernels.reference import text as reference
 from tests.kernels.checks import assert_near
 from tests.kernels.test_attention import filled_cache
 from tests.kernels.triton_device import moved

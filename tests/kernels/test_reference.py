@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kernels import reference
+from kernels.reference import text as reference
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import sampling_reference
 from kernels.gpu import log_totals, sampling
+from kernels.reference import sampling as sampling_reference
 from services.attention.random_numbers import philox
 from services.attention.sampler import SamplingParams, sample
 from services.attention.sampler_on_device import shapes_of

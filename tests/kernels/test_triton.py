@@ -5,12 +5,12 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import reference
 from kernels.gpu import experts
 from kernels.gpu.align import align_tokens, combine
 from kernels.gpu.experts import TILES, num_sizes, product_tiles
 from kernels.gpu.int4 import interleave, pack, packed_tile
 from kernels.gpu.kernels import TritonKernels
+from kernels.reference import text as reference
 from tests.kernels.checks import expert, int4
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from kernels import vision_reference
 from kernels.gpu import attention_decode, attention_prefill, vision_attention
 from kernels.gpu.attention_decode import DecodeTiles, count_splits
 from kernels.gpu.dense import Dense
+from kernels.reference import vision as vision_reference
 from tests.kernels.checks import assert_near
 from tests.kernels.test_attention import filled_cache
 from tests.kernels.triton_device import DEVICE, moved

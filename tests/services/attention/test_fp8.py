@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels import latent_fp8
+from kernels.reference import latent_fp8
 from services.attention.assembly import Assembly
 from services.attention.layer_wire import Frame, Kind
 from services.attention.settings import AttentionSettings

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kernels import reference
+from kernels.reference import text as reference
 from protos import expert_pb2
 from services.expert.compute import Compute
 from services.expert.raw_socket import RawSocket

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from kernels.vision_reference import grid_angles, interpolate_grid, vit_attention
+from kernels.reference.vision import grid_angles, interpolate_grid, vit_attention
 from services.model.config import VisionConfig
 from services.model.tensor_names import vision_specs
 from services.vision.model import Grid, VisionModel

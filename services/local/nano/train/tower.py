@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from kernels.vision_reference import affine, gelu, gelu_tanh, grid_angles, interpolate_grid, layer_norm, time_table
+from kernels.reference.vision import affine, gelu, gelu_tanh, grid_angles, interpolate_grid, layer_norm, time_table
 from services.local.nano.train.model import rotate
 from services.local.nano.train.straight_through import as_bf16
 from services.model.config import VisionConfig

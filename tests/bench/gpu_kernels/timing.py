@@ -40,7 +40,7 @@ class Ceilings:
 
 def ceilings(device: torch.device) -> Ceilings:
     """Measured with 4 GiB that are read and a product of 8192 x 8192 random numbers."""
-    from kernels.bench.reading import reader  # noqa: PLC0415 - brings Triton, which only a GPU needs
+    from tests.bench.gpu_kernels.reading import reader  # noqa: PLC0415 - brings Triton, which only a GPU needs
 
     a, b = torch.randn(2, 8192, 8192, dtype=torch.bfloat16, device=device)
     wake(lambda: a @ b)

@@ -1,4 +1,4 @@
-"""`python -m kernels.bench`: checks every kernel on this GPU, then times it beside its floor and what PyTorch offers.
+"""`python -m tests.bench.gpu_kernels`: checks every kernel on this GPU, then times it beside its floor and what PyTorch offers.
 
 Without a GPU, or with --floors, it prints the floors that `roofline.py` predicts for an H200. Times are those of CUDA
 graphs that hold several calls with rotating inputs: the median of their replays, and how far replays were apart.
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 import torch
 
 from kernels import roofline
-from kernels.bench.case import FULL, QUICK, Case, Plan
-from kernels.bench.checks import checks
-from kernels.bench.timing import Ceilings, Timing, ceilings, measured
 from kernels.choice import kernels_on
 from kernels.interface import Kernels
+from tests.bench.gpu_kernels.case import FULL, QUICK, Case, Plan
+from tests.bench.gpu_kernels.checks import checks
+from tests.bench.gpu_kernels.timing import Ceilings, Timing, ceilings, measured
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu_kernels", description=__doc__)
     parser.add_argument("--floors", action="store_true", help="print the predicted floors only")
     parser.add_argument("--checks", action="store_true", help="check only, time nothing")
     parser.add_argument("--times", action="store_true", help="time only, check nothing")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _warm(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: Plan) -> int:
-    from kernels.bench.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
+    from tests.bench.gpu_kernels.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
 
     with torch.inference_mode():
         for case in cases(kernels, device, plan, only):
@@ -74,7 +74,7 @@ def _check(kernels: Kernels, device: torch.device, only: tuple[str, ...]) -> boo
 
 
 def _time(kernels: Kernels, device: torch.device, only: tuple[str, ...], plan: Plan, *, compiled: bool) -> None:
-    from kernels.bench.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
+    from tests.bench.gpu_kernels.cases import cases  # noqa: PLC0415 - brings Triton, which only a GPU needs
 
     here = ceilings(device)
     _print(f"Ceilings: reading {here.bytes_per_s / 1e12:.2f} TB/s, bf16 product {here.flop_per_s / 1e12:.0f} TFLOP/s\n")

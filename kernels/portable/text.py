@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import attention
 from kernels.interface import ExpertTensors, ExpertWeights, LinearWeight
-from kernels.reference import (
+from kernels.portable import attention
+from kernels.reference.text import (
     GROUP,
     OPERATIONS,
     PlainLinear,

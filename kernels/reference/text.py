@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
-from kernels.latent_fp8 import is_fp8, quantized, widened
+from kernels.reference.latent_fp8 import is_fp8, quantized, widened
 
 GROUP = 32  # columns that share one INT4 scale
 

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels import reference, sampling, sampling_reference, vision, vision_reference
+from kernels import sampling, vision
 from kernels.interface import Kernels
+from kernels.reference import sampling as sampling_reference
+from kernels.reference import text as reference
+from kernels.reference import vision as vision_reference
 
 LIMIT = 4e-3  # relative to the norm of the result, for one rounding to bf16
 SCALE = 0.1

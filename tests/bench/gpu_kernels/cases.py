@@ -1,4 +1,4 @@
-"""What `kernels.bench` times: each operation at the sizes of K2.6, ours beside what PyTorch alone offers.
+"""What `tests.bench.gpu_kernels` times: each operation at the sizes of K2.6, ours beside what PyTorch alone offers.
 
 Contenders get the same inputs and give the same outputs; where one does less, its name says so.
 """
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import reference, roofline, sampling
-from kernels.bench import attention, experts, layers
-from kernels.bench.case import Case, Plan, bf16
-from kernels.bench.checks import paged, random_shapes
-from kernels.bench.timing import SETS
+from kernels import roofline, sampling
 from kernels.interface import Kernels, LinearWeight
+from kernels.reference import text as reference
 from kernels.roofline import EXPERTS, HEADS, HIDDEN, LATENT, ROPE, TOP_K, VOCAB, WIDTH
+from tests.bench.gpu_kernels import attention, experts, layers
+from tests.bench.gpu_kernels.case import Case, Plan, bf16
+from tests.bench.gpu_kernels.checks import paged, random_shapes
+from tests.bench.gpu_kernels.timing import SETS
 
 Cases = Callable[[Kernels, Plan], Iterator[Case]]
 

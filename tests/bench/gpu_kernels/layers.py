@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from kernels import roofline
-from kernels.bench.attention import MOST_LATENT_BYTES
-from kernels.bench.case import Case, Plan, bf16
-from kernels.bench.checks import paged
-from kernels.bench.timing import SETS
 from kernels.interface import Kernels
 from kernels.roofline import EXPERTS, HEADS, HIDDEN, LATENT, NOPE, Q_LORA, ROPE, TOP_K, VALUE, WIDTH, Cost
+from tests.bench.gpu_kernels.attention import MOST_LATENT_BYTES
+from tests.bench.gpu_kernels.case import Case, Plan, bf16
+from tests.bench.gpu_kernels.checks import paged
+from tests.bench.gpu_kernels.timing import SETS
 
 
 class Place(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.interface import LinearWeight
-from kernels.reference import gather_context
+from kernels.reference.text import gather_context
 
 QUERY_TILE = 128  # bounds the scores that exist at a time: heads * QUERY_TILE * context
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels import roofline
-from kernels.bench.case import Case, Plan, bf16
-from kernels.bench.checks import random_expert
-from kernels.bench.public_int4 import TILES, PublicExperts
-from kernels.bench.timing import SETS, Run
 from kernels.interface import ExpertWeights, Kernels
 from kernels.roofline import EXPERTS, HIDDEN, TOP_K, WIDTH
+from tests.bench.gpu_kernels.case import Case, Plan, bf16
+from tests.bench.gpu_kernels.checks import random_expert
+from tests.bench.gpu_kernels.public_int4 import TILES, PublicExperts
+from tests.bench.gpu_kernels.timing import SETS, Run
 
 SHARD = EXPERTS // 8
 MOST_ACTIVE = 400  # calls of `_weight_int4pack_mm` in a row

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels import roofline, vision, vision_reference
-from kernels.bench.case import Case, Plan, bf16
-from kernels.bench.checks import paged
-from kernels.bench.timing import SETS, Run
+from kernels import roofline, vision
 from kernels.gpu import attention_decode
 from kernels.gpu.attention_decode import DecodeTiles, decode_tiles
 from kernels.interface import Kernels
+from kernels.reference import vision as vision_reference
 from kernels.roofline import HEADS, LATENT, NOPE, ROPE, VALUE, Cost
+from tests.bench.gpu_kernels.case import Case, Plan, bf16
+from tests.bench.gpu_kernels.checks import paged
+from tests.bench.gpu_kernels.timing import SETS, Run
 
 MOST_LATENT_BYTES = 24 << 30  # of one case
 MOST_SCORE_BYTES = 4 << 30

@@ -1,4 +1,4 @@
-"""The CPU kernels at the sizes of K2.6 against this machine's own limits: `python -m tests.bench.kernels`.
+"""The CPU kernels at the sizes of K2.6 against this machine's own limits: `python -m tests.bench.cpu_kernels`.
 
 Limits are measured in the same run: what a plain read of memory and PyTorch's float32 product reach. Every weight is
 read from memory, not from a cache: the weights of one row rotate through more bytes than the last cache holds.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels import portable
 from kernels.interface import Kernels
+from kernels.portable import text as portable
 
 HIDDEN, WIDTH = 7168, 2048
 HEADS, LATENT, ROPE, BLOCK_TOKENS = 64, 512, 64, 64

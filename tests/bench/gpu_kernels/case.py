@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kernels import roofline
-from kernels.bench.timing import Ceilings, Run
 from kernels.roofline import DECODE, PREFILL, Cost
+from tests.bench.gpu_kernels.timing import Ceilings, Run
 
 
 @dataclass(frozen=True)

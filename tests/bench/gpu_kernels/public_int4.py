@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.gpu.align import TokenTiles, align_tokens, combine
 from kernels.gpu.experts import num_sizes
 from kernels.interface import ExpertTensors, Kernels
-from kernels.reference import GROUP
+from kernels.reference.text import GROUP
 
 
 class PublicTiles(NamedTuple):

@@ -1,1 +1,0 @@
-"""Checks and times every kernel on a GPU: `python -m kernels.bench`."""
