@@ -24,6 +24,19 @@ class ExpertTensors(NamedTuple):
     down_scale: Tensor  # [hidden, width / 32] bf16
 
 
+class RoutedTokens(NamedTuple):
+    """Tokens and the experts that the router chose for each; never written to.
+
+    hidden        [tokens, hidden] f32 or bf16
+    topk_ids      [tokens, top_k] i32, global expert ids, -1 where another shard holds the expert
+    topk_weights  [tokens, top_k] f32
+    """
+
+    hidden: Tensor
+    topk_ids: Tensor
+    topk_weights: Tensor
+
+
 @dataclass(frozen=True)
 class LinearWeight:
     """A dense weight in the layout of the implementation that packed it. Only that implementation can read it."""

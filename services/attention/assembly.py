@@ -27,14 +27,14 @@ from services.attention.roster import Roster
 from services.attention.settings import AttentionSettings
 from services.attention.spans import StepSpans
 from services.attention.weights import load_ends, load_layers
+from services.checkpoint.block_names import layout_fingerprint
+from services.checkpoint.placement import expert_placement, layer_ranges
+from services.checkpoint.token_table import load_tokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
-from services.model.fingerprint import layout_fingerprint
 from services.model.media import model_name
-from services.model.placement import expert_placement, layer_ranges
 from services.model.text_weights import check_complete
-from services.model.vocabulary import load_tokens
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
 from services.runtime.tracing import Tracer

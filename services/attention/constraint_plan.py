@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 
 from services.attention.grammar import Grammar, Grammars, Mask
-from services.model.vocabulary import TokenTable
+from services.checkpoint.token_table import TokenTable
 
 END = "<|im_end|>"
 ENDS = (END, "[EOS]", "[EOT]")

@@ -12,7 +12,7 @@ from services.attention.constraint import Constraint
 from services.attention.constraint_plan import END, Markers, Plan, Tool, Use
 from services.attention.grammar import Grammar, Grammars
 from services.attention.json_schemas import relaxed
-from services.model.vocabulary import TokenTable
+from services.checkpoint.token_table import TokenTable
 from services.runtime.errors import InvalidRequest
 
 MAX_TOOLS = 128

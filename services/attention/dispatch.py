@@ -11,16 +11,17 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
+from kernels.interface import RoutedTokens
 from services.attention.dispatch_calls import Call, Dispatched, ShardCalls
 from services.attention.dispatch_finder import ExpertFinder, Found
 from services.attention.dispatch_replica import ReplicaConnection, ShardIdentity, Transport
 from services.attention.dispatch_split import Splitter
 from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
-from services.model.expert_wire import CallName, Work, encode_request
 from services.runtime.errors import ExpertsUnavailable
 from services.runtime.tls import TlsFiles
 from services.runtime.tracing import Tracer
+from services.wire.frames import CallName, encode_request
 
 CHECK_S: Final = 0.05
 POLL_OPEN_S: Final = 0.01
@@ -69,7 +70,7 @@ class LocalExperts:
     ) -> Awaitable[Tensor]:
         if len(hidden) == 0:
             return _Ready(hidden.float())
-        return _Ready(self.shard.forward(layer, Work(hidden, topk_ids, topk_weights)))
+        return _Ready(self.shard.forward(layer, RoutedTokens(hidden, topk_ids, topk_weights)))
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class RemoteExperts:
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
     ) -> Awaitable[Tensor]:
         num_tokens, hidden_size = hidden.shape
-        parts = self._splitter.split(Work(*to_host(hidden, topk_ids, topk_weights))) if num_tokens else []
+        parts = self._splitter.split(RoutedTokens(*to_host(hidden, topk_ids, topk_weights))) if num_tokens else []
         dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._trace)
         deadline_s = time.monotonic() + self._limits.deadline_s
         for index, part in enumerate(parts):

@@ -22,9 +22,9 @@ from services.attention.dispatch_metrics import (
 )
 from services.attention.dispatch_split import Part, combine
 from services.model.device import to_device
-from services.model.expert_wire import Buffer, CallName, Refusal, decode_answer
 from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
 from services.runtime.tracing import Tracer
+from services.wire.frames import Buffer, CallName, Refusal, decode_answer
 
 MAX_CALLS: Final = 1024  # in flight to one shard; an engine has one for each micro-batch
 

@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from services.model.expert_stream import FrameReader, with_length
-from services.model.expert_wire import Buffer
 from services.runtime.errors import MoonshardError, WireError
+from services.wire.frames import Buffer
+from services.wire.stream import FrameReader, with_length
 
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop

@@ -14,10 +14,10 @@ from protos import expert_pb2, expert_pb2_grpc
 from services.attention.dispatch_calls import Call
 from services.attention.dispatch_carrier import Carrier, GrpcCarrier, UnixCarrier
 from services.attention.dispatch_metrics import LIVE_REPLICAS
-from services.model.expert_wire import Buffer
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
 from services.runtime.tls import TlsFiles
+from services.wire.frames import Buffer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.model.expert_wire import Work
+from kernels.interface import RoutedTokens
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     shard: int
     rows: Tensor | None
-    work: Work
+    work: RoutedTokens
 
 
 class Splitter:
@@ -36,7 +36,7 @@ class Splitter:
         for shard, expert_ids in enumerate(placement):
             self._own_id[shard, list(expert_ids)] = list(expert_ids)
 
-    def split(self, work: Work) -> list[Part]:
+    def split(self, work: RoutedTokens) -> list[Part]:
         """One part for each shard that has at least one of the tokens, by rising shard."""
         if len(self._own_id) == 1:
             return [Part(0, None, work)]
@@ -50,7 +50,7 @@ class Splitter:
                 rows = torch.from_numpy(np.flatnonzero(touched[shard]))
                 ids = torch.from_numpy(own_ids[shard, touched[shard]])
                 hidden, weights = work.hidden.index_select(0, rows), work.topk_weights.index_select(0, rows)
-                parts.append(Part(shard, rows, Work(hidden, ids, weights)))
+                parts.append(Part(shard, rows, RoutedTokens(hidden, ids, weights)))
         return parts
 
 

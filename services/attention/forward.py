@@ -11,7 +11,7 @@ from services.attention.layers import embed, logits
 from services.attention.media import media_rows
 from services.attention.roster import Chunk
 from services.attention.weights import EndWeights
-from services.model.config import TextConfig
+from services.checkpoint.config import TextConfig
 from services.model.device import to_device
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from services.attention.constraint import Constraint
 from services.attention.sampler import Choice, History, SamplingParams
-from services.model.fingerprint import BlockNames
+from services.checkpoint.block_names import BlockNames
 from services.runtime.errors import MoonshardError
 
 

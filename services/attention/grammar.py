@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from services.attention.json_position import JsonPosition
 from services.attention.json_schemas import UNKNOWN_WEIGHT, counts_free_names, plain, schema_weight, without_counts
 from services.attention.shortest_ending import shortest_ending
-from services.model.vocabulary import TokenTable
+from services.checkpoint.token_table import TokenTable
 from services.runtime.errors import InvalidRequest, NumericError
 
 Mask = NDArray[np.bool_]  # [vocab_size], true: may come

@@ -15,7 +15,7 @@ from services.attention.host_copy import HostCopy
 from services.attention.layers import forward_layers
 from services.attention.roster import NamedBlock
 from services.attention.weights import LayerWeights
-from services.model.config import TextConfig
+from services.checkpoint.config import TextConfig
 from services.model.device import landing, to_device
 
 T = TypeVar("T")

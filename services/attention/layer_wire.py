@@ -10,8 +10,8 @@ from torch import Tensor
 
 from services.attention.batch import Batch
 from services.attention.roster import NamedBlock
+from services.checkpoint.block_names import NAME_BYTES
 from services.model.device import to_host
-from services.model.fingerprint import NAME_BYTES
 from services.runtime.errors import WireError
 
 MAGIC = 0x4C59

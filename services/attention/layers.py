@@ -25,7 +25,7 @@ from kernels import (
 from services.attention.batch import Batch
 from services.attention.dispatch import Experts
 from services.attention.weights import EndWeights, LayerWeights, PackedAttention, Router
-from services.model.config import TextConfig
+from services.checkpoint.config import TextConfig
 from services.model.device import to_device
 
 

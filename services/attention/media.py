@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from services.attention.roster import Chunk
-from services.model.fingerprint import MediaMark
+from services.checkpoint.block_names import MediaMark
 from services.model.media import features_from_bytes, media_key
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import MediaMissing

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from protos import attention_pb2 as pb
 from services.attention.generation import Event, Generation
 from services.attention.sampler import SamplingParams
-from services.model.fingerprint import BlockNames, MediaMark
+from services.checkpoint.block_names import BlockNames, MediaMark
 from services.model.media import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest
 

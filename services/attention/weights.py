@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from kernels import HeadWeight, LinearWeight, pack_heads, pack_linear
+from services.checkpoint.config import TextConfig
 from services.model import text_weights
 from services.model.checkpoint import Checkpoint
-from services.model.config import TextConfig
 from services.model.device import CPU
 from services.model.rope import yarn_inv_freq
 from services.model.text_weights import AttentionWeights, MlpWeights, RouterWeights

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 import kernels
 from protos import expert_pb2
+from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute
 from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
 from services.expert.raw_socket import RawSocket
@@ -18,7 +19,6 @@ from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
-from services.model.placement import expert_placement
 from services.runtime.errors import CheckpointError
 from services.runtime.server import run, serve
 from services.runtime.settings import load

@@ -9,7 +9,8 @@ from typing import Final
 from services.expert.metrics import COMPUTE_SECONDS, REFUSED_FRAMES, Traffic
 from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
-from services.model.expert_wire import (
+from services.runtime.errors import WireError
+from services.wire.frames import (
     NOBODY,
     Buffer,
     decode_request,
@@ -18,7 +19,6 @@ from services.model.expert_wire import (
     num_bytes,
     read_header,
 )
-from services.runtime.errors import WireError
 
 # Four tokens of K2.6: 32 experts at most, about 20 ms of reading. The README has the measurement.
 INLINE_BYTES: Final = 1 << 16

@@ -13,9 +13,9 @@ from typing import Final
 
 from services.expert.compute import Compute
 from services.expert.metrics import STREAMS
-from services.model.expert_stream import FrameReader, with_length
-from services.model.expert_wire import Buffer, num_bytes
 from services.runtime.errors import WireError
+from services.wire.frames import Buffer, num_bytes
+from services.wire.stream import FrameReader, with_length
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from services.checkpoint.config import CONFIG_FILE, TextConfig
 from services.local import random_vocabulary
 from services.local.random_dims import SPECIAL_SLOTS, RandomDims, config_json, preset
 from services.local.random_safetensors import write_json, write_safetensors
 from services.local.random_weights import RandomWeights
 from services.model import tensor_names
-from services.model.config import CONFIG_FILE, TextConfig
 from services.model.tensor_names import TensorSpec
 
 PRESETS = ("tiny", "bench-1b")

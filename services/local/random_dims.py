@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from services.model.config import GROUP_SIZE, TextConfig, VisionConfig, YarnConfig
+from services.checkpoint.config import GROUP_SIZE, TextConfig, VisionConfig, YarnConfig
 
 SPECIAL_SLOTS = 256  # ids after the vocabulary's base, named or reserved
 

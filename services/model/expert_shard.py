@@ -13,9 +13,9 @@ from torch import Tensor
 
 import kernels
 from kernels import ExpertWeights
+from kernels.interface import RoutedTokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import CPU, to_device
-from services.model.expert_wire import Work
 from services.model.text_weights import expert_tensors
 from services.runtime.errors import CheckpointError, WireError
 
@@ -53,7 +53,7 @@ class ExpertShard:
         self._local_index[[expert + 1 for expert in expert_ids]] = np.arange(len(expert_ids))
         self._index_on_device = torch.from_numpy(self._local_index).to(device)
 
-    def forward(self, layer: int, work: Work) -> Tensor:
+    def forward(self, layer: int, work: RoutedTokens) -> Tensor:
         """The weighted sum of each token's experts that live here, [tokens, hidden] f32, on the shard's device.
 
         WireError when the layer has no experts, an expert is not here, or the hidden size is another.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from services.model.config import TextConfig
+from services.checkpoint.config import TextConfig
 
 
 def yarn_inv_freq(config: TextConfig) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from services.model.config import GROUP_SIZE, TextConfig, VisionConfig
+from services.checkpoint.config import GROUP_SIZE, TextConfig, VisionConfig
 
 TEXT = "language_model.model"
 EMBEDDING = f"{TEXT}.embed_tokens.weight"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from protos.media_pb2 import MediaSpan
-from services.tokenizer.markers import Marker
+from services.checkpoint.markers import Marker
 from services.tokenizer.template import Pads, Segment, literal
 from services.tokenizer.vocabulary import RUN_CHARS, Vocabulary, cut_points
 

@@ -12,9 +12,9 @@ from enum import Enum
 from typing import Protocol
 
 from protos.tokenizer_pb2 import Delta, ToolCallArguments, ToolCallEnd, ToolCallStart
+from services.checkpoint.markers import Marker
 from services.tokenizer.arguments import ArgumentText
 from services.tokenizer.call_names import CallNames, Named, Unknown
-from services.tokenizer.markers import Marker
 from services.tokenizer.parser_options import ParserOptions, State
 from services.tokenizer.stop_strings import StopStrings
 from services.tokenizer.vocabulary import Vocabulary

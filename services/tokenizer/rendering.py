@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from protos.tokenizer_pb2 import CONTENT, REASONING, RenderRequest, RenderResponse
+from services.checkpoint.markers import Marker
 from services.tokenizer.call_ids import canonical_ids
 from services.tokenizer.declaration import declare
 from services.tokenizer.encoding import encode_prompt
 from services.tokenizer.invalid import invalid
-from services.tokenizer.markers import Marker
 from services.tokenizer.messages import Message, messages_from_proto
 from services.tokenizer.template import PromptOptions, render
 from services.tokenizer.tools import parse_tools

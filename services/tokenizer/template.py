@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from protos.media_pb2 import MediaRef
-from services.tokenizer.markers import Marker
+from services.checkpoint.markers import Marker
 from services.tokenizer.messages import Image, Message, Part, Video
 
 # What the released template prints for a video before its processor has looked at it: ordinary text.

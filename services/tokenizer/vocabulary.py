@@ -8,10 +8,10 @@ from pathlib import Path
 
 import tiktoken
 
+from services.checkpoint.markers import STOPS, Marker
+from services.checkpoint.vocabulary import read_ranks, read_special_tokens, read_stop_ids, read_text_size
 from services.runtime.errors import CheckpointError
-from services.tokenizer.checkpoint import read_ranks, read_special_tokens, read_stop_ids, read_text_size
 from services.tokenizer.invalid import invalid
-from services.tokenizer.markers import STOPS, Marker
 
 # The split pattern of the K2 family, tried from left to right (text-model.md 4.2).
 SPLIT_PATTERN = "|".join(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.model.config import VisionConfig, read_json_object
-from services.model.config_fields import Fields
+from services.checkpoint.config import VisionConfig, read_json_object
+from services.checkpoint.config_fields import Fields
 from services.runtime.errors import CheckpointError
 
 CONFIG_FILE = "preprocessor_config.json"

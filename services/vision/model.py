@@ -18,7 +18,7 @@ from kernels.reference.vision import (
     time_table,
 )
 from kernels.vision import vit_attention
-from services.model.config import VisionConfig
+from services.checkpoint.config import VisionConfig
 from services.model.device import to_device, to_host
 
 TOWER_NORM_EPS = 1e-5

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from services.checkpoint.config import VisionConfig
 from services.model.checkpoint import Checkpoint
-from services.model.config import VisionConfig
 from services.model.device import CPU
 from services.model.tensor_names import vision_specs
 from services.runtime.errors import CheckpointError

@@ -20,7 +20,7 @@ from services.attention.constraint import Constraint
 from services.attention.constraint_requests import Constraints
 from services.attention.rules import Rules
 from services.attention.sampler import SamplingParams, sample
-from services.model.vocabulary import TokenTable, load_tokens
+from services.checkpoint.token_table import TokenTable, load_tokens
 from tests.bench.table import print_table
 
 VOCABULARY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "kimi-k2-tokenizer"

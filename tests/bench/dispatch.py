@@ -20,10 +20,10 @@ import uvloop
 
 from services.attention.dispatch import RemoteExperts
 from services.attention.dispatch_replica import Transport
+from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_dims import RandomDims, tiny_dims
 from services.model.checkpoint import Checkpoint
-from services.model.placement import expert_placement
 from tests.bench.socket_floor import round_trips
 from tests.bench.table import print_table
 from tests.services.expert.serving import ExpertProcess

@@ -23,7 +23,7 @@ from PIL import Image
 
 from protos import vision_pb2 as pb
 from protos.vision_pb2_grpc import VisionServiceStub, add_VisionServiceServicer_to_server
-from services.model.config import VisionConfig
+from services.checkpoint.config import VisionConfig
 from services.model.tensor_names import vision_specs
 from services.runtime.blobs import BlobStore
 from services.runtime.channels import open_channel

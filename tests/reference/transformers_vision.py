@@ -44,7 +44,7 @@ def renamed(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
 
 
 class TransformersVision:
-    """Both modules in float32. `config` has the fields of services.model.config.VisionConfig."""
+    """Both modules in float32. `config` has the fields of services.checkpoint.config.VisionConfig."""
 
     def __init__(self, config: Any, weights: Mapping[str, Tensor]) -> None:
         vision = Kimi_K25VisionConfig(

@@ -13,10 +13,10 @@ from services.attention.assembly import Assembly, Replica
 from services.attention.generation import Event, Failed, Generation, HandedOver, Tokens
 from services.attention.sampler import SamplingParams
 from services.attention.settings import AttentionSettings
+from services.checkpoint.block_names import BlockNames
+from services.checkpoint.token_table import load_tokens
 from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_vocabulary import write_small_vocabulary
-from services.model.fingerprint import BlockNames
-from services.model.vocabulary import load_tokens
 from services.runtime.redis_server import RedisServer
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.services.attention.constraining import Desk

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from services.attention.dispatch import DispatchLimits, RemoteExperts
+from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
-from services.model.placement import expert_placement
 from tests.services.expert.serving import ServerThread, short_folder
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix"])

@@ -8,7 +8,7 @@ import pytest
 from protos import attention_pb2 as pb
 from services.attention.constraint_plan import ENDS
 from services.attention.generation import Generation
-from services.model.vocabulary import load_tokens
+from services.checkpoint.token_table import load_tokens
 
 SCHEMA = {
     "type": "object",

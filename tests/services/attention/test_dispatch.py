@@ -9,10 +9,10 @@ import torch
 
 from services.attention.dispatch import LocalExperts
 from services.attention.dispatch_metrics import DROPPED_ANSWERS
+from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
-from services.model.placement import expert_placement
 from services.runtime.errors import ExpertsUnavailable, WireError
 from tests.services.attention.dispatching import (
     TRANSPORTS,

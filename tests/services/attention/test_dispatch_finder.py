@@ -6,9 +6,9 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 
 from services.attention.dispatch import DispatchLimits, RemoteExperts
+from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
-from services.model.placement import expert_placement
 from services.runtime import discovery
 from services.runtime.errors import ExpertsUnavailable
 from tests.services.attention.dispatching import assert_same, dispatch, until

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from kernels.interface import RoutedTokens
 from services.attention.dispatch_calls import choose_replica
 from services.attention.dispatch_split import Splitter, combine
-from services.model.expert_wire import Work
 
 
-def work(ids) -> Work:
+def work(ids) -> RoutedTokens:
     ids = torch.tensor(ids, dtype=torch.int32)
     tokens = torch.arange(len(ids), dtype=torch.float32)
-    return Work(tokens[:, None].expand(-1, 3).contiguous(), ids, torch.rand(ids.shape))
+    return RoutedTokens(tokens[:, None].expand(-1, 3).contiguous(), ids, torch.rand(ids.shape))
 
 
 @pytest.mark.parametrize(

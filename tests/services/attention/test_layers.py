@@ -8,8 +8,8 @@ import torch
 from services.attention import layers
 from services.attention.batch import make_batch
 from services.attention.layers import embed, logits
+from services.checkpoint.placement import layer_ranges
 from services.local.random_checkpoint import write_random_checkpoint
-from services.model.placement import layer_ranges
 from tests.reference.model import ReferenceModel
 from tests.services.attention.layer_session import BLOCK_TOKENS, Model, other_dims, text
 

@@ -13,8 +13,8 @@ from services.attention.media import MediaSource, marks_to_compute, media_rows
 from services.attention.requests import generation_from_proto
 from services.attention.roster import Chunk
 from services.attention.sampler import SamplingParams
+from services.checkpoint.block_names import BlockNames, MediaMark
 from services.model.checkpoint import Checkpoint
-from services.model.fingerprint import BlockNames, MediaMark
 from services.model.media import features_from_bytes, features_to_bytes, media_key, model_name
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import InvalidRequest, MediaMissing

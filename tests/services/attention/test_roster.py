@@ -9,7 +9,7 @@ from services.attention.generation import Generation
 from services.attention.pool import BlockPool
 from services.attention.roster import Roster, plan_step
 from services.attention.sampler import SamplingParams
-from services.model.fingerprint import BlockNames
+from services.checkpoint.block_names import BlockNames
 from services.runtime.errors import Overloaded
 
 BLOCK_TOKENS = 4

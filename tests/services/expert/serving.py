@@ -17,15 +17,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kernels.interface import RoutedTokens
 from kernels.reference import text as reference
 from protos import expert_pb2
+from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute
 from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import ExpertShard, load_expert_shard
-from services.model.expert_wire import Work
-from services.model.placement import expert_placement
 from services.model.text_weights import expert_tensors
 from services.runtime.server import start_server
 
@@ -35,21 +35,21 @@ def short_folder(stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ms-")))
 
 
-def random_work(model: Path, num_tokens: int, *, seed: int = 0, experts: Sequence[int] | None = None) -> Work:
+def random_work(model: Path, num_tokens: int, *, seed: int = 0, experts: Sequence[int] | None = None) -> RoutedTokens:
     """Tokens of a tiny checkpoint with distinct experts each, chosen among `experts`."""
     text = Checkpoint(model).config.text
     generator = torch.Generator().manual_seed(seed)
     pool = torch.tensor(list(experts or range(text.n_routed_experts)), dtype=torch.int32)
     top_k = min(text.num_experts_per_tok, len(pool))
     chosen = [pool[torch.randperm(len(pool), generator=generator)[:top_k]] for _ in range(num_tokens)]
-    return Work(
+    return RoutedTokens(
         hidden=torch.randn(num_tokens, text.hidden_size, generator=generator),
         topk_ids=torch.stack(chosen) if chosen else torch.zeros(0, top_k, dtype=torch.int32),
         topk_weights=torch.rand(num_tokens, top_k, generator=generator),
     )
 
 
-def plain_sum(model: Path, layer: int, work: Work) -> Tensor:
+def plain_sum(model: Path, layer: int, work: RoutedTokens) -> Tensor:
     """What all shards together must return, from the reference kernel over all experts."""
     checkpoint = Checkpoint(model)
     experts = reference.pack_experts(
@@ -79,7 +79,7 @@ class HeldShard(ExpertShard):
     def release(self) -> None:
         self._gate.set()
 
-    def forward(self, layer: int, work: Work) -> Tensor:
+    def forward(self, layer: int, work: RoutedTokens) -> Tensor:
         self.num_calls += 1
         self.entered.set()
         assert self._gate.wait(30)

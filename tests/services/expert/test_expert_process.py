@@ -9,9 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import expert_pb2, expert_pb2_grpc
+from services.checkpoint.placement import expert_placement
 from services.expert.settings import ExpertSettings
 from services.model.checkpoint import Checkpoint
-from services.model.placement import expert_placement
 from services.model.tensor_names import expert_specs
 from services.runtime.channels import open_channel
 from tests.services.expert.serving import ExpertProcess, short_folder

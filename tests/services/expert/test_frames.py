@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.interface import RoutedTokens
 from services.expert.compute import INLINE_BYTES, Compute
 from services.expert.metrics import REFUSED_FRAMES, TrafficCollector
 from services.expert.raw_socket import MAX_CONNECTIONS
 from services.model.checkpoint import Checkpoint
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
-from services.model.expert_stream import FrameReader, with_length
-from services.model.expert_wire import CallName, Partial, Refusal, Work, decode_answer, encode_request
 from services.model.text_weights import expert_tensors
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, WireError
+from services.wire.frames import CallName, Partial, Refusal, decode_answer, encode_request
+from services.wire.stream import FrameReader, with_length
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
 
 NAME = CallName(epoch=1, call_id=42, step=3, layer=2, micro_batch=1)
@@ -46,7 +47,7 @@ def patched(frame: bytes, form: str, offset: int, value: int) -> bytes:
     return frame[:offset] + struct.pack(form, value) + frame[offset + 4 :]
 
 
-def good_frame(model, num_tokens=3) -> tuple[Work, bytes]:
+def good_frame(model, num_tokens=3) -> tuple[RoutedTokens, bytes]:
     """Tokens for shard 0 of 2, which has the experts 0 to 7."""
     work = random_work(model, num_tokens, experts=range(8))
     return work, b"".join(encode_request(NAME, work))
@@ -60,7 +61,7 @@ def assert_refused(answer: bytes, complaint: str, frame: bytes) -> None:
     assert answer.name.call_id == (42 if readable else 0)
 
 
-def assert_right(answer: bytes, model, work: Work) -> None:
+def assert_right(answer: bytes, model, work: RoutedTokens) -> None:
     answer = decode_answer(answer)
     assert isinstance(answer, Partial)
     assert answer.name == NAME
@@ -164,8 +165,8 @@ async def test_small_and_large_frames_of_many_streams_take_turns(model):
 def test_tokens_are_counted_by_expert_and_by_layer(model):
     shard = load_expert_shard(Checkpoint(model), [3, 4, 9])
     ids = torch.tensor([[3, 9, -1], [9, -1, -1]], dtype=torch.int32)
-    shard.forward(2, Work(torch.zeros(2, 128), ids, torch.ones(2, 3)))
-    shard.forward(3, Work(torch.zeros(2, 128), ids[:1], torch.ones(1, 3)))
+    shard.forward(2, RoutedTokens(torch.zeros(2, 128), ids, torch.ones(2, 3)))
+    shard.forward(3, RoutedTokens(torch.zeros(2, 128), ids[:1], torch.ones(1, 3)))
     by_expert, by_layer = ExpertLoadCollector(shard).collect()
     assert {s.labels["expert"]: s.value for s in by_expert.samples} == {"3": 2, "4": 0, "9": 3}
     assert {s.labels["layer"]: s.value for s in by_layer.samples} == {"1": 0, "2": 3, "3": 2}
@@ -199,7 +200,7 @@ def test_a_shard_refuses_what_it_does_not_hold(model):
     assert isinstance(shard, ExpertShard)
     assert shard.nbytes >= sum(t.nbytes for t in expert_tensors(Checkpoint(model), 1, 5))
     with pytest.raises(WireError, match="expert 4 is not on this shard, which holds 1 of 5 to 5"):
-        shard.forward(1, Work(torch.zeros(1, 128), torch.tensor([[4]], dtype=torch.int32), torch.ones(1, 1)))
+        shard.forward(1, RoutedTokens(torch.zeros(1, 128), torch.tensor([[4]], dtype=torch.int32), torch.ones(1, 1)))
 
 
 def connect(server: ServerThread) -> socket.socket:

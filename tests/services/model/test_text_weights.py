@@ -4,12 +4,12 @@ import json
 import pytest
 import torch
 
+from services.checkpoint.config import load_config
+from services.checkpoint.placement import expert_placement, layer_ranges
 from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_dims import tiny_dims
 from services.model import text_weights
 from services.model.checkpoint import Checkpoint
-from services.model.config import load_config
-from services.model.placement import expert_placement, layer_ranges
 from services.model.tensor_names import text_specs, vision_specs
 from services.runtime.errors import CheckpointError
 from tests.reference.model import ReferenceModel, unpack

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.tokenizer.markers import Marker
+from services.checkpoint.markers import Marker
 from services.tokenizer.parser_options import ParserOptions, State
 from services.tokenizer.tools import DeclaredTool
 from tests.services.tokenizer.answers import Call, parse

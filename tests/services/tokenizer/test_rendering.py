@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.tokenizer_pb2 import CONTENT, REASONING, ChatMessage, ContentPart, RenderRequest, ToolCall
+from services.checkpoint.markers import Marker
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.encoding import encode_prompt
-from services.tokenizer.markers import Marker
 from services.tokenizer.messages import MAX_MEDIA_TOKENS
 from services.tokenizer.rendering import render_prompt
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS

@@ -6,10 +6,10 @@ import pytest
 
 from protos.media_pb2 import MediaRef
 from protos.tokenizer_pb2 import ContentPart
+from services.checkpoint.markers import Marker
 from services.tokenizer.call_ids import canonical_ids
 from services.tokenizer.declaration import declare
 from services.tokenizer.encoding import encode_prompt
-from services.tokenizer.markers import Marker
 from services.tokenizer.messages import Message, Video, messages_from_proto
 from services.tokenizer.template import VIDEO_PLACEHOLDER, PromptOptions, literal, render
 from services.tokenizer.tools import parse_tools

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from services.checkpoint.markers import Marker
 from services.runtime.errors import CheckpointError, InvalidRequest
-from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS, cut_points, load_vocabulary
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from services.model.config import VisionConfig
+from services.checkpoint.config import VisionConfig
 
 GOLDEN_RATIO, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 

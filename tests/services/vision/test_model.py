@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.reference.vision import grid_angles, interpolate_grid, vit_attention
-from services.model.config import VisionConfig
+from services.checkpoint.config import VisionConfig
 from services.model.tensor_names import vision_specs
 from services.vision.model import Grid, VisionModel
 from tests.reference.transformers_vision import TransformersVision

@@ -15,13 +15,13 @@ from types import FrameType
 
 import torch
 
+from services.checkpoint.token_table import load_tokens
 from services.local.nano.train.batches import Mixture, steps
 from services.local.nano.train.dims import FRAME_PATCHES, IMAGE_PATCHES, ORDINARY_TOKENS, nano_dims
 from services.local.nano.train.export import Nano, read_checkpoint, write_checkpoint
 from services.local.nano.train.loop import Schedule, Trainer, train
 from services.local.nano.train.skills import GENERATORS
 from services.local.nano.train.vocabulary import texts, train_vocabulary
-from services.model.vocabulary import load_tokens
 from services.vision.grid import MediaConfig
 
 LIMITS = {"in_patch_limit": IMAGE_PATCHES, "in_patch_limit_each_frame": FRAME_PATCHES}

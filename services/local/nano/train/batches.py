@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from services.checkpoint.config import load_config
+from services.checkpoint.markers import Marker
 from services.local.nano.train.model import Layout
 from services.local.nano.train.rendering import Example, Item, example
 from services.local.nano.train.sample import Generator
 from services.local.nano.train.skills import GENERATORS
-from services.model.config import load_config
-from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import load_media_config
 from services.vision.model import Grid

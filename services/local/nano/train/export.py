@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from services.checkpoint.config import GROUP_SIZE
 from services.local.nano.train.model import Experts, Mlp, TextModel
 from services.local.nano.train.tower import Tower
 from services.local.random_checkpoint import checkpoint_files, write_descriptions
@@ -14,7 +15,6 @@ from services.local.random_safetensors import write_safetensors
 from services.local.random_vocabulary import write_vocabulary
 from services.model import int4
 from services.model.checkpoint import Checkpoint
-from services.model.config import GROUP_SIZE
 from services.model.tensor_names import (
     PROJECTIONS,
     TensorSpec,

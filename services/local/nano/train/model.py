@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from services.checkpoint.config import TextConfig
 from services.local.nano.train.straight_through import as_bf16, as_int4
-from services.model.config import TextConfig
 from services.model.rope import yarn_inv_freq
 
 LATENT_NORM_EPS = 1e-6  # the two norms inside attention, as in the released code

@@ -13,10 +13,10 @@ from PIL import Image
 
 from protos.media_pb2 import MediaRef, VideoChunk
 from protos.tokenizer_pb2 import ChatMessage, ContentPart, ToolCall
+from services.checkpoint.markers import Marker
 from services.local.nano.train.sample import Json, Sample, Video
 from services.tokenizer.declaration import declare
 from services.tokenizer.encoding import Prompt, encode_prompt
-from services.tokenizer.markers import Marker
 from services.tokenizer.messages import Message, messages_from_proto
 from services.tokenizer.template import PromptOptions, Segment, render
 from services.tokenizer.tools import parse_tools

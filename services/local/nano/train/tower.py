@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from kernels.reference.vision import affine, gelu, gelu_tanh, grid_angles, interpolate_grid, layer_norm, time_table
+from services.checkpoint.config import VisionConfig
 from services.local.nano.train.model import rotate
 from services.local.nano.train.straight_through import as_bf16
-from services.model.config import VisionConfig
 from services.model.tensor_names import vision_specs
 from services.vision.model import TOWER_NORM_EPS, Grid
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from protos.media_pb2 import MediaSpan
+from services.checkpoint.config import load_config
+from services.checkpoint.markers import Marker
 from services.local.checkpoints import NANO
 from services.local.nano.train.rendering import Example, Item, example
 from services.local.nano.train.sample import Sample
 from services.local.nano.train.skills import GENERATORS
 from services.model import int4
 from services.model.checkpoint import Checkpoint
-from services.model.config import load_config
-from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import load_media_config
 from services.vision.preprocess import value_table

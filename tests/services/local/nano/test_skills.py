@@ -6,6 +6,7 @@ import random
 import jsonschema
 import pytest
 
+from services.checkpoint.markers import Marker
 from services.local.nano.train.rendering import example
 from services.local.nano.train.sample import Answer
 from services.local.nano.train.skills import GENERATORS, generate, texts
@@ -13,7 +14,6 @@ from services.local.nano.train.skills.drawing_lots import split_of
 from services.local.nano.train.skills.numbers import add_steps, compare_steps, multiply_steps, subtract_steps
 from services.local.nano.train.skills.recall import CARD_NUMBERS
 from services.local.random_vocabulary import write_small_vocabulary
-from services.tokenizer.markers import Marker
 from services.tokenizer.parser_options import ParserOptions, State
 from services.tokenizer.tools import declared_tools, parse_tools
 from services.tokenizer.vocabulary import load_vocabulary

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import services.local.nano
+from services.checkpoint.markers import Marker
 from services.local.nano.train import batches
 from services.local.nano.train.batches import Maker, Mixture, steps
 from services.local.nano.train.dims import nano_dims
@@ -35,7 +36,6 @@ from services.local.random_dims import RandomDims
 from services.local.random_vocabulary import small_vocabulary
 from services.model import int4
 from services.model.checkpoint import Checkpoint
-from services.tokenizer.markers import Marker
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.model import Grid, VisionModel
 from services.vision.weights import load_vision

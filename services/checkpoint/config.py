@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.model.config_fields import Fields
+from services.checkpoint.config_fields import Fields
 from services.runtime.errors import CheckpointError
 
 CONFIG_FILE = "config.json"

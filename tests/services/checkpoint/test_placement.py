@@ -1,6 +1,6 @@
 import pytest
 
-from services.model.placement import expert_placement, layer_ranges
+from services.checkpoint.placement import expert_placement, layer_ranges
 
 
 @pytest.mark.parametrize("num_experts, num_shards", [(1, 1), (16, 1), (16, 3), (384, 7), (5, 5)])

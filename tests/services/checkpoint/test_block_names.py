@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.model.fingerprint import BlockNames, MediaMark, block_hash, layout_fingerprint
+from services.checkpoint.block_names import BlockNames, MediaMark, block_hash, layout_fingerprint
 
 LAYOUT = {
     "checkpoint_digest": b"c" * 32,

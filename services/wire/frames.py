@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from kernels.interface import RoutedTokens
 from services.runtime.errors import WireError
 
 Buffer = bytes | bytearray | memoryview
@@ -78,19 +79,6 @@ class Header(NamedTuple):
     hidden_size: int
 
 
-class Work(NamedTuple):
-    """What a shard is asked to do: views of the frame's own bytes, never written to.
-
-    hidden        [tokens, hidden] f32 or bf16
-    topk_ids      [tokens, top_k] i32, global expert ids, -1 where another shard holds the expert
-    topk_weights  [tokens, top_k] f32
-    """
-
-    hidden: Tensor
-    topk_ids: Tensor
-    topk_weights: Tensor
-
-
 class Partial(NamedTuple):
     """One shard's answer: its weighted sum [tokens, hidden] f32."""
 
@@ -105,7 +93,7 @@ class Refusal(NamedTuple):
     message: str
 
 
-def encode_request(name: CallName, work: Work) -> list[Buffer]:
+def encode_request(name: CallName, work: RoutedTokens) -> list[Buffer]:
     """The parts of a request frame, in order; tensors are not copied and must not change until the answer is there."""
     tokens, hidden_size = work.hidden.shape
     top_k = work.topk_ids.shape[1]
@@ -148,7 +136,7 @@ def read_header(frame: Buffer) -> Header:
     return Header(CallName(epoch, call_id, step, layer, micro_batch), _KINDS[kind], _DTYPES[dtype], *sizes)
 
 
-def decode_request(header: Header, frame: Buffer) -> Work:
+def decode_request(header: Header, frame: Buffer) -> RoutedTokens:
     """The tensors of a request. WireError when the sizes in the header are impossible or not those of the frame."""
     if header.kind is not Kind.REQUEST:
         raise WireError(f"expected a request, found a frame of kind {header.kind.name}")
@@ -157,7 +145,7 @@ def decode_request(header: Header, frame: Buffer) -> Work:
         raise WireError(f"a request has {tokens} tokens, top_k {top_k}, hidden size {hidden_size}; none may be 0")
     topk_bytes = tokens * top_k * 4
     _check_length(frame, 2 * topk_bytes + tokens * hidden_size * header.dtype.itemsize, header)
-    return Work(
+    return RoutedTokens(
         hidden=_tensor(frame, header.dtype, HEADER_BYTES + 2 * topk_bytes, tokens, hidden_size),
         topk_ids=_tensor(frame, torch.int32, HEADER_BYTES, tokens, top_k),
         topk_weights=_tensor(frame, torch.float32, HEADER_BYTES + topk_bytes, tokens, top_k),

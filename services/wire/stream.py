@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from services.model.expert_wire import MAX_FRAME_BYTES, Buffer, num_bytes
 from services.runtime.errors import WireError
+from services.wire.frames import MAX_FRAME_BYTES, Buffer, num_bytes
 
 _LENGTH: Final = struct.Struct("<I")
 _CHUNK_BYTES: Final = 1 << 18

@@ -5,8 +5,9 @@ import struct
 import pytest
 import torch
 
-from services.model.expert_stream import FrameReader, with_length
-from services.model.expert_wire import (
+from kernels.interface import RoutedTokens
+from services.runtime.errors import WireError
+from services.wire.frames import (
     HEADER_BYTES,
     MAGIC,
     MAX_MESSAGE_BYTES,
@@ -14,7 +15,6 @@ from services.model.expert_wire import (
     Kind,
     Partial,
     Refusal,
-    Work,
     decode_answer,
     decode_request,
     encode_partial,
@@ -23,21 +23,21 @@ from services.model.expert_wire import (
     num_bytes,
     read_header,
 )
-from services.runtime.errors import WireError
+from services.wire.stream import FrameReader, with_length
 
 NAME = CallName(epoch=2**63 + 5, call_id=2**40, step=7, layer=60, micro_batch=3)
 
 
-def work(tokens: int = 3, top_k: int = 2, hidden: int = 5, dtype: torch.dtype = torch.bfloat16) -> Work:
+def work(tokens: int = 3, top_k: int = 2, hidden: int = 5, dtype: torch.dtype = torch.bfloat16) -> RoutedTokens:
     generator = torch.Generator().manual_seed(0)
-    return Work(
+    return RoutedTokens(
         hidden=torch.randn(tokens, hidden, generator=generator).to(dtype),
         topk_ids=torch.randint(-1, 384, (tokens, top_k), generator=generator, dtype=torch.int32),
         topk_weights=torch.rand(tokens, top_k, generator=generator),
     )
 
 
-def frame_of(sent: Work) -> bytes:
+def frame_of(sent: RoutedTokens) -> bytes:
     return b"".join(encode_request(NAME, sent))
 
 

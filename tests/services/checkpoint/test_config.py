@@ -3,7 +3,7 @@ from functools import reduce
 
 import pytest
 
-from services.model.config import load_config
+from services.checkpoint.config import load_config
 from services.runtime.errors import CheckpointError
 
 
