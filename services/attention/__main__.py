@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 
 from protos import attention_pb2_grpc
 from services.attention.assembly import Assembly
-from services.attention.dispatch import Experts, LocalExperts
+from services.attention.experts.experts import Experts, LocalExperts
 from services.attention.service import AttentionServicer
 from services.attention.settings import AttentionSettings
 from services.model.expert_load import ExpertLoadCollector

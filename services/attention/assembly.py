@@ -10,23 +10,23 @@ import torch
 
 import kernels
 from kernels.reference import latent_fp8
-from services.attention import layer_wire
-from services.attention.constraint_requests import Constraints
-from services.attention.dispatch import DispatchLimits, Experts, LocalExperts, RemoteExperts
-from services.attention.engine import Engine
-from services.attention.forward import Forward
-from services.attention.graphs import Layers, StepGraphs, record_cuda
-from services.attention.handoff import Handoff
-from services.attention.layer_service import LayerServicer, LayerWorker
-from services.attention.layer_shard import LayerShard, LocalLayers
-from services.attention.media import MediaSource
-from services.attention.pool import BlockPool
-from services.attention.remote_layers import RemoteLayers
+from services.attention.constraint.requests import Constraints
+from services.attention.engine.engine import Engine
+from services.attention.engine.forward import Forward
+from services.attention.engine.media import MediaSource
+from services.attention.engine.pool import BlockPool
+from services.attention.engine.roster import Roster
+from services.attention.engine.spans import StepSpans
+from services.attention.experts.experts import DispatchLimits, Experts, LocalExperts, RemoteExperts
+from services.attention.layers import frames
+from services.attention.layers.cuda_graphs import Layers, StepGraphs, record_cuda
+from services.attention.layers.handoff import Handoff
+from services.attention.layers.local import LayerShard, LocalLayers
+from services.attention.layers.remote import RemoteLayers
+from services.attention.layers.service import LayerServicer, LayerWorker
+from services.attention.layers.weights import load_ends, load_layers
 from services.attention.requests import Limits
-from services.attention.roster import Roster
 from services.attention.settings import AttentionSettings
-from services.attention.spans import StepSpans
-from services.attention.weights import load_ends, load_layers
 from services.checkpoint.block_names import layout_fingerprint
 from services.checkpoint.placement import expert_placement, layer_ranges
 from services.checkpoint.token_table import load_tokens
@@ -258,7 +258,7 @@ class Assembly:
     def _hello(self, shard: int) -> bytes:
         # The fingerprint of that shard's layers: an engine never drives another shard than it means to.
         settings = self._settings
-        return layer_wire.HELLO.pack(
+        return frames.HELLO.pack(
             secrets.randbits(63),
             settings.num_blocks,
             settings.block_tokens,

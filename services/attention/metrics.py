@@ -1,10 +1,6 @@
 """What an attention replica counts."""
 
-from collections.abc import Sequence
-
 from prometheus_client import Counter, Gauge, Histogram
-
-from services.attention.roster import Chunk, Roster
 
 WAIT_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 
@@ -67,30 +63,3 @@ GRAMMAR_WAIT_SECONDS = Histogram(
     "What a step with constrained generations waited for their masks when its logits were there.",
     buckets=(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1),
 )
-
-
-def count_step(role: str, plan: Sequence[Chunk], num_sampled: int, seconds: float) -> None:
-    """One step that was carried out, in which so many generations got a token."""
-    num_prompt = sum(chunk.num_tokens for chunk in plan) - num_sampled
-    STEP_TOKENS.labels("prompt").observe(num_prompt)
-    STEP_TOKENS.labels("decode").observe(num_sampled)
-    STEP_GENERATIONS.labels(role).observe(len(plan))
-    TOKENS.labels("prompt").inc(num_prompt)
-    TOKENS.labels("generated").inc(num_sampled)
-    STEP_SECONDS.labels(role).observe(seconds)
-
-
-def show_roster(roster: Roster) -> None:
-    """Who is where, and the blocks."""
-    PREEMPTIONS.inc(roster.take_num_preempted())
-    phases = {
-        "waiting": roster.waiting,
-        "fetching": roster.fetching,
-        "running": roster.running,
-        "leaving": roster.leaving,
-    }
-    for phase, generations in phases.items():
-        GENERATIONS.labels(phase).set(len(generations))
-    BLOCKS.labels("free").set(roster.pool.num_free)
-    BLOCKS.labels("used").set(roster.pool.num_blocks - roster.pool.num_free)
-    BLOCKS.labels("remembered").set(roster.pool.num_remembered)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protos import attention_pb2 as pb
-from services.attention.generation import Event, Generation
-from services.attention.sampler import SamplingParams
+from services.attention.engine.generation import Event, Generation
+from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames, MediaMark
 from services.model.media import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest

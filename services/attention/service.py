@@ -9,13 +9,13 @@ import grpc
 
 from protos import attention_pb2 as pb
 from protos import attention_pb2_grpc
-from services.attention.constraint_requests import Constraints, only_bans_calls
-from services.attention.engine import Engine
-from services.attention.generation import Event, Failed, FinishReason, Generation, HandedOver, Milestones, Tokens
+from services.attention.constraint.requests import Constraints, only_bans_calls
+from services.attention.engine.engine import Engine
+from services.attention.engine.generation import Event, Failed, FinishReason, Generation, HandedOver, Milestones, Tokens
+from services.attention.engine.spans import record_phases
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
 from services.attention.requests import Limits, generation_from_proto
-from services.attention.sampler import Choice
-from services.attention.spans import record_phases
+from services.attention.sampling.on_host import Choice
 from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
 from services.runtime.tracing import PARENT, Tracer

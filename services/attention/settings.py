@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from services.attention.dispatch import parse_experts
+from services.attention.experts.experts import parse_experts
 from services.model.device import Device
 from services.runtime.discovery import DNS
 from services.runtime.settings import Addresses, StoreSettings, StoreUrls, check_address, check_place

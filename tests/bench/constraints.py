@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from protos import attention_pb2 as pb
-from services.attention.constraint import Constraint
-from services.attention.constraint_requests import Constraints
-from services.attention.rules import Rules
-from services.attention.sampler import SamplingParams, sample
+from services.attention.constraint.constraint import Constraint
+from services.attention.constraint.requests import Constraints
+from services.attention.constraint.workers import Rules
+from services.attention.sampling.on_host import SamplingParams, sample
 from services.checkpoint.token_table import TokenTable, load_tokens
 from tests.bench.table import print_table
 

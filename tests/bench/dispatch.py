@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 import uvloop
 
-from services.attention.dispatch import RemoteExperts
-from services.attention.dispatch_replica import Transport
+from services.attention.experts.connection import Transport
+from services.attention.experts.experts import RemoteExperts
 from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_dims import RandomDims, tiny_dims

@@ -6,9 +6,9 @@ import torch
 
 from kernels.gpu import log_totals, sampling
 from kernels.reference import sampling as sampling_reference
-from services.attention.random_numbers import philox
-from services.attention.sampler import SamplingParams, sample
-from services.attention.sampler_on_device import shapes_of
+from services.attention.sampling.on_device import shapes_of
+from services.attention.sampling.on_host import SamplingParams, sample
+from services.attention.sampling.random_numbers import philox
 from tests.kernels.triton_device import DEVICE, moved
 
 # Every shape alone and together.

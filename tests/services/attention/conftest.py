@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.attention.assembly import Assembly, Replica
-from services.attention.generation import Event, Failed, Generation, HandedOver, Tokens
-from services.attention.sampler import SamplingParams
+from services.attention.engine.generation import Event, Failed, Generation, HandedOver, Tokens
+from services.attention.sampling.on_host import SamplingParams
 from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import BlockNames
 from services.checkpoint.token_table import load_tokens
@@ -19,7 +19,7 @@ from services.local.random_checkpoint import write_random_checkpoint
 from services.local.random_vocabulary import write_small_vocabulary
 from services.runtime.redis_server import RedisServer
 from services.tokenizer.vocabulary import load_vocabulary
-from tests.services.attention.constraining import Desk
+from tests.services.attention.constraint.constraining import Desk
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.attention.assembly import Assembly
-from services.attention.layer_wire import Frame, Kind
+from services.attention.layers.frames import Frame, Kind
 from services.attention.settings import AttentionSettings
 from services.local.random_checkpoint import write_random_checkpoint
 

@@ -1,0 +1,69 @@
+"""One step's arithmetic: from a plan to the logits of the generations that get a token."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from services.attention.engine.media import media_rows
+from services.attention.engine.roster import Chunk
+from services.attention.layers.batch import Batch, Row, make_batch, split
+from services.attention.layers.formulas import embed, logits
+from services.attention.layers.local import LayerShard, all_of
+from services.attention.layers.weights import EndWeights
+from services.checkpoint.config import TextConfig
+from services.model.device import to_device
+
+
+class Forward:
+    """Embedding, every shard's layers, final norm and head. Used on the engine's loop."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        ends: EndWeights,
+        shards: Sequence[LayerShard],
+        *,
+        dtype: torch.dtype,
+        block_tokens: int,
+        num_micro_batches: int,
+        micro_batch_tokens: int,
+    ) -> None:
+        self._config = config
+        self._ends = ends
+        self._shards = shards
+        self._dtype = dtype
+        self._block_tokens = block_tokens
+        self._num_micro_batches = num_micro_batches
+        self._micro_batch_tokens = micro_batch_tokens
+
+    async def run(self, step: int, plan: Sequence[Chunk]) -> Tensor:
+        """Logits f32 [generations whose last chunk this is, vocabulary], in the order of the plan."""
+        batch = make_batch([_row(chunk) for chunk in plan], self._block_tokens)
+        # Below this size two halves cost more than the wait that they hide.
+        halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
+        parts = split(batch, self._num_micro_batches) if halves else [batch]
+        device = self._ends.embedding.device
+        token_ids = to_device(batch.token_ids, device)
+        hidden = embed(token_ids, self._ends, self._dtype, media_rows(plan, batch.row_starts))
+        if len(parts) == 1:
+            hidden = await self._run_layers(step, 0, batch, hidden)
+        else:
+            # While one micro-batch waits for its experts the other computes its attention.
+            pieces = hidden.split_with_sizes([part.num_tokens for part in parts])
+            work = [self._run_layers(step, i, *piece) for i, piece in enumerate(zip(parts, pieces, strict=True))]
+            # All of them, also if one fails: none may write latent KV after the step is over.
+            hidden = torch.cat(await all_of(work))
+        rows = to_device(hidden, device)[to_device(batch.logit_rows, device)]
+        return logits(rows, self._ends, self._config)
+
+    async def _run_layers(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
+        for shard in self._shards:
+            hidden = await shard.forward(step, micro_batch, batch, hidden)
+        return hidden
+
+
+def _row(chunk: Chunk) -> Row:
+    generation = chunk.generation
+    first, last = generation.num_computed, generation.num_computed + chunk.num_tokens
+    return Row(generation.token_ids[first:last], first, generation.block_ids, chunk.is_last)

@@ -1,0 +1,114 @@
+"""One request as an attention replica sees it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import Tensor
+
+from services.attention.constraint.constraint import Constraint
+from services.attention.sampling.on_host import History, SampledToken, SamplingParams
+from services.checkpoint.block_names import BlockNames
+from services.runtime.errors import MoonshardError
+
+
+class FinishReason(Enum):
+    """Why a generation ended by itself."""
+
+    STOP = 1
+    LENGTH = 2
+
+
+@dataclass
+class Milestones:
+    """When a generation first got where, of time.monotonic; 0: not yet."""
+
+    arrived_s: float = field(default_factory=time.monotonic)
+    admitted_s: float = 0.0  # there were blocks for it
+    started_s: float = 0.0  # what the store had of it was there
+    first_token_s: float = 0.0
+    published_s: float = 0.0  # all its latent KV was in the store
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens, and the finish if they are the last."""
+
+    choices: Sequence[SampledToken]
+    finish_reason: FinishReason | None
+    num_cached: int
+    milestones: Milestones | None = None  # with the first token
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """A prompt is computed and its latent KV published; another replica goes on."""
+
+    choice: SampledToken
+    finish_reason: FinishReason | None
+    num_cached: int
+    block_names: Sequence[bytes]
+    tail_name: str
+    num_tokens: int
+    milestones: Milestones
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The generation is over; the caller may repeat it elsewhere if the error says so."""
+
+    error: MoonshardError
+
+
+Event = Tokens | HandedOver | Failed
+
+
+@dataclass(eq=False)
+class Generation:
+    """Token ids, what is computed of them, and the blocks that hold it. Owned by the engine thread.
+
+    `token_ids` is the prompt, then everything generated; tokens [0, num_computed) have their latent KV in `block_ids`.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt: int
+    sampling: SamplingParams
+    max_tokens: int  # length of token_ids at which it ends
+    names: BlockNames
+    sink: Callable[[Event], None]
+    hand_over: bool = False  # role prefill: one token, then publish everything
+    tail_name: str = ""  # in the store: the latent KV of the last, partly filled block
+    tail_tokens: int = 0  # num_computed once the tail is fetched
+    arrival: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
+    num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
+    history: History | None = field(init=False)
+    constraint: Constraint | None = None
+    milestones: Milestones = field(default_factory=Milestones)
+    trace_parent: str = ""  # of the call that it serves
+
+    def __post_init__(self) -> None:
+        needed = self.sampling.needs_history
+        self.history = History(self.token_ids, self.num_prompt) if needed else None
+
+    @property
+    def num_remaining(self) -> int:
+        """Known tokens whose latent KV is still to be computed; the logits after the last give the next token."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_new(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Adds a sampled token and says whether it is the last."""
+        self.token_ids.append(token_id)
+        if token_id in self.sampling.stop_token_ids and self.num_new > self.sampling.min_new_tokens:
+            return FinishReason.STOP
+        if len(self.token_ids) >= self.max_tokens:
+            return FinishReason.LENGTH
+        return None

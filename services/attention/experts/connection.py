@@ -1,0 +1,179 @@
+"""The connection to one replica of an expert shard: opened, checked, supervised, opened again."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import grpc
+
+from protos import expert_pb2, expert_pb2_grpc
+from services.attention.experts.in_flight import Call
+from services.attention.experts.metrics import LIVE_REPLICAS
+from services.attention.experts.transports import Carrier, GrpcCarrier, UnixCarrier
+from services.runtime.channels import open_channel
+from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
+from services.runtime.tls import TlsFiles
+from services.wire.frames import Buffer
+
+log = logging.getLogger(__name__)
+
+Transport = Literal["grpc", "unix"]
+
+CONNECT_S: Final = 5.0
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
+
+
+@dataclass(frozen=True)
+class ShardIdentity:
+    """What every replica of an expert shard must say about itself, else its sums would be of another model."""
+
+    shard: int
+    num_shards: int
+    expert_ids: tuple[int, ...]
+    checkpoint_digest: bytes
+
+    def check(self, address: str, found: expert_pb2.DescribeShardResponse) -> None:
+        """CheckpointError when the replica at `address` is not one of this shard."""
+        complaint = ""
+        if (found.shard, found.num_shards) != (self.shard, self.num_shards):
+            complaint = f"expected shard {self.shard} of {self.num_shards}, found {found.shard} of {found.num_shards}"
+        elif tuple(found.expert_ids) != self.expert_ids:
+            complaint = f"expected {_summary(self.expert_ids)}, found {_summary(found.expert_ids)}"
+        elif found.checkpoint_digest != self.checkpoint_digest:
+            complaint = (
+                f"expected the checkpoint {self.checkpoint_digest.hex()[:16]}, "
+                f"found {found.checkpoint_digest.hex()[:16]}"
+            )
+        if complaint:
+            raise CheckpointError(f"expert replica {address}: {complaint}")
+
+
+class ReplicaConnection:
+    """One replica of an expert shard and its stream. Owned by its shard's calls, used on their loop only.
+
+    `on_up`, `on_lost` and `on_frame` tell the owner what happens; `refusal` is set while the peer is the wrong one.
+    """
+
+    def __init__(
+        self, address: str, expected: ShardIdentity, transport: Transport, tls: TlsFiles | None = None
+    ) -> None:
+        self.address = address
+        self.state = "is not connected yet"
+        self.suspect = False
+        self.in_flight: dict[int, Call] = {}
+        self.refusal: CheckpointError | None = None
+        self.on_up: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[ReplicaConnection], None] = lambda _: None
+        self.on_frame: Callable[[ReplicaConnection, Buffer], None] = lambda *_: None
+        self._expected = expected
+        self._transport = transport
+        self._tls = tls
+        self._carrier: Carrier | None = None
+        self._broken: asyncio.Future[str] | None = None
+
+    @property
+    def live(self) -> bool:
+        return self._carrier is not None
+
+    def send(self, frame: Sequence[Buffer]) -> None:
+        assert self._carrier is not None
+        self._carrier.send(frame)
+
+    def disconnect(self, reason: str) -> None:
+        """Breaks the stream; `run` opens a new one."""
+        if self._carrier is None or self._broken is None:
+            return
+        self._carrier.close()
+        self._carrier = None
+        LIVE_REPLICAS.labels(self._expected.shard).dec()
+        self.state = f"was lost: {reason}"
+        if not self._broken.done():
+            self._broken.set_result(reason)
+        self.on_lost(self)
+
+    async def run(self) -> None:
+        """Connects, and again whenever the stream breaks, until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        try:
+            while True:
+                failure = await self._attempt()
+                if failure is None:
+                    pause_s = FIRST_PAUSE_S
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        finally:
+            self.disconnect("closed here")
+
+    async def _attempt(self) -> MoonshardError | None:
+        """One connection from opening to loss; the reason, if none came about."""
+        async with AsyncExitStack() as stack:
+            try:
+                channel = await stack.enter_async_context(open_channel(self.address, tls=self._tls))
+                self._broken = asyncio.get_running_loop().create_future()
+                self._carrier = await self._connect(channel)
+            except MoonshardError as error:
+                self._say(error)
+                return error
+            self.refusal = None
+            self.state = "is connected"
+            log.info("expert replica connected", extra={"address": self.address, "shard": self._expected.shard})
+            LIVE_REPLICAS.labels(self._expected.shard).inc()
+            self.on_up()
+            reason = await self._broken
+            log.warning("expert replica lost", extra={"address": self.address, "reason": reason})
+            return None
+
+    def _say(self, error: MoonshardError) -> None:
+        self.refusal = error if isinstance(error, CheckpointError) else None
+        if self.state != str(error):
+            log.info("expert replica not there", extra={"address": self.address, "reason": str(error)})
+        self.state = str(error)
+
+    async def _connect(self, channel: grpc.aio.Channel) -> Carrier:
+        """An open stream to a replica that is the right one."""
+        try:
+            found = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
+                expert_pb2.DescribeShardRequest(), timeout=CONNECT_S
+            )
+            self._expected.check(self.address, found)
+            if self._transport == "unix":
+                return await self._connect_unix(found.raw_socket)
+            stream: Any = channel.stream_stream(DISPATCH)()
+            # The replica answers with its metadata as soon as it serves the stream.
+            async with asyncio.timeout(CONNECT_S):
+                await stream.initial_metadata()
+            if stream.done():
+                raise Unavailable(f"{self.address} refused the stream: {await stream.details()}")
+            return GrpcCarrier(stream, self._take, self.disconnect)
+        except TimeoutError as error:
+            raise Unavailable(f"no stream within {CONNECT_S} s") from error
+
+    async def _connect_unix(self, path: str) -> Carrier:
+        if not path:
+            raise CheckpointError(
+                f"expert replica {self.address} offers no raw Unix socket: use MOONSHARD_EXPERT_TRANSPORT=grpc"
+            )
+        with ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.setblocking(False)
+            try:
+                # Not wait_for, which may swallow a cancellation in Python 3.11.
+                async with asyncio.timeout(CONNECT_S):
+                    await asyncio.get_running_loop().sock_connect(sock, path)
+            except OSError as error:
+                raise Unavailable(f"{path}: {error.strerror or type(error).__name__}") from error
+            undo.pop_all()
+            return UnixCarrier(sock, self._take, self.disconnect)
+
+    def _take(self, frame: Buffer) -> None:
+        self.on_frame(self, frame)
+
+
+def _summary(expert_ids: Sequence[int]) -> str:
+    return f"{len(expert_ids)} experts from {min(expert_ids, default=None)} to {max(expert_ids, default=None)}"

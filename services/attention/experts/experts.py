@@ -1,0 +1,233 @@
+"""The experts as the attention layers see them: dispatch a batch's tokens, await one weighted sum.
+
+Two implementations: in this process, or on expert shards elsewhere over persistent streams (dispatch_carrier.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from torch import Tensor
+
+from kernels.interface import RoutedTokens
+from services.attention.experts.connection import ReplicaConnection, ShardIdentity, Transport
+from services.attention.experts.discovery import ExpertFinder, Found
+from services.attention.experts.in_flight import Call, Dispatched, ShardCalls
+from services.attention.experts.split import Splitter
+from services.model.device import to_host
+from services.model.expert_shard import ExpertShard
+from services.runtime.errors import ExpertsUnavailable
+from services.runtime.tls import TlsFiles
+from services.runtime.tracing import Tracer
+from services.wire.frames import CallName, encode_request
+
+CHECK_S: Final = 0.05
+POLL_OPEN_S: Final = 0.01
+
+
+class Experts(Protocol):
+    """The routed experts of every MoE layer. Used on the engine's loop only."""
+
+    async def open(self) -> None:
+        """Connects to at least one replica of every shard; before that nothing may be dispatched."""
+
+    async def close(self) -> None:
+        """Ends all connections; what is in flight fails."""
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        """Sends a micro-batch's tokens to their experts at once; await the sum [tokens, hidden] f32, once.
+
+        hidden        [tokens, hidden] f32 or bf16; not to be changed before the sum is there
+        topk_ids      [tokens, top_k] i32, global expert ids
+        topk_weights  [tokens, top_k] f32
+        """
+
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        """From now on a span is recorded under `parent` for every answer of an expert shard; None: no more."""
+
+
+class LocalExperts:
+    """All experts in this process: computed at once, on the caller's thread."""
+
+    def __init__(self, shard: ExpertShard) -> None:
+        self.shard = shard
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        """There are no expert shards: their work is the step's own."""
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        if len(hidden) == 0:
+            return _Ready(hidden.float())
+        return _Ready(self.shard.forward(layer, RoutedTokens(hidden, topk_ids, topk_weights)))
+
+
+@dataclass(frozen=True)
+class DispatchLimits:
+    """How long a call may take.
+
+    deadline_s  from dispatch to ExpertsUnavailable
+    repeat_s    after that the frame goes to a further replica too, if the shard has one
+    open_s      from `open` to ExpertsUnavailable
+    """
+
+    deadline_s: float = 30.0
+    repeat_s: float = 10.0
+    open_s: float = 600.0
+
+
+class RemoteExperts:
+    """Experts on shards elsewhere: per replica one stream, per dispatch one frame for each shard that has a part.
+
+    addresses   for each shard its replicas
+    placement   for each shard its expert ids
+    epoch       one life of this process, never used again
+    name        "dns:NAME:PORT" of further replicas, of whichever shards; empty: there are none
+    discover_s  between two look-ups of the name
+    tls         certificates for streams over TCP
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Sequence[str]],
+        placement: Sequence[Sequence[int]],
+        *,
+        checkpoint_digest: bytes,
+        epoch: int,
+        transport: Transport = "grpc",
+        limits: DispatchLimits | None = None,
+        name: str = "",
+        discover_s: float = 2.0,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        if len(addresses) != len(placement):
+            raise ValueError(f"{len(addresses)} expert shards have addresses, expected {len(placement)}")
+        self._limits = limits or DispatchLimits()
+        self._splitter = Splitter(placement)
+        self._epoch = epoch
+        self._next_call_id = 1
+        self._transport: Transport = transport
+        self._tls = tls
+        self._identities = [
+            ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest) for shard, ids in enumerate(placement)
+        ]
+        self._replicas = [
+            [ReplicaConnection(address, identity, transport, tls) for address in of_shard]
+            for of_shard, identity in zip(addresses, self._identities, strict=True)
+        ]
+        self._shards = [
+            ShardCalls(shard, replicas, self._limits.repeat_s) for shard, replicas in enumerate(self._replicas)
+        ]
+        self._finder = ExpertFinder(name, self._identities, self._add, discover_s, tls) if name else None
+        self._tasks: dict[ReplicaConnection | None, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._trace: tuple[Tracer, str] | None = None
+
+    async def open(self) -> None:
+        """Returns when every shard has a live replica.
+
+        Raises CheckpointError when a replica that was told is of another shard or checkpoint, ExpertsUnavailable after
+        `open_s`. One that was found behind a name and is the wrong one is left alone.
+        """
+        told = [replica for of_shard in self._replicas for replica in of_shard]
+        for shard, replicas in enumerate(self._replicas):
+            for replica in replicas:
+                self._start(shard, replica)
+        if self._finder is not None:
+            self._tasks[None] = asyncio.create_task(self._finder.run())
+        deadline_s = time.monotonic() + self._limits.open_s
+        while missing := [of_shard for of_shard in self._replicas if not any(r.live for r in of_shard)]:
+            for replica in told:
+                if replica.refusal is not None:
+                    raise replica.refusal
+            if time.monotonic() > deadline_s:
+                reports = [f"{r.address} {r.state}" for of_shard in missing for r in of_shard]
+                report = "; ".join([*reports, *(self._finder.report() if self._finder is not None else ())])
+                raise ExpertsUnavailable(f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}")
+            await asyncio.sleep(POLL_OPEN_S)
+
+    async def close(self) -> None:
+        """Ends the streams; what is in flight fails with ExpertsUnavailable."""
+        for calls in self._shards:
+            calls.close()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def dispatch(
+        self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Awaitable[Tensor]:
+        num_tokens, hidden_size = hidden.shape
+        parts = self._splitter.split(RoutedTokens(*to_host(hidden, topk_ids, topk_weights))) if num_tokens else []
+        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._trace)
+        deadline_s = time.monotonic() + self._limits.deadline_s
+        for index, part in enumerate(parts):
+            name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
+            self._next_call_id += 1
+            frame = encode_request(name, part.work)
+            shape = len(part.work.hidden), hidden_size
+            self._shards[part.shard].start(Call(name, frame, shape, dispatched, index, deadline_s))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+        return dispatched
+
+    def _add(self, shard: int, address: str) -> Found:
+        """Connects to a replica that was found."""
+        replica = ReplicaConnection(address, self._identities[shard], self._transport, self._tls)
+        self._replicas[shard].append(replica)
+        self._start(shard, replica)
+        return Found(replica, lambda: self._drop(shard, replica))
+
+    def _start(self, shard: int, replica: ReplicaConnection) -> None:
+        calls = self._shards[shard]
+        replica.on_up, replica.on_lost, replica.on_frame = calls.on_up, calls.on_lost, calls.on_frame
+        self._tasks[replica] = asyncio.create_task(replica.run())
+
+    def _drop(self, shard: int, replica: ReplicaConnection) -> None:
+        self._replicas[shard].remove(replica)
+        self._tasks.pop(replica).cancel()
+
+    def _check(self) -> None:
+        now_s = time.monotonic()
+        for calls in self._shards:
+            calls.check(now_s)
+        self._timer = None
+        if any(len(calls) for calls in self._shards):
+            self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+
+    def trace(self, tracer: Tracer | None, parent: str) -> None:
+        self._trace = (tracer, parent) if tracer is not None else None
+
+
+class _Ready:
+    """An awaitable whose result is there already."""
+
+    def __init__(self, total: Tensor) -> None:
+        self._total = total
+
+    def __await__(self) -> Generator[Any, None, Tensor]:
+        return self._total
+        yield
+
+
+def parse_experts(text: str) -> list[list[str]]:
+    """MOONSHARD_EXPERTS: shards separated by ",", replicas of one shard by "|". ValueError for an empty address."""
+    shards = [[address.strip() for address in shard.split("|")] for shard in text.split(",")] if text.strip() else []
+    for number, addresses in enumerate(shards):
+        if not all(addresses):
+            raise ValueError(f"expert shard {number} of {len(shards)} has an empty address")
+    return shards

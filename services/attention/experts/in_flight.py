@@ -1,0 +1,264 @@
+"""Calls in flight to the experts: who has them, when they are repeated, when they fail. Never a partial sum.
+
+Experts are idempotent, so a frame may go to several replicas of its shard; the first answer counts and later ones are
+dropped by call id.
+"""
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from services.attention.experts.metrics import (
+    DISPATCH_SECONDS,
+    DROPPED_ANSWERS,
+    REPEATED_CALLS,
+    ROUND_TRIP_SECONDS,
+    WAIT_SECONDS,
+)
+from services.attention.experts.split import Part, combine
+from services.model.device import to_device
+from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
+from services.runtime.tracing import Tracer
+from services.wire.frames import Buffer, CallName, Refusal, decode_answer
+
+MAX_CALLS: Final = 1024  # in flight to one shard; an engine has one for each micro-batch
+
+
+class Dispatched:
+    """What became of one `dispatch`: await it, once, for the sum over shards [tokens, hidden] f32.
+
+    Raises ExpertsUnavailable when a shard did not answer in time, WireError when one refused its frame.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        hidden_size: int,
+        parts: Sequence[Part],
+        device: torch.device,
+        trace: tuple[Tracer, str] | None = None,
+    ) -> None:
+        self.trace = trace
+        self._shape = num_tokens, hidden_size
+        self._parts = parts
+        self._device = device
+        self._partials: list[Tensor | None] = [None] * len(parts)
+        self._num_missing = len(parts)
+        self.started_s = self._completed_s = time.monotonic()
+        self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not parts:
+            self._complete.set_result(None)
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits for a partial sum any more: complete, failed, or given up by the caller."""
+        return self._complete.done()
+
+    def settle(self, index: int, partial: Tensor) -> None:
+        """Takes the sum of part `index`."""
+        if not self.done:
+            self._partials[index] = partial
+            self._num_missing -= 1
+            if self._num_missing == 0:
+                self._complete.set_result(None)
+                self._completed_s = time.monotonic()
+                DISPATCH_SECONDS.observe(self._completed_s - self.started_s)
+
+    def fail(self, error: MoonshardError) -> None:
+        """Ends the wait with an error."""
+        if not self.done:
+            self._complete.set_exception(error)
+            # Marks it as seen: the caller may have failed elsewhere and never await this.
+            self._complete.exception()
+
+    def __await__(self) -> Generator[Any, None, Tensor]:
+        awaited_s = time.monotonic()
+        yield from self._complete.__await__()
+        # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
+        WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
+        partials = [partial for partial in self._partials if partial is not None]
+        return to_device(combine(*self._shape, self._parts, partials), self._device)
+
+
+class Replica(Protocol):
+    """One replica of an expert shard, as its calls see it."""
+
+    address: str
+    state: str  # for people: "connected", or why it is not
+    suspect: bool  # let a call wait too long and has not answered since
+    in_flight: dict[int, "Call"]
+
+    @property
+    def live(self) -> bool:
+        """Whether frames can be sent."""
+
+    def send(self, frame: Sequence[Buffer]) -> None:
+        """Hands a frame to the open stream."""
+
+    def disconnect(self, reason: str) -> None:
+        """Breaks a stream that cannot be trusted."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One frame that awaits its answer. `holders` are the replicas whose open stream took it."""
+
+    name: CallName
+    frame: Sequence[Buffer]
+    shape: tuple[int, int]
+    dispatched: Dispatched
+    part_index: int
+    deadline_s: float
+    sent_s: float = 0.0
+    holders: list[Replica] = field(default_factory=list)
+    overdue: bool = False
+
+
+def choose_replica(replicas: Sequence[Replica], holders: Sequence[Replica], turn: int) -> int | None:
+    """Index of the live replica with the fewest calls that does not hold this one; equals take turns.
+
+    A suspect is chosen only when there is no other.
+    """
+    candidates = [i for i, replica in enumerate(replicas) if replica.live and replica not in holders]
+    if not candidates:
+        return None
+    return min(candidates, key=lambda i: (replicas[i].suspect, len(replicas[i].in_flight), (i - turn) % len(replicas)))
+
+
+class ShardCalls:
+    """The calls in flight to one expert shard, by call id, and the replicas that can answer them."""
+
+    def __init__(self, shard: int, replicas: Sequence[Replica], repeat_s: float) -> None:
+        self._shard = shard
+        self._replicas = replicas
+        self._repeat_s = repeat_s
+        self._calls: dict[int, Call] = {}
+        self._turn = 0
+        self._round_trips = ROUND_TRIP_SECONDS.labels(shard)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def start(self, call: Call) -> None:
+        """Sends a new call, or keeps it until a replica is there."""
+        if len(self._calls) >= MAX_CALLS:
+            call.dispatched.fail(
+                ExpertsUnavailable(f"expert shard {self._shard} owes {MAX_CALLS} answers: {self._report()}")
+            )
+            return
+        self._calls[call.name.call_id] = call
+        self._send(call)
+
+    def on_up(self) -> None:
+        """A replica has connected: it gets what nobody has."""
+        for call in list(self._calls.values()):
+            if not call.holders:
+                self._send(call)
+
+    def on_lost(self, replica: Replica) -> None:
+        """The stream of a replica broke: what it had goes to another one."""
+        orphans = list(replica.in_flight.values())
+        replica.in_flight.clear()
+        for call in orphans:
+            call.holders.remove(replica)
+            if call.dispatched.done:
+                self._forget(call)
+            elif not call.holders:
+                REPEATED_CALLS.labels("lost").inc()
+                self._send(call)
+
+    def on_frame(self, replica: Replica, frame: Buffer) -> None:
+        """An answer has come."""
+        try:
+            answer = decode_answer(frame)
+        except WireError as error:
+            replica.disconnect(str(error))
+            return
+        call = self._calls.get(answer.name.call_id)
+        if call is None or call.name != answer.name:
+            if isinstance(answer, Refusal) and answer.name.call_id == 0:
+                # It could not even read the name, so we do not know whose frame it was.
+                replica.disconnect(answer.message)
+                return
+            DROPPED_ANSWERS.inc()
+            return
+        replica.suspect = False
+        self._forget(call)
+        if isinstance(answer, Refusal):
+            call.dispatched.fail(WireError(f"expert shard {self._shard} at {replica.address}: {answer.message}"))
+        elif tuple(answer.total.shape) != call.shape:
+            found, expected = list(answer.total.shape), list(call.shape)
+            call.dispatched.fail(
+                WireError(f"expert shard {self._shard} at {replica.address} sent {found}, expected {expected}")
+            )
+        else:
+            began_s, ended_s = call.dispatched.started_s, time.monotonic()
+            self._round_trips.observe(ended_s - began_s)
+            if call.dispatched.trace is not None:
+                _record(call, self._shard, *call.dispatched.trace, began_s, ended_s)
+            call.dispatched.settle(call.part_index, answer.total)
+
+    def check(self, now_s: float) -> None:
+        """Repeats what is late and fails what is past its deadline. Called a few times a second."""
+        for call in list(self._calls.values()):
+            if call.dispatched.done:
+                self._forget(call)
+            elif now_s > call.deadline_s:
+                # The loop may have stood still while the answer arrived, so it gets one more round to read it.
+                if call.overdue:
+                    self._forget(call)
+                    call.dispatched.fail(self._too_late(call))
+                call.overdue = True
+            elif call.holders and now_s - call.sent_s > self._repeat_s:
+                for replica in call.holders:
+                    replica.suspect = True
+                if self._send(call):
+                    REPEATED_CALLS.labels("late").inc()
+
+    def close(self) -> None:
+        """Fails everything in flight."""
+        for call in list(self._calls.values()):
+            self._forget(call)
+            call.dispatched.fail(ExpertsUnavailable("this process is shutting down"))
+
+    def _send(self, call: Call) -> bool:
+        index = choose_replica(self._replicas, call.holders, self._turn)
+        call.sent_s = time.monotonic()
+        if index is None:
+            return False
+        self._turn = index + 1
+        replica = self._replicas[index]
+        replica.in_flight[call.name.call_id] = call
+        call.holders.append(replica)
+        replica.send(call.frame)
+        return True
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.name.call_id, None)
+        for replica in call.holders:
+            replica.in_flight.pop(call.name.call_id, None)
+
+    def _too_late(self, call: Call) -> ExpertsUnavailable:
+        return ExpertsUnavailable(
+            f"expert shard {self._shard} did not answer layer {call.name.layer} in time: {self._report()}",
+            retry_after_s=1.0,
+        )
+
+    def _report(self) -> str:
+        return "; ".join(f"{replica.address} {replica.state}" for replica in self._replicas)
+
+
+def _record(call: Call, shard: int, tracer: Tracer, parent: str, began_s: float, ended_s: float) -> None:
+    """The span of one answer."""
+    attributes = {
+        "moonshard.layer": call.name.layer,
+        "moonshard.micro_batch": call.name.micro_batch,
+        "moonshard.expert_shard": shard,
+        "moonshard.num_tokens": call.shape[0],
+    }
+    tracer.record("dispatch", parent, began_s, ended_s, attributes)

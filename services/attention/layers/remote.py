@@ -1,0 +1,187 @@
+"""The engine's side of a further shard: its layers run in another process, over one long-lived stream."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import grpc
+import torch
+from torch import Tensor
+
+from services.attention.layers import frames as wire
+from services.attention.layers.batch import Batch
+from services.attention.layers.blocks import NamedBlock
+from services.attention.layers.frames import Frame, Kind
+from services.runtime.channels import open_channel
+from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
+from services.runtime.tls import TlsFiles
+
+log = logging.getLogger(__name__)
+
+RUN = "/moonshard.v1.LayerService/Run"
+RECONNECT_S = 0.2
+
+
+class RemoteLayers:
+    """A shard that this engine drives. Owned by the engine and used on its loop only.
+
+    When the stream breaks the shard's latent KV is lost: what waits for it fails with Unavailable, `take_loss` says so
+    once, and the connection is made again in the background.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        hello: bytes,
+        dtype: torch.dtype,
+        hidden_size: int,
+        deadline_s: float,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self._address = address
+        self._tls = tls
+        self._hello = hello
+        self._dtype = dtype
+        self._hidden_size = hidden_size
+        self._deadline_s = deadline_s
+        self._calls: dict[int, asyncio.Future[memoryview]] = {}
+        self._next_call = 1
+        self._outgoing: asyncio.Queue[bytes] | None = None
+        self._connected = asyncio.Event()
+        self._lost = False
+        self._connection: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """May be asked from any thread."""
+        return self._connected.is_set()
+
+    async def open(self, timeout_s: float) -> None:
+        """Connects; Unavailable if the shard does not answer in time."""
+        self._connection = asyncio.create_task(self._keep_connected())
+        connected = asyncio.create_task(self._connected.wait())
+        await asyncio.wait({connected, self._connection}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._connection.done():
+            self._connection.result()
+        if not connected.done():
+            connected.cancel()
+            raise Unavailable(f"shard {self._address} did not answer within {timeout_s:g} s")
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.cancel()
+            await asyncio.gather(self._connection, return_exceptions=True)
+
+    async def forward(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
+        body = await self._call(Kind.FORWARD, wire.pack_forward(step, micro_batch, batch, hidden))
+        return wire.unpack_hidden(body, self._dtype, self._hidden_size)
+
+    def publish(self, blocks: Sequence[NamedBlock]) -> Awaitable[bool]:
+        # The frame is queued before this returns, so the shard copies the blocks before it computes the next step.
+        return self._truth(self._call(Kind.PUBLISH, wire.pack_blocks(blocks)))
+
+    async def publish_missing(self, blocks: Sequence[NamedBlock]) -> bool:
+        return await self._truth(self._call(Kind.PUBLISH_MISSING, wire.pack_blocks(blocks)))
+
+    def publish_tail(self, tail_name: str, block_id: int, num_tokens: int) -> Awaitable[bool]:
+        return self._truth(self._call(Kind.PUBLISH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
+
+    async def fetch(self, blocks: Sequence[NamedBlock]) -> int:
+        return self._number(await self._call(Kind.FETCH, wire.pack_blocks(blocks)))
+
+    async def fetch_tail(self, tail_name: str, block_id: int, num_tokens: int) -> bool:
+        return await self._truth(self._call(Kind.FETCH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
+
+    def take_loss(self) -> bool:
+        lost, self._lost = self._lost, False
+        return lost
+
+    def _call(self, kind: Kind, body: bytes) -> Awaitable[memoryview]:
+        answer: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
+        if self._outgoing is None:
+            answer.set_exception(Unavailable(f"shard {self._address} is not connected"))
+            return answer
+        call, self._next_call = self._next_call, self._next_call + 1
+        self._calls[call] = answer
+        self._outgoing.put_nowait(wire.frame(kind, call, body))
+        return self._bounded(answer, call)
+
+    async def _bounded(self, answer: "asyncio.Future[memoryview]", call: int) -> memoryview:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await answer
+        except TimeoutError:
+            raise DeadlineExceeded(f"shard {self._address} took more than {self._deadline_s:g} s") from None
+        finally:
+            self._calls.pop(call, None)
+
+    async def _truth(self, answer: Awaitable[memoryview]) -> bool:
+        return bool(self._number(await answer))
+
+    @staticmethod
+    def _number(body: memoryview) -> int:
+        (number,) = wire.RESULT.unpack(body)
+        return int(number)
+
+    async def _keep_connected(self) -> None:
+        while True:
+            try:
+                await self._converse()
+            except (grpc.aio.AioRpcError, MoonshardError) as error:
+                # While it restarts every attempt fails in the same way: said once, not five times a second.
+                log.log(
+                    logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard %s: %s", self._address, error
+                )
+                if isinstance(error, WireError) and not self._connected.is_set():
+                    raise  # it refused our layout: no retry helps
+            self._lose()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _converse(self) -> None:
+        async with open_channel(self._address, tls=self._tls) as channel:
+            # Without serialisers messages are bytes, which the stubs do not know.
+            stream: Any = channel.stream_stream(RUN)()
+            await stream.write(wire.frame(Kind.HELLO, 0, self._hello))
+            first = await stream.read()
+            if first is grpc.aio.EOF:
+                raise Unavailable(f"{self._address} ended the stream")
+            self._check_hello(Frame.from_bytes(first))
+            self._outgoing = asyncio.Queue()
+            writer = asyncio.create_task(self._write(stream, self._outgoing))
+            self._connected.set()
+            try:
+                while (data := await stream.read()) is not grpc.aio.EOF:
+                    self._take(Frame.from_bytes(data))
+            finally:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, stream: Any, outgoing: "asyncio.Queue[bytes]") -> None:
+        while True:
+            await stream.write(await outgoing.get())
+
+    def _check_hello(self, answer: Frame) -> None:
+        if answer.kind == Kind.FAILED:
+            raise WireError(f"shard {self._address} refused: {bytes(answer.body).decode()}")
+        if answer.kind != Kind.HELLO:
+            raise WireError(f"shard {self._address} answered {answer.kind.name} to HELLO")
+
+    def _take(self, answer: Frame) -> None:
+        waiting = self._calls.get(answer.call)
+        if waiting is None or waiting.done():
+            return
+        if answer.kind == Kind.FAILED:
+            waiting.set_exception(Unavailable(f"shard {self._address}: {bytes(answer.body).decode()}"))
+        else:
+            waiting.set_result(answer.body)
+
+    def _lose(self) -> None:
+        if self._connected.is_set():
+            self._lost = True
+        self._connected.clear()
+        self._outgoing = None
+        for waiting in self._calls.values():
+            if not waiting.done():
+                waiting.set_exception(Unavailable(f"shard {self._address} was lost"))
+        self._calls.clear()

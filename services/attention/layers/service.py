@@ -1,0 +1,150 @@
+"""A further shard's side of the stream: runs its layers and moves its blocks as the engine says."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import torch
+import uvloop
+
+from services.attention.layers import frames as wire
+from services.attention.layers.frames import Frame, Kind
+from services.attention.layers.local import LocalLayers
+from services.runtime.errors import MoonshardError, WireError
+
+log = logging.getLogger(__name__)
+
+
+class LayerWorker:
+    """The thread on which the shard's layers run, with an event loop of its own. Frames start in order."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="layers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def run(self, work: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Any]":
+        """Runs a coroutine there; to be awaited on the caller's loop."""
+
+        async def call() -> Any:
+            try:
+                return await work()
+            except MoonshardError:
+                raise
+            except Exception:
+                log.exception("a frame failed")
+                raise MoonshardError("internal error in a layer shard") from None
+
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        with torch.inference_mode():
+            self._loop.run_forever()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+
+class LayerServicer:
+    """Obeys one engine at a time: the newest one. Its blocks belong to that engine."""
+
+    def __init__(
+        self, layers: LocalLayers, worker: LayerWorker, hello: bytes, dtype: torch.dtype, hidden_size: int
+    ) -> None:
+        self._layers = layers
+        self._worker = worker
+        self._hello = hello
+        self._dtype = dtype
+        self._hidden_size = hidden_size
+        _, self._num_blocks, self._block_tokens, _, _ = wire.HELLO.unpack(hello)
+        self._working: set[asyncio.Task[None]] = set()
+        self._engine = 0  # which stream is obeyed
+        self._answers: set[asyncio.Queue[bytes | None]] = set()
+
+    def handler(self) -> Any:
+        """LayerService with identity serialisers: the frames are their own format."""
+        methods: dict[str, Any] = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
+        return grpc.method_handlers_generic_handler("moonshard.v1.LayerService", methods)
+
+    async def run(
+        self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]"
+    ) -> AsyncIterator[bytes]:
+        """One engine's stream: HELLO first, then frames, each answered once, in any order."""
+        self._engine += 1
+        engine = self._engine
+        first = Frame.from_bytes(await anext(requests))
+        refusal = self._refusal(first)
+        if refusal:
+            yield wire.frame(Kind.FAILED, 0, refusal.encode())
+            return
+        # What the engine before left in flight may still write into blocks that are the new one's now.
+        await asyncio.gather(*self._working, return_exceptions=True)
+        yield wire.frame(Kind.HELLO, 0)
+        answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._answers.add(answers)
+        reader = asyncio.create_task(self._read(requests, answers, engine))
+        try:
+            while (answer := await answers.get()) is not None:
+                yield answer
+        finally:
+            reader.cancel()
+            self._answers.discard(answers)
+
+    async def drain(self) -> None:
+        """Ends the stream, so that the engine gives its generations back to their callers."""
+        for answers in self._answers:
+            answers.put_nowait(None)
+
+    async def _read(self, requests: AsyncIterator[bytes], answers: "asyncio.Queue[bytes | None]", engine: int) -> None:
+        try:
+            async for data in requests:
+                if engine != self._engine:
+                    break
+                task = asyncio.create_task(self._answer(Frame.from_bytes(data), answers))
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
+        finally:
+            answers.put_nowait(None)
+
+    async def _answer(self, request: Frame, answers: "asyncio.Queue[bytes | None]") -> None:
+        try:
+            body = await self._worker.run(lambda: self._serve(request))
+            answers.put_nowait(wire.frame(request.kind, request.call, body))
+        except MoonshardError as error:
+            answers.put_nowait(wire.frame(Kind.FAILED, request.call, str(error).encode()))
+
+    async def _serve(self, request: Frame) -> bytes:
+        if request.kind == Kind.FORWARD:
+            step, micro_batch, batch, hidden = wire.unpack_forward(request.body, self._dtype, self._hidden_size)
+            return wire.pack_hidden(await self._layers.forward(step, micro_batch, batch, hidden))
+        return wire.RESULT.pack(await self._move(request))
+
+    async def _move(self, request: Frame) -> int:
+        if request.kind in {Kind.PUBLISH_TAIL, Kind.FETCH_TAIL}:
+            tail = wire.unpack_tail(request.body, self._num_blocks, self._block_tokens)
+            if request.kind == Kind.PUBLISH_TAIL:
+                return await self._layers.publish_tail(*tail)
+            return await self._layers.fetch_tail(*tail)
+        blocks = wire.unpack_blocks(request.body, self._num_blocks)
+        if request.kind == Kind.PUBLISH:
+            return await self._layers.publish(blocks)
+        if request.kind == Kind.PUBLISH_MISSING:
+            return await self._layers.publish_missing(blocks)
+        if request.kind == Kind.FETCH:
+            return await self._layers.fetch(blocks)
+        raise WireError(f"{request.kind.name} is not a request")
+
+    def _refusal(self, first: Frame) -> str:
+        if first.kind != Kind.HELLO or len(first.body) != wire.HELLO.size:
+            return "a stream begins with HELLO"
+        theirs, ours = wire.HELLO.unpack(first.body)[1:], wire.HELLO.unpack(self._hello)[1:]
+        names = ("num_blocks", "block_tokens", "bytes of a number", "checkpoint, layers or layout")
+        differing = [name for name, a, b in zip(names, theirs, ours, strict=True) if a != b]
+        return f"engine and shard differ in {', '.join(differing)}" if differing else ""

@@ -1,0 +1,76 @@
+"""Frames between the shards of a replica: what is written is read back, and nothing else is accepted."""
+
+import pytest
+import torch
+
+from services.attention.layers import frames as wire
+from services.attention.layers.batch import Row, make_batch
+from services.attention.layers.blocks import NamedBlock
+from services.attention.layers.frames import Frame, Kind
+from services.runtime.errors import WireError
+
+NAME = b"n" * 32
+
+
+def test_a_frame_comes_back():
+    frame = Frame.from_bytes(wire.frame(Kind.PUBLISH, 2**40, b"body"))
+    assert (frame.kind, frame.call, bytes(frame.body)) == (Kind.PUBLISH, 2**40, b"body")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(wire.frame(Kind.HELLO, 1)[:-1], id="short-header"),
+        pytest.param(b"\0\0" + wire.frame(Kind.HELLO, 1)[2:], id="magic"),
+        pytest.param(wire.HEADER.pack(wire.MAGIC, 9, 1, 1), id="version"),
+        pytest.param(wire.HEADER.pack(wire.MAGIC, wire.VERSION, 99, 1), id="kind"),
+    ],
+)
+def test_what_is_no_frame_is_refused(data):
+    with pytest.raises(WireError):
+        Frame.from_bytes(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_comes_back(dtype):
+    batch = make_batch([Row([1, 2, 3], 0, [4], True), Row([9], 17, [1, 2], True)], 16)
+    hidden = torch.randn(4, 8).to(dtype)
+    body = memoryview(wire.pack_forward(7, 1, batch, hidden))
+    step, micro_batch, same_batch, same_hidden = wire.unpack_forward(body, dtype, 8)
+    assert (step, micro_batch) == (7, 1)
+    assert same_batch.to_bytes() == batch.to_bytes()
+    assert torch.equal(same_hidden, hidden)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 60, -1, -8])
+def test_a_cut_step_is_refused(cut):
+    batch = make_batch([Row([1, 2, 3], 0, [4], True)], 16)
+    body = wire.pack_forward(7, 1, batch, torch.zeros(3, 8))
+    with pytest.raises(WireError):
+        wire.unpack_forward(memoryview(body[:cut]), torch.float32, 8)
+
+
+def test_rows_and_tokens_must_agree():
+    batch = make_batch([Row([1, 2, 3], 0, [4], True)], 16)
+    with pytest.raises(WireError, match="2 hidden rows for 3 tokens"):
+        wire.unpack_forward(memoryview(wire.pack_forward(7, 1, batch, torch.zeros(2, 8))), torch.float32, 8)
+
+
+def test_blocks_come_back_and_stay_inside_the_cache():
+    blocks = [NamedBlock(0, NAME), NamedBlock(7, b"m" * 32)]
+    assert wire.unpack_blocks(memoryview(wire.pack_blocks(blocks)), 8) == blocks
+    with pytest.raises(WireError, match="block 7 is outside"):
+        wire.unpack_blocks(memoryview(wire.pack_blocks(blocks)), 7)
+    with pytest.raises(WireError):
+        wire.unpack_blocks(memoryview(wire.pack_blocks(blocks)[:-1]), 8)
+
+
+def test_tails_come_back_and_stay_inside_their_block():
+    tail = wire.pack_tail("f" * 32, 3, 5)
+    assert wire.unpack_tail(memoryview(tail), 8, 16) == ("f" * 32, 3, 5)
+    for num_blocks, block_tokens in ((3, 16), (8, 5)):
+        with pytest.raises(WireError):
+            wire.unpack_tail(memoryview(tail), num_blocks, block_tokens)
+    with pytest.raises(WireError):
+        wire.unpack_tail(memoryview(tail[:-1]), 8, 16)
