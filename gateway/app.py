@@ -10,29 +10,29 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway import file_routes, service_routes, token_routes
-from gateway.body import quote
-from gateway.chat import endpoint as chat
-from gateway.chat.schema import ChatCompletionRequest
-from gateway.cluster import Cluster
-from gateway.completions import endpoint as completions
-from gateway.completions.schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gateway.context import Gateway, call_context
-from gateway.demand import serve_demand
-from gateway.errors import MethodNotAllowed
-from gateway.faces import error_response
-from gateway.files import FileDesk
-from gateway.guard import Guard
-from gateway.keys import ApiKeys
-from gateway.limits import KeyLimits
-from gateway.messages import endpoint as messages
-from gateway.messages.schema import CountTokensRequest, MessagesRequest
-from gateway.middleware import RequestMiddleware
-from gateway.models import ModelNames
-from gateway.openapi import openapi_document
-from gateway.pipeline import Pipeline
-from gateway.responses import endpoint as responses
-from gateway.responses.schema import ResponsesRequest
+from gateway.cluster.cluster import Cluster
+from gateway.cluster.demand import serve_demand
+from gateway.dialects import files, service_routes, tokens
+from gateway.dialects.chat import endpoint as chat
+from gateway.dialects.chat.schema import ChatCompletionRequest
+from gateway.dialects.completions import endpoint as completions
+from gateway.dialects.completions.schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gateway.dialects.context import Gateway, call_context
+from gateway.dialects.messages import endpoint as messages
+from gateway.dialects.messages.schema import CountTokensRequest, MessagesRequest
+from gateway.dialects.models import ModelNames
+from gateway.dialects.responses import endpoint as responses
+from gateway.dialects.responses.schema import ResponsesRequest
+from gateway.http.body import quote
+from gateway.http.dialect import error_response
+from gateway.http.errors import MethodNotAllowed
+from gateway.http.guard import Guard
+from gateway.http.keys import ApiKeys
+from gateway.http.limits import KeyLimits
+from gateway.http.middleware import RequestMiddleware
+from gateway.http.openapi import openapi_document
+from gateway.request.files import FileDesk
+from gateway.request.pipeline import Pipeline
 from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 from services.runtime.tls import tls_files
@@ -90,8 +90,8 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app.include_router(messages.router)
     app.include_router(responses.router)
     app.include_router(completions.router)
-    app.include_router(token_routes.router)
-    app.include_router(file_routes.router)
+    app.include_router(tokens.router)
+    app.include_router(files.router)
     app.include_router(service_routes.router)
     app.add_exception_handler(MoonshardError, _on_moonshard_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

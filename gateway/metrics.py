@@ -4,8 +4,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
     "moonshard_gateway_requests_total",
-    "HTTP requests that were answered, by face and status; 499 means that the client left.",
-    ["face", "status"],
+    "HTTP requests that were answered, by dialect and status; 499 means that the client left.",
+    ["dialect", "status"],
 )
 OPEN_REQUESTS = Gauge("moonshard_gateway_open_requests", "Admitted requests whose answer is not complete.")
 OPEN_STREAMS = Gauge("moonshard_gateway_open_streams", "Event streams that are being written.")
@@ -48,7 +48,7 @@ INTER_TOKEN_SECONDS = Histogram(
 REQUEST_SECONDS = Histogram(
     "moonshard_gateway_request_seconds",
     "From the arrival of a request to the last byte of its answer.",
-    ["face"],
+    ["dialect"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1200, 3600),
 )
 KEY_REQUESTS = Counter(

@@ -21,7 +21,7 @@ class GatewaySettings(StoreSettings):
     model_aliases: Names = ("moonshotai/Kimi-K2.6", "kimi-k2.6")
     model_display_name: str = "Kimi K2.6"
     stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
-    anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that face says nothing
+    anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that dialect says nothing
 
     param_policy: Literal["open", "kvv", "fixed"] = "open"  # which sampling parameters a chat may choose
     default_max_tokens: PositiveInt = 32768  # where the client says nothing

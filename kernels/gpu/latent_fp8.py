@@ -1,4 +1,4 @@
-"""The way of latents to FP8 and back inside a kernel, in integer arithmetic: `kernels/reference/latent_fp8.py` to the bit.
+"""Latents to FP8 and back inside a kernel, in integer arithmetic: equal to `reference/latent_fp8.py` to the bit.
 
 Conversions are not used: Triton's interpreter rounds ties its own way, and a GPU's are slower than shifting.
 """

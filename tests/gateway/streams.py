@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.gateway.sdk_types import check_chunk
+from tests.gateway.dialects.sdk_types import check_chunk
 
 
 @dataclass

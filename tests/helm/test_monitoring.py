@@ -19,9 +19,9 @@ evaluation_interval: 1m
 tests:
   - interval: 1m
     input_series:
-      - {{series: 'moonshard_gateway_requests_total{{namespace="a", face="chat", status="200"}}', values: '0+90x30'}}
-      - {{series: 'moonshard_gateway_requests_total{{namespace="a", face="chat", status="503"}}', values: '0+10x30'}}
-      - {{series: 'moonshard_gateway_requests_total{{namespace="b", face="chat", status="200"}}', values: '0+90x30'}}
+      - {{series: 'moonshard_gateway_requests_total{{namespace="a", dialect="chat", status="200"}}', values: '0+90x30'}}
+      - {{series: 'moonshard_gateway_requests_total{{namespace="a", dialect="chat", status="503"}}', values: '0+10x30'}}
+      - {{series: 'moonshard_gateway_requests_total{{namespace="b", dialect="chat", status="200"}}', values: '0+90x30'}}
       - {{series: 'moonshard_gateway_held_requests{{namespace="a", role="decode", pod="g"}}', values: '1x60'}}
       - {{series: 'moonshard_gateway_serving_replicas{{namespace="a", role="decode", pod="g"}}', values: '0x60'}}
       - {{series: 'moonshard_dispatch_live_replicas{{namespace="a", shard="1", pod="d"}}', values: '0x60'}}
@@ -73,7 +73,7 @@ def test_every_label_of_a_query_is_one_of_the_metric():
             wrong += [(where, name, label) for label in labels - there[name] - PROMETHEUS_OWN]
         grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expr) for label in group.split(",")}
         own = set().union(*(there[name] for name in metrics_in(expr)), PROMETHEUS_OWN)
-        recorded = {"face", "status", "role"} if "moonshard:" in expr else set()
+        recorded = {"dialect", "status", "role"} if "moonshard:" in expr else set()
         wrong += [(where, label) for label in grouped - own - recorded]
     assert wrong == []
 

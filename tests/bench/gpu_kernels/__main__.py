@@ -1,4 +1,4 @@
-"""`python -m tests.bench.gpu_kernels`: checks every kernel on this GPU, then times it beside its floor and what PyTorch offers.
+"""`python -m tests.bench.gpu_kernels`: check every kernel on this GPU, then time it beside its floor and PyTorch.
 
 Without a GPU, or with --floors, it prints the floors that `roofline.py` predicts for an H200. Times are those of CUDA
 graphs that hold several calls with rotating inputs: the median of their replays, and how far replays were apart.

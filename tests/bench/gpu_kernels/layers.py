@@ -1,4 +1,4 @@
-"""A whole layer on an attention GPU, but for the routed experts: the launches of services/attention/layers/formulas.py in order.
+"""A whole layer on an attention GPU without its routed experts: the launches of attention's `layers/formulas.py`.
 
 Norm, attention, norm, router, shared expert and the last sum, with the weights of one layer, 0.3 GB.
 """

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.limits import KeyLimits
+from gateway.http.limits import KeyLimits
 from gateway.settings import GatewaySettings
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import StoreUnavailable

@@ -1,0 +1,34 @@
+"""Which replica gets the next call: policies, functions from loads to one of them."""
+
+from collections.abc import Mapping, Sequence
+
+from gateway.cluster.replicas import Replica
+from services.runtime.errors import Overloaded
+
+
+def choose_prefill(replicas: Sequence[Replica], cached_tokens: Mapping[str, int]) -> Replica:
+    """The replica that will be done first: fewest queued tokens, less those of the prompt that it knows already.
+
+    cached_tokens  address -> leading tokens of this prompt that went through that replica
+    """
+    return min(replicas, key=lambda replica: replica.queued_tokens - cached_tokens.get(replica.address, 0))
+
+
+def choose_decode(replicas: Sequence[Replica]) -> Replica:
+    """The replica with most free blocks among those whose queue has room; Overloaded if no queue has."""
+    roomy = [replica for replica in replicas if not replica.is_full]
+    if not roomy:
+        raise Overloaded(f"the queues of all {len(replicas)} decode replicas are full", retry_after_s=1.0)
+    return max(roomy, key=lambda replica: replica.free_blocks)
+
+
+class RoundRobin:
+    """Each replica in turn."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def __call__(self, replicas: Sequence[Replica]) -> Replica:
+        """The next one."""
+        self._turn += 1
+        return replicas[self._turn % len(replicas)]

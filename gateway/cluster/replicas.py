@@ -1,0 +1,258 @@
+"""The replicas of a role: who is ready, how loaded they are, and waiting until there is one."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from gateway.cluster.demand import DemandBook
+from gateway.metrics import HELD_REQUESTS, SERVING_REPLICAS
+from gateway.settings import GatewaySettings
+from protos import attention_pb2, tokenizer_pb2, vision_pb2
+from protos.attention_pb2 import GetLoadRequest, GetLoadResponse
+from protos.attention_pb2_grpc import AttentionServiceStub
+from protos.demand_pb2 import ReplicaDemand
+from protos.tokenizer_pb2_grpc import TokenizerServiceStub
+from protos.vision_pb2_grpc import VisionServiceStub
+from services.runtime.channels import open_channel, watch_health
+from services.runtime.discovery import fixed_addresses, poll_addresses
+from services.runtime.errors import MoonshardError, Overloaded, Unavailable
+from services.runtime.tls import tls_files
+
+if TYPE_CHECKING:
+    from protos.attention_pb2_grpc import AttentionServiceAsyncStub
+    from protos.tokenizer_pb2_grpc import TokenizerServiceAsyncStub
+    from protos.vision_pb2_grpc import VisionServiceAsyncStub
+
+log = logging.getLogger(__name__)
+
+LOAD_S = 5.0
+MAX_RETRY_S = 30.0
+
+ATTENTION = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].full_name
+TOKENIZER = tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name
+VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One address of a role. Owned by its pool, which alone changes it."""
+
+    address: str
+    channel: grpc.aio.Channel
+    serving: bool = False
+    load: GetLoadResponse = field(default_factory=GetLoadResponse)
+    sent: list[tuple[float, int]] = field(default_factory=list)  # (when, tokens) of calls the load doesn't show yet
+
+    @property
+    def attention(self) -> "AttentionServiceAsyncStub":
+        """The engine's calls."""
+        return AttentionServiceStub(self.channel)
+
+    @property
+    def tokenizer(self) -> "TokenizerServiceAsyncStub":
+        """The tokenizer's calls."""
+        return TokenizerServiceStub(self.channel)
+
+    @property
+    def vision(self) -> "VisionServiceAsyncStub":
+        """The vision service's calls."""
+        return VisionServiceStub(self.channel)
+
+    @property
+    def sent_tokens(self) -> int:
+        """Tokens of the calls that were sent since the last report."""
+        return sum(num_tokens for _, num_tokens in self.sent)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens that wait to be computed, what we sent since the last report included."""
+        return self.load.num_queued_tokens + self.sent_tokens
+
+    @property
+    def free_blocks(self) -> int:
+        """Free blocks, less those for what we sent since the last report."""
+        block_tokens = max(1, self.load.block_tokens)
+        return self.load.num_free_blocks - sum(-(-num_tokens // block_tokens) for _, num_tokens in self.sent)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its queue takes no more; a replica without a report counts as empty."""
+        return 0 < self.load.max_waiting <= self.load.num_waiting
+
+    def note_sent(self, num_tokens: int) -> None:
+        """A call with so many tokens goes there now."""
+        self.sent.append((time.monotonic(), num_tokens))
+
+    def report(self, load: GetLoadResponse, asked_s: float) -> None:
+        """Takes a report that was asked for at that time; what was sent before is in it."""
+        self.load = load
+        self.sent = [(when, num_tokens) for when, num_tokens in self.sent if when >= asked_s]
+
+
+class ReplicaPool:
+    """All replicas of one role, each with a watched health and, for engines, a polled load.
+
+    A replica is there while it is listed, by address or by DNS, or while it serves. What is neither any more is
+    dropped: nobody is sent there, and its channel closes itself when the last call that holds it has ended.
+    """
+
+    def __init__(
+        self, role: str, places: Sequence[str], service: str, settings: GatewaySettings, demand: DemandBook
+    ) -> None:
+        self.role = role
+        self.replicas: list[Replica] = []
+        self.num_held = 0
+        self._demand = demand
+        self._places = places
+        self._service = service
+        self._settings = settings
+        self._tls = tls_files(settings)
+        self._listed = fixed_addresses(places)
+        self._finder: asyncio.Task[None] | None = None
+        self._watchers: dict[Replica, asyncio.Task[None]] = {}
+        self._pollers: dict[Replica, asyncio.Task[None]] = {}
+        self._any = asyncio.Event()
+
+    async def open(self) -> None:
+        """Starts to watch. Does not wait for anyone to be ready."""
+        self._list(self._listed)
+        self._finder = asyncio.create_task(self._find())
+
+    async def close(self) -> None:
+        """Stops watching and closes the channels."""
+        tasks = [*self._watchers.values(), *self._pollers.values(), *([self._finder] if self._finder else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for replica in self.replicas:
+            await replica.channel.close()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether this cluster has the role at all, be it at zero just now."""
+        return bool(self._places)
+
+    @property
+    def serving(self) -> list[Replica]:
+        """Those that say they are ready."""
+        return [replica for replica in self.replicas if replica.serving]
+
+    async def pick(
+        self, policy: Callable[[Sequence[Replica]], Replica], *, avoid: Collection[str] = (), hold_s: float
+    ) -> Replica:
+        """One that is ready, by the policy; those to avoid only if there are no others.
+
+        Waits up to hold_s for one to be ready, then raises Unavailable.
+        """
+        await self.wait(hold_s)
+        fresh = [replica for replica in self.serving if replica.address not in avoid]
+        return policy(fresh or self.serving)
+
+    async def wait(self, hold_s: float) -> None:
+        """Returns as soon as any replica is ready; Unavailable after hold_s, Overloaded if too many wait already."""
+        if self._any.is_set():
+            return
+        retry_after_s = min(max(1.0, hold_s / 2), MAX_RETRY_S)
+        if self.num_held >= self._settings.max_held:
+            raise Overloaded(
+                f"{self.num_held} requests wait for a {self.role} replica already", retry_after_s=retry_after_s
+            )
+        with HELD_REQUESTS.labels(self.role).track_inprogress(), self._held():
+            try:
+                async with asyncio.timeout(hold_s):
+                    await self._any.wait()
+            except TimeoutError as error:
+                raise Unavailable(f"no {self.role} replica is ready", retry_after_s=retry_after_s) from error
+
+    def loads(self) -> list[ReplicaDemand]:
+        """The ready replicas, as the autoscaler wants to know them."""
+        return [
+            ReplicaDemand(
+                address=replica.address,
+                num_running=replica.load.num_running,
+                num_waiting=replica.load.num_waiting,
+                num_free_blocks=replica.load.num_free_blocks,
+                num_blocks=replica.load.num_blocks,
+            )
+            for replica in self.serving
+        ]
+
+    def lose(self, replica: Replica) -> None:
+        """A call to it broke: it counts as gone until it says again that it is ready."""
+        self._set_serving(replica, False)
+        if replica in self._watchers:
+            self._watchers[replica].cancel()
+            self._watch(replica)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self.num_held += 1
+        self._demand.notify()
+        try:
+            yield
+        finally:
+            self.num_held -= 1
+            self._demand.notify()
+
+    async def _find(self) -> None:
+        async for listed in poll_addresses(self._places, self._settings.discover_s):
+            try:
+                self._list(listed)
+            except Unavailable as error:
+                log.error("who is new cannot be called: %s", error)
+
+    def _list(self, listed: frozenset[str]) -> None:
+        """From now on these exist."""
+        self._listed = listed
+        for address in sorted(listed - {replica.address for replica in self.replicas}):
+            self._add(Replica(address, open_channel(address, tls=self._tls)))
+        for replica in list(self.replicas):
+            self._drop_if_gone(replica)
+
+    def _add(self, replica: Replica) -> None:
+        self.replicas.append(replica)
+        self._watch(replica)
+        if self._service == ATTENTION:
+            self._pollers[replica] = asyncio.create_task(self._poll(replica))
+
+    def _drop_if_gone(self, replica: Replica) -> None:
+        if replica.serving or replica.address in self._listed or replica not in self.replicas:
+            return
+        self.replicas.remove(replica)
+        for tasks in (self._watchers, self._pollers):
+            if task := tasks.pop(replica, None):
+                task.cancel()
+
+    def _watch(self, replica: Replica) -> None:
+        self._watchers[replica] = asyncio.create_task(self._follow(replica))
+
+    async def _follow(self, replica: Replica) -> None:
+        # By the name of the service: behind one DNS name there may be further shards, which do not have it.
+        async for serving in watch_health(replica.channel, self._service):
+            self._set_serving(replica, serving)
+
+    async def _poll(self, replica: Replica) -> None:
+        while True:
+            if replica.serving:
+                asked_s = time.monotonic()
+                # Its health is watched elsewhere; an old report is better than none.
+                with suppress(MoonshardError):
+                    replica.report(await replica.attention.GetLoad(GetLoadRequest(), timeout=LOAD_S), asked_s)
+            await asyncio.sleep(self._settings.load_poll_s)
+
+    def _set_serving(self, replica: Replica, serving: bool) -> None:
+        replica.serving = serving
+        if not serving:
+            replica.report(GetLoadResponse(), time.monotonic())
+        if self.serving:
+            self._any.set()
+        else:
+            self._any.clear()
+        SERVING_REPLICAS.labels(self.role).set(len(self.serving))
+        self._drop_if_gone(replica)

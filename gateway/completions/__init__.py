@@ -1,1 +1,0 @@
-"""The face of POST /v1/completions."""

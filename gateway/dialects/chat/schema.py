@@ -1,0 +1,164 @@
+"""What POST /v1/chat/completions accepts: one field per line of the contract, types and ranges only."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from gateway.dialects.chat.message_schema import ChatMessage
+from gateway.dialects.sampling import SamplingFields
+from gateway.http.body import Body, Int, PositiveInt, text_or_object
+
+TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
+
+
+class Function(Body):
+    """A function that the model may call. Without `parameters` it takes no arguments."""
+
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Body):
+    """A function of the client."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Builtin(Body):
+    """The name of a function that Kimi's own service has."""
+
+    name: Literal["$web_search"]
+
+
+class BuiltinTool(Body):
+    """A function of Kimi's own service."""
+
+    type: Literal["builtin_function"]
+    function: Builtin
+
+
+Tool = Annotated[FunctionTool | BuiltinTool, Field(discriminator="type")]
+
+
+class ChosenFunction(Body):
+    """The name of the function that must be called."""
+
+    name: str
+
+
+class NamedChoice(Body):
+    """A call of one named function is demanded."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("~text")] | Annotated[NamedChoice, Tag("~object")],
+    Discriminator(
+        text_or_object,
+        custom_error_type="tool_choice_form",
+        custom_error_message="must be none, auto, required, or an object that names a function",
+    ),
+]
+
+
+class JsonSchema(Body):
+    """A JSON schema for the answer. `schema` is its field name on the wire."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Body):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    """JSON after a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(Body):
+    """vLLM's way to give the visible text a form: one of these."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[Annotated[str, Field(min_length=1)]] | None = None
+    grammar: str | None = None
+
+
+def _thinking_word(*words: str) -> BeforeValidator:
+    """Clients look for "invalid thinking" in the message."""
+
+    def check(value: object) -> object:
+        if value is not None and value not in words:
+            raise PydanticCustomError("thinking", "invalid thinking: must be {words}", {"words": " or ".join(words)})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _thinking_object(value: object) -> object:
+    if value is not None and not isinstance(value, dict):
+        raise PydanticCustomError("thinking", "invalid thinking: must be an object")
+    return value
+
+
+class Thinking(Body):
+    """Kimi's switch for reasoning, and whether reasoning of earlier turns stays in the prompt."""
+
+    type: Annotated[Literal["enabled", "disabled"] | None, _thinking_word("enabled", "disabled")] = None
+    keep: Annotated[Literal["all"] | None, _thinking_word("all")] = None
+
+
+class TemplateArguments(Body):
+    """The arguments of the chat template that a client may set."""
+
+    thinking: bool | None = None
+    enable_thinking: bool | None = None
+    preserve_thinking: bool | None = None
+
+
+class ChatCompletionRequest(SamplingFields):
+    """A chat completion request. Fields that are not listed here have no effect."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+
+    max_completion_tokens: PositiveInt | None = None
+    skip_special_tokens: bool | None = Field(None, description="No effect: special tokens never appear in a chat.")
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
+
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
+    chat_template_kwargs: TemplateArguments | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None

@@ -1,0 +1,78 @@
+"""POST /v1/completions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gateway.dialects.completions.answer import CompletionHead, PieceWriter, whole_completion
+from gateway.dialects.completions.request import CompletionAsk, parse_completion
+from gateway.dialects.completions.schema import CompletionRequest
+from gateway.dialects.context import Gateway, call_context, gateway_of
+from gateway.dialects.respond import deliver
+from gateway.http.body import read_object
+from gateway.http.openapi import json_body
+from gateway.request.active_request import ActiveRequest
+from gateway.request.chat_model import Event, assemble
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    openapi_extra=json_body(CompletionRequest),
+    summary="Continues prompts.",
+)
+async def completions(request: Request) -> Response:
+    """One JSON object, or with `stream` server-sent events that end with `[DONE]`."""
+    gateway = gateway_of(request)
+    settings = gateway.settings
+    body = await read_object(request, settings.max_body_bytes)
+    asked = parse_completion(body, max_choices=settings.max_choices, max_prompts=settings.max_prompts)
+    gateway.dialects.models.check(asked.model)
+    answerer = CompletionAnswerer(asked, gateway, await _echoes_of(asked, gateway, request))
+    return await deliver(request, asked.request, answerer, stream=asked.stream)
+
+
+class CompletionAnswerer:
+    """Shows a run as a completion. Choice i belongs to prompt i // n."""
+
+    def __init__(self, asked: CompletionAsk, gateway: Gateway, echoes: Sequence[str]) -> None:
+        self._asked = asked
+        self._echoes = echoes
+        self._head = CompletionHead(asked.model, gateway.cluster.cluster.fingerprint)
+
+    def whole(self, events: Sequence[Event], run: ActiveRequest) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        choices = assemble(events, run.num_choices)
+        show_logprobs = self._asked.request.sampling.num_top_logprobs is not None
+        return whole_completion(self._head, choices, run.usage, echoes=self._echoes, show_logprobs=show_logprobs)
+
+    def writer(self, run: ActiveRequest) -> PieceWriter:
+        """The writer of one that is."""
+        return PieceWriter(
+            self._head,
+            run.usage,
+            echoes=self._echoes,
+            include_usage=self._asked.include_usage,
+            continuous_usage=self._asked.continuous_usage,
+        )
+
+
+async def _echoes_of(asked: CompletionAsk, gateway: Gateway, request: Request) -> list[str]:
+    """What stands before the text of each choice: its prompt as text, or nothing."""
+    skip_special = not asked.request.output.keep_special
+    echoes: list[str] = []
+    for prompt in asked.prompts:
+        if not asked.echo:
+            echo = ""
+        elif isinstance(prompt, str):
+            echo = prompt
+        else:
+            echo = (
+                await gateway.cluster.cluster.detokenize(prompt, call_context(request), skip_special=skip_special)
+            ).text
+        echoes += [echo] * asked.request.num_choices
+    return echoes

@@ -1,0 +1,108 @@
+"""Endpoints of uploaded files, in the form that the OpenAI and Kimi clients share."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.responses import Response
+
+from gateway.dialects.context import gateway_of
+from gateway.http.body import quote, read_bytes
+from services.runtime.errors import InvalidRequest
+
+router = APIRouter()
+
+PURPOSES = ("file-extract", "image", "video", "batch")
+MAX_NAME_CHARS = 255
+# Around the file: boundaries, headers of parts, the other fields.
+FORM_BYTES = 64 << 10
+UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/v1/files", openapi_extra=UPLOAD)
+async def upload_file(request: Request) -> dict[str, Any]:
+    """Keeps a file for a while; `ms://ID` then names it where an image or a video is expected."""
+    gateway = gateway_of(request)
+    max_bytes = gateway.settings.max_file_bytes
+    form = await _form_of(request, await read_bytes(request, max_bytes + FORM_BYTES))
+    try:
+        file, purpose = form.get("file"), form.get("purpose")
+        if not isinstance(file, UploadFile):
+            raise InvalidRequest("file: a file is required", field="file")
+        if purpose not in PURPOSES:
+            raise InvalidRequest(f"purpose: must be one of {', '.join(PURPOSES)}", field="purpose")
+        data = await file.read()
+        if len(data) > max_bytes:
+            raise InvalidRequest(f"file: {len(data)} bytes, at most {max_bytes} are accepted", field="file")
+        return await gateway.request.files.put(
+            _owner_of(request), (file.filename or "")[:MAX_NAME_CHARS], str(purpose), data
+        )
+    finally:
+        await form.close()
+
+
+@router.get("/v1/files")
+async def list_files(request: Request) -> dict[str, Any]:
+    """The files of this key."""
+    files = await gateway_of(request).files.listing(_owner_of(request))
+    return {"object": "list", "data": files, "has_more": False}
+
+
+@router.get("/v1/files/{file_id}")
+async def get_file(request: Request, file_id: str) -> dict[str, Any]:
+    """What is known of a file."""
+    return await gateway_of(request).files.describe(_owner_of(request), file_id)
+
+
+@router.get("/v1/files/{file_id}/content", response_class=Response)
+async def get_content(request: Request, file_id: str) -> Response:
+    """The bytes of a file."""
+    data = await gateway_of(request).files.content(_owner_of(request), file_id)
+    # A browser must not take what somebody uploaded for a page of this server.
+    headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@router.delete("/v1/files/{file_id}")
+async def delete_file(request: Request, file_id: str) -> dict[str, Any]:
+    """Drops a file before its time."""
+    await gateway_of(request).files.delete(_owner_of(request), file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+def _owner_of(request: Request) -> str:
+    return str(request.scope["moonshard.owner"])
+
+
+async def _form_of(request: Request, raw: bytes) -> FormData:
+    content_type = request.headers.get("content-type", "")
+    if content_type.split(";")[0].strip().lower() != "multipart/form-data" or "boundary=" not in content_type.lower():
+        raise InvalidRequest(
+            f"Content-Type must be multipart/form-data, not {quote(content_type)}", field="Content-Type"
+        )
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield raw
+
+    try:
+        return await MultiPartParser(request.headers, whole(), max_files=1, max_fields=16).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidRequest("the body is not a valid form with one file") from error

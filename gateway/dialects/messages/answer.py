@@ -1,0 +1,185 @@
+"""Answers of the Anthropic dialect: one message, or the events of a stream."""
+
+import secrets
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.dialects.opaque_reasoning import seal, signature
+from gateway.http.errors import anthropic_error
+from gateway.http.sse import KEEP_ALIVE, named_event
+from gateway.request.chat_model import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    ChoiceAnswer,
+    Content,
+    Event,
+    Finish,
+    FinishName,
+    Reasoning,
+    Usage,
+)
+from services.runtime.errors import MoonshardError
+
+ALPHABET = string.ascii_letters + string.digits
+ID_CHARS = 24
+
+
+def new_id(kind: str) -> str:
+    """A new id: `msg_` or `toolu_` and random characters."""
+    return f"{kind}_{''.join(secrets.choice(ALPHABET) for _ in range(ID_CHARS))}"
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """The counts; here the cached tokens are no part of the input tokens."""
+    return {
+        "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
+        "cache_read_input_tokens": usage.num_cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": usage.num_completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.num_reasoning_tokens},
+    }
+
+
+def message_of(model: str, content: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    """A message that has not ended."""
+    return {
+        "id": new_id("msg"),
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": content,
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage_of(usage),
+    }
+
+
+def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinking: bool) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    content: list[dict[str, Any]] = []
+    if choice.reasoning:
+        shown = choice.reasoning if show_thinking else ""
+        signed = _signature(choice.reasoning, show_thinking=show_thinking)
+        content.append({"type": "thinking", "thinking": shown, "signature": signed})
+    if choice.content:
+        content.append({"type": "text", "text": choice.content})
+    for call in choice.tool_calls:
+        content.append(
+            {"type": "tool_use", "id": new_id("toolu"), "name": call.name, "input": _input_of(call.arguments)}
+        )
+    return {
+        **message_of(model, content or [{"type": "text", "text": ""}], usage),
+        **_stop_of(choice.finish, choice.stop),
+    }
+
+
+def _signature(reasoning: str, *, show_thinking: bool) -> str:
+    """Reasoning that isn't shown travels in the signature, so that the next turn has it."""
+    return signature() if show_thinking else seal(reasoning)
+
+
+def _input_of(arguments: str) -> dict[str, Any]:
+    """The arguments as an object, which they are unless the model broke its own form."""
+    try:
+        value = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        value = arguments
+    return value if isinstance(value, dict) else {"arguments": value}
+
+
+def _stop_of(finish: FinishName, stop: str | None) -> dict[str, str | None]:
+    match finish:
+        case "length":
+            return {"stop_reason": "max_tokens", "stop_sequence": None}
+        case "tool_calls":
+            return {"stop_reason": "tool_use", "stop_sequence": None}
+        case _:
+            return {"stop_reason": "end_turn" if stop is None else "stop_sequence", "stop_sequence": stop}
+
+
+class BlockWriter:
+    """Turns the events of one answer into those of the stream. One block is open at a time.
+
+    The message begins with the first event, since only then is it known how much of the prompt was cached.
+    """
+
+    def __init__(self, model: str, usage: Usage, *, show_thinking: bool) -> None:
+        self._model = model
+        self._usage = usage
+        self._show_thinking = show_thinking
+        self._begun = False
+        self._num_blocks = 0
+        self._open: str | None = None  # the type of the open block
+        self._thoughts: list[str] = []  # of the open block
+
+    def write(self, events: Sequence[Event]) -> bytes:
+        """These events, in order."""
+        return b"".join(piece for event in events for piece in self._pieces_of(event))
+
+    def keep_alive(self) -> bytes:
+        """A ping; before the message has begun, when clients may not expect one, a comment."""
+        return named_event("ping", b'{"type":"ping"}') if self._begun else KEEP_ALIVE
+
+    def last(self) -> bytes:
+        """Nothing: the message has said that it is over."""
+        return b""
+
+    def fail(self, error: MoonshardError) -> bytes:
+        """The error as the last event."""
+        return named_event("error", orjson.dumps(anthropic_error(error)))
+
+    def _pieces_of(self, event: Event) -> Iterator[bytes]:
+        if not self._begun:
+            self._begun = True
+            yield _event("message_start", message=message_of(self._model, [], self._usage))
+            yield self.keep_alive()
+        match event:
+            case Reasoning():
+                yield from self._enter("thinking", thinking="", signature="")
+                self._thoughts.append(event.text)
+                if self._show_thinking:
+                    yield self._delta("thinking_delta", thinking=event.text)
+            case Content():
+                yield from self._enter("text", text="")
+                yield self._delta("text_delta", text=event.text)
+            case CallStart():
+                yield from self._leave()
+                yield from self._enter("tool_use", id=new_id("toolu"), name=event.name, input={})
+            case CallArguments():
+                yield self._delta("input_json_delta", partial_json=event.text)
+            case CallEnd():
+                yield from self._leave()
+            case Finish():
+                if self._num_blocks == 0:
+                    yield from self._enter("text", text="")
+                yield from self._leave()
+                yield _event("message_delta", delta=_stop_of(event.reason, event.stop), usage=usage_of(self._usage))
+                yield _event("message_stop")
+
+    def _enter(self, kind: str, **fields: Any) -> Iterator[bytes]:
+        if self._open == kind:
+            return
+        yield from self._leave()
+        self._open = kind
+        yield _event("content_block_start", index=self._num_blocks, content_block={"type": kind, **fields})
+        self._num_blocks += 1
+
+    def _leave(self) -> Iterator[bytes]:
+        if self._open == "thinking":
+            signed = _signature("".join(self._thoughts), show_thinking=self._show_thinking)
+            self._thoughts.clear()
+            yield self._delta("signature_delta", signature=signed)
+        if self._open is not None:
+            self._open = None
+            yield _event("content_block_stop", index=self._num_blocks - 1)
+
+    def _delta(self, kind: str, **fields: str) -> bytes:
+        return _event("content_block_delta", index=self._num_blocks - 1, delta={"type": kind, **fields})
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return named_event(kind, orjson.dumps({"type": kind, **fields}))

@@ -1,0 +1,57 @@
+"""Who may come in, and how often: in front of every endpoint that does work."""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.http.dialect import dialect_of, error_response
+from gateway.http.key_usage import KeyUsage
+from gateway.http.keys import ApiKeys
+from gateway.http.limits import KeyLimits
+from gateway.http.request_context import RequestContext
+from services.runtime.errors import MoonshardError
+
+GUARDED = ("/v1/", "/anthropic/", "/tokenize/", "/detokenize/")
+LIMITED = frozenset({"chat", "completions", "messages", "responses"})
+
+
+class Guard:
+    """Checks the API key of a request, then the limits of the key, and lets the key pay for the tokens."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: KeyLimits) -> None:
+        self.app = app
+        self._keys = keys
+        self._limits = limits
+        self._usage = KeyUsage()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or refuses it in the form of its dialect."""
+        if scope["type"] != "http" or not f"{scope['path']}/".startswith(GUARDED):
+            await self.app(scope, receive, send)
+            return
+        call: RequestContext = scope["moonshard.call"]
+        limited = scope["method"] == "POST" and dialect_of(scope["path"]) in LIMITED
+        try:
+            owner = scope["moonshard.owner"] = self._keys.owner_of(_key_of(Headers(scope=scope)))
+            told = await self._limits.admit(owner) if limited else {}
+        except MoonshardError as error:
+            await error_response(error, scope["path"], call.request_id)(scope, receive, send)
+            return
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(told)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_limits)
+        finally:
+            if limited:
+                self._usage.count(owner, call.meter)
+                await self._limits.pay(owner, call.meter.num_tokens)
+
+
+def _key_of(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key")

@@ -1,0 +1,97 @@
+"""What every HTTP request gets: ids, a deadline, headers, a line in the log and a place in the metrics."""
+
+import logging
+import random
+import re
+import secrets
+import time
+from dataclasses import replace
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.http.dialect import OTHER, dialect_of, is_anthropic
+from gateway.http.request_context import RequestContext
+from gateway.metrics import REQUEST_SECONDS, REQUESTS
+from services.runtime.channels import TRACE_PARENT_FORM
+from services.runtime.tracing import Tracer, is_recorded
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LEFT = 499
+ID = "moonshard.request_id"
+
+
+class RequestMiddleware:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, request_s: float, tracer: Tracer | None = None, sample_ratio: float = 0.0) -> None:
+        self.app = app
+        self._request_s = request_s
+        self._tracer = tracer
+        self._sample_ratio = sample_ratio
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or passes on what isn't one."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call = _call_of(Headers(scope=scope), self._request_s, self._sample_ratio)
+        dialect = dialect_of(scope["path"])
+        if self._tracer is None or dialect == OTHER or not is_recorded(call.trace_parent):
+            await self._serve(scope, receive, send, call)
+            return
+        parent = call.trace_parent if call.trace_parent == Headers(scope=scope).get("traceparent") else ""
+        attributes = {"http.request.method": scope["method"], "moonshard.dialect": dialect, ID: call.request_id}
+        with self._tracer.span(dialect, parent, attributes, "server") as span:
+            traced = replace(call, trace_parent=span.trace_parent, tracer=self._tracer, root=span)
+            await self._serve(scope, receive, send, traced)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, call: RequestContext) -> None:
+        scope["moonshard.call"] = call
+        status = LEFT
+
+        async def send_with_ids(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if call.root is not None:
+                    call.root.set({"http.response.status_code": status})
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = call.request_id
+                headers["x-trace-id"] = call.trace_id
+                if is_anthropic(scope["path"]):
+                    headers["request-id"] = call.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_ids)
+        finally:
+            seconds = time.monotonic() - call.arrived_s
+            dialect = dialect_of(scope["path"])
+            REQUESTS.labels(dialect, str(status)).inc()
+            REQUEST_SECONDS.labels(dialect).observe(seconds)
+            if dialect != OTHER:
+                fields = {
+                    "request_id": call.request_id,
+                    "trace_id": call.trace_id,
+                    "dialect": dialect,
+                    "status": status,
+                }
+                log.info("request", extra={**fields, "seconds": round(seconds, 4)})
+
+
+def _call_of(headers: Headers, request_s: float, sample_ratio: float) -> RequestContext:
+    now_s = time.monotonic()
+    request_id = headers.get("x-request-id", "")
+    parent = headers.get("traceparent", "")
+    if not TRACE_PARENT_FORM.fullmatch(parent):
+        flags = "01" if random.random() < sample_ratio else "00"
+        parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{flags}"
+    return RequestContext(
+        request_id=request_id if REQUEST_ID.fullmatch(request_id) else f"req-{secrets.token_hex(12)}",
+        trace_parent=parent,
+        arrived_s=now_s,
+        deadline_s=now_s + request_s,
+    )

@@ -1,0 +1,81 @@
+"""What one request carries into every call that is made for it: its names and its deadline."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from gateway.http.first_token import FirstToken
+from services.runtime.channels import call_metadata
+from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
+from services.runtime.tracing import Span, Tracer
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Tokens that a request used. Its run adds them at its end."""
+
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Both together."""
+        return self.num_prompt_tokens + self.num_completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Request id, trace parent (W3C) and deadline. Times are of time.monotonic."""
+
+    request_id: str
+    trace_parent: str
+    arrived_s: float
+    deadline_s: float
+    meter: Meter = field(default_factory=Meter)
+    first_token: FirstToken = field(default_factory=FirstToken)
+    tracer: Tracer | None = None
+    root: Span | None = None  # of the whole request, where there are traces
+
+    @property
+    def trace_id(self) -> str:
+        """The id under which the whole request is traced."""
+        return self.trace_parent.split("-")[1]
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata of every gRPC call of this request."""
+        return call_metadata(self.request_id, trace_parent=self.trace_parent)
+
+    @contextmanager
+    def span(self, name: str, **attributes: str) -> Iterator["RequestContext"]:
+        """A part of the request in its trace; gives what the calls of this part carry."""
+        if self.tracer is None:
+            yield self
+            return
+        named = {f"moonshard.{key}": value for key, value in attributes.items()}
+        with self.tracer.span(name, self.trace_parent, named, "client") as span:
+            yield replace(self, trace_parent=span.trace_parent)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator["RequestContext"]:
+        """A span that is a part of the way to the first token."""
+        with self.first_token.timing(name), self.span(name) as call:
+            yield call
+
+    def left_s(self, at_most_s: float) -> float:
+        """Time until the deadline, but not more than at_most_s. Raises DeadlineExceeded if none is left."""
+        left = self.deadline_s - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the deadline of the request has passed")
+        return min(left, at_most_s)
+
+
+def is_loss(error: MoonshardError) -> bool:
+    """Whether the call may succeed on another replica: this one is gone, stuck, of another version or broken.
+
+    A full queue is not a loss, and neither is a request or a model that is wrong everywhere.
+    """
+    return isinstance(error, Unavailable | DeadlineExceeded | WireError) or type(error) is MoonshardError

@@ -1,1 +1,0 @@
-"""The face of POST /v1/messages and POST /v1/messages/count_tokens."""

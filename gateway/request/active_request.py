@@ -1,0 +1,227 @@
+"""A running request: its choices as tasks, their events in one bounded feed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+
+from gateway.cluster.cluster import Cluster
+from gateway.http.request_context import RequestContext
+from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
+from gateway.request.batch_queue import BatchQueue
+from gateway.request.chat_model import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Event,
+    Finish,
+    FinishName,
+    Reasoning,
+    Usage,
+)
+from gateway.request.generation import Generation, Start
+from gateway.request.logprobs import TokenLog
+from gateway.request.parsing import AnswerParser
+from gateway.request.spans import tell_outcome
+from gateway.settings import GatewaySettings
+from protos.attention_pb2 import LENGTH
+from protos.tokenizer_pb2 import Delta, ParseStart
+from services.runtime.errors import DeadlineExceeded, MoonshardError
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 1024  # that a client may lag behind
+MAX_BATCHES = 2**20  # a feed of tokens is bounded by the context already
+
+
+class ActiveRequest:
+    """Generates all choices of one request until the last has finished, one fails, or it is closed.
+
+    events  of all choices, interleaved; ends after the last Finish, or with the MoonshardError that ended the run
+    usage   token counts, growing
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: GatewaySettings,
+        call: RequestContext,
+        starts: Sequence[Start],
+        parser: ParseStart,
+        usage: Usage,
+        *,
+        num_per_prompt: int,
+    ) -> None:
+        self.events: BatchQueue[Event] = BatchQueue(MAX_EVENTS)
+        self.usage = usage
+        self.usage.completion = [0] * len(starts)
+        self.usage.reasoning = [0] * len(starts)
+        self.num_choices = len(starts)
+        self.held = ExitStack()  # what the request occupies until it is closed
+        self._cluster = cluster
+        self._settings = settings
+        self._call = call
+        self._parser = parser
+        self._last_s: list[float | None] = [None] * len(starts)  # when each choice's last token came
+        self._generations = [
+            Generation(cluster, settings, call, start, leads=choice == 0) for choice, start in enumerate(starts)
+        ]
+        self._num_per_prompt = num_per_prompt
+        self._finishes: list[FinishName] = []
+        self._said: list[tuple[int, Content | Reasoning]] = []  # for the trace, where it may hold content
+        self._logs = [TokenLog() if start.sampling.HasField("num_top_logprobs") else None for start in starts]
+        self._task = asyncio.create_task(self._generate())
+        self._task.add_done_callback(self._ended)
+
+    @property
+    def prompts(self) -> Sequence[Generation]:
+        """Those of which each computes a prompt; further choices find it in the prefix cache."""
+        return self._generations[:: self._num_per_prompt]
+
+    async def close(self) -> None:
+        """Cancels whatever still runs, in this process and in the engines. May be called twice."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.held.close()
+
+    async def _generate(self) -> None:
+        try:
+            async with asyncio.timeout(self._call.left_s(self._settings.request_s)), asyncio.TaskGroup() as group:
+                for choice in range(self.num_choices):
+                    group.create_task(self._choose(choice))
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline of the request has passed") from error
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        usage = self.usage
+        TOKENS.labels("prompt").inc(usage.num_prompt_tokens)
+        TOKENS.labels("cached").inc(usage.num_cached_tokens)
+        TOKENS.labels("completion").inc(usage.num_completion_tokens)
+        TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
+        self._call.meter.num_prompt_tokens += usage.num_prompt_tokens
+        self._call.meter.num_completion_tokens += usage.num_completion_tokens
+        error = None if task.cancelled() else task.exception()
+        told = _first(error) if error is not None else None
+        self.events.close(told)
+        fields = {
+            "request_id": self._call.request_id,
+            "trace_id": self._call.trace_id,
+            "num_prompt_tokens": usage.num_prompt_tokens,
+            "num_cached_tokens": usage.num_cached_tokens,
+            "num_completion_tokens": usage.num_completion_tokens,
+            "seconds": round(time.monotonic() - self._call.arrived_s, 4),
+            "outcome": type(told).__name__ if told else "left" if task.cancelled() else "complete",
+        }
+        log.info("run", extra=fields)
+        tell_outcome(self._call, usage, self._finishes, told, self._said)
+
+    async def _choose(self, choice: int) -> None:
+        """One choice, from its prompt to its Finish."""
+        generation = self._generations[choice]
+        first = choice - choice % self._num_per_prompt
+        if choice > first:
+            # The others find the prompt in the prefix cache.
+            await self._generations[first].prompt_computed.wait()
+        parser = AnswerParser(self._cluster, self._settings, self._call, self._parser)
+        tokens: BatchQueue[list[int]] = BatchQueue(MAX_BATCHES)
+        producer = asyncio.create_task(generation.run(tokens))
+        producer.add_done_callback(lambda task: tokens.close(None if task.cancelled() else task.exception()))
+        try:
+            await self._parse(choice, generation, tokens, parser)
+        finally:
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
+            parser.close()
+
+    async def _parse(
+        self, choice: int, generation: Generation, tokens: BatchQueue[list[int]], parser: AnswerParser
+    ) -> None:
+        """Tokens into events, until the tokens end or what was asked for is complete."""
+        async with aclosing(self._portions(tokens)) as portions:
+            async for token_ids in portions:
+                deltas = await parser.feed(token_ids)
+                self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
+                await self._emit(choice, deltas, parser)
+                if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
+                    truncated = False
+                    break
+            else:
+                truncated = generation.finish_reason == LENGTH
+                deltas = await parser.end(truncated=truncated)
+                self._count(choice, len(generation.token_ids), parser)
+                await self._emit(choice, deltas, parser)
+        log = self._logs[choice]
+        if log is not None and parser.stop is None and (rest := log.rest()):
+            await self.events.put(Content(choice, "", rest))
+        self._finishes.append(_finish_name(parser, truncated=truncated))
+        await self.events.put(Finish(choice, self._finishes[-1], parser.stop))
+
+    async def _portions(self, tokens: BatchQueue[list[int]]) -> AsyncGenerator[list[int], None]:
+        """All tokens that have come, or one at a time where one may end the answer, so that none beyond it counts."""
+        one_by_one = self._parser.stop or self._parser.max_tool_calls
+        while batches := await tokens.take():
+            token_ids = [token_id for batch in batches for token_id in batch]
+            for portion in [[token_id] for token_id in token_ids] if one_by_one else [token_ids]:
+                yield portion
+
+    def _count(self, choice: int, num_tokens: int, parser: AnswerParser) -> None:
+        now_s = time.monotonic()
+        num_new = num_tokens - self.usage.completion[choice]
+        last_s, self._last_s[choice] = self._last_s[choice], now_s
+        if last_s is None:
+            self._call.first_token.arrived(now_s - self._call.arrived_s)
+        elif num_new:
+            INTER_TOKEN_SECONDS.observe((now_s - last_s) / num_new)
+        self.usage.num_cached_tokens = sum(g.num_cached_tokens for g in self._generations[:: self._num_per_prompt])
+        self.usage.completion[choice] = num_tokens
+        self.usage.reasoning[choice] = parser.num_reasoning_tokens
+
+    async def _emit(self, choice: int, deltas: Sequence[Delta], parser: AnswerParser) -> None:
+        log = self._logs[choice]
+        if log is not None:
+            generation = self._generations[choice]
+            await log.add(parser.content_positions, generation.token_ids, generation.logprobs, self._token_bytes)
+        for delta in deltas:
+            event = _event_of(choice, delta)
+            if self._settings.trace_content and isinstance(event, Content | Reasoning):
+                self._said.append((choice, event))
+            if log is not None and isinstance(event, Content):
+                event = replace(event, logprobs=log.shown(event.text))
+            await self.events.put(event)
+
+    async def _token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
+        return await self._cluster.token_bytes(token_ids, self._call)
+
+
+def _event_of(choice: int, delta: Delta) -> Event:
+    match delta.WhichOneof("piece"):
+        case "reasoning":
+            return Reasoning(choice, delta.reasoning)
+        case "content":
+            return Content(choice, delta.content)
+        case "tool_call_start":
+            start = delta.tool_call_start
+            return CallStart(choice, start.index, start.id, start.name)
+        case "tool_call_arguments":
+            return CallArguments(choice, delta.tool_call_arguments.index, delta.tool_call_arguments.text)
+        case _:
+            return CallEnd(choice, delta.tool_call_end.index, delta.tool_call_end.complete)
+
+
+def _finish_name(parser: AnswerParser, *, truncated: bool) -> FinishName:
+    if truncated:
+        return "length"
+    return "tool_calls" if parser.num_complete_calls else "stop"
+
+
+def _first(error: BaseException) -> MoonshardError:
+    """The error to tell the client, from however deep in a group. A mistake of ours stays in the log."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, MoonshardError):
+        return error
+    log.error("a request broke", exc_info=error)
+    return MoonshardError("the gateway failed")

@@ -1,0 +1,64 @@
+"""From the internal request to the form that the engines hold an answer to."""
+
+from typing import Any
+
+import orjson
+
+from gateway.request.chat_model import Conversation, FormedAnswer, JsonAnswer, Request
+from protos import attention_pb2 as pb
+from protos.tokenizer_pb2 import REASONING, RenderResponse
+
+
+def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | None:
+    """What an engine enforces for the choices of one prompt; None for a raw prompt, after which anything may come.
+
+    Tools that are declared may be called only with arguments after their schema, except where a tool says
+    `strict: false`; of what is said beside calls only `json_answer` is enforced, and never what is thought. Without
+    tools, or where they may not be called, no call begins.
+    """
+    asked = request.conversation
+    if not isinstance(asked, Conversation):
+        return None
+    tools = orjson.loads(asked.tools_json) if asked.tools_json else []
+    constraint = pb.Constraint(
+        starts_in_reasoning=prompt.parser_state == REASONING,
+        max_tool_calls=request.output.max_tool_calls,
+        first_call_index=prompt.num_history_calls,
+    )
+    if request.json_answer is not None:
+        _form(constraint, request.json_answer)
+    if tools and not request.output.drop_tool_calls:
+        _allow(constraint, tools, request)
+    return constraint
+
+
+def _form(constraint: pb.Constraint, answer: JsonAnswer | FormedAnswer) -> None:
+    constraint.content_field = answer.field
+    match answer:
+        case JsonAnswer(schema_json=""):
+            constraint.json_object = True
+        case JsonAnswer(schema_json=schema):
+            constraint.json_schema = schema
+            constraint.loose = answer.loose
+        case FormedAnswer("regex", (pattern,)):
+            constraint.regex = pattern
+        case FormedAnswer("grammar", (grammar,)):
+            constraint.grammar = grammar
+        case _:
+            constraint.choices.texts.extend(answer.texts)
+
+
+def _allow(constraint: pb.Constraint, tools: list[dict[str, Any]], request: Request) -> None:
+    forced = request.forced_call
+    functions = [tool["function"] for tool in tools]
+    if forced is not None and forced.name:
+        functions = [function for function in functions if function["name"] == forced.name]
+        constraint.max_tool_calls = 1
+    constraint.tool_use = pb.TOOL_USE_AUTO if forced is None else pb.TOOL_USE_REQUIRED
+    for function in functions:
+        parameters = function.get("parameters")
+        constraint.tools.add(
+            name=function["name"],
+            parameters_json="" if parameters is None else orjson.dumps(parameters).decode(),
+            loose=function.get("strict") is False,
+        )

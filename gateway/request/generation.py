@@ -1,0 +1,229 @@
+"""The tokens of one choice, made by whichever replicas are alive."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from gateway.cluster.affinity import chain_hashes
+from gateway.cluster.choose import choose_prefill
+from gateway.cluster.cluster import Cluster
+from gateway.cluster.decode_retry import DecodeRetry
+from gateway.cluster.replicas import Replica
+from gateway.http.errors import MediaLost
+from gateway.http.request_context import RequestContext, is_loss
+from gateway.metrics import FIRST_DECODE_SECONDS, HAND_OVERS
+from gateway.request.batch_queue import BatchQueue
+from gateway.settings import GatewaySettings
+from protos import attention_pb2 as pb
+from protos.media_pb2 import MediaSpan
+from services.runtime.errors import DeadlineExceeded, KvMissing, MediaMissing, MoonshardError, Overloaded, Unavailable
+
+T = TypeVar("T")
+
+# Attempts at work that needs features; the store had to lose them just as often.
+MAX_SEEN_AGAIN = 3
+LOST_RETRY_S = 5.0
+
+FinishReason: TypeAlias = "pb.FinishReason.ValueType"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a generation starts: the rendered prompt with its media, and how to draw."""
+
+    prompt_ids: Sequence[int]
+    media: Sequence[MediaSpan]
+    sampling: pb.Sampling
+    see_again: Callable[[], Awaitable[object]]  # puts the features of the media back into the store
+
+
+class Generation:
+    """Owns the tokens of one choice, so that any replica can go on after the last one at any time.
+
+    token_ids          generated so far, a final stop token included
+    logprobs           of these tokens, if asked for
+    num_cached_tokens  of the prompt, as the first replica reported
+    finish_reason      set once the last token is there
+    prompt_computed    set once the prompt's latent KV is published or the first token is there
+    """
+
+    def __init__(
+        self, cluster: Cluster, settings: GatewaySettings, call: RequestContext, start: Start, *, leads: bool
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._call = call
+        self._start = start
+        self._leads = leads  # the client sees nothing before this choice begins
+        self.token_ids: list[int] = []
+        self.logprobs: list[pb.TokenLogprobs] = []
+        self.num_cached_tokens = 0
+        self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
+        self.prompt_computed = asyncio.Event()
+        self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
+
+    async def run(self, shown: BatchQueue[list[int]]) -> None:
+        """Generates to the end. What may be shown, all but a final stop token, goes into the feed.
+
+        Raises the MoonshardError that ended it, if the loss of replicas cannot be made good.
+        """
+        attempts = DecodeRetry(self._cluster.decodes, self._settings, self._call)
+        # A prompt is not computed for nobody to go on with.
+        with self._call.first_token.timing("queue"):
+            await attempts.next_replica(begun=self._begun)
+        manifest = await self._prefill(shown)
+        attempts.clear()
+        while self.finish_reason == pb.FINISH_REASON_UNSPECIFIED:
+            replica = await attempts.next_replica(begun=self._begun)
+            num_before = len(self.token_ids)
+            try:
+                with self._call.span("decode", replica=replica.address) as call:
+                    await self._seeing(partial(self._decode_on, replica, manifest, shown, call))
+            except KvMissing:
+                if manifest is None:
+                    raise
+                manifest = None
+            except MoonshardError as error:
+                if len(self.token_ids) > num_before:
+                    attempts.clear()
+                    manifest = None
+                await attempts.failed(replica, error, begun=self._begun)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens of the prompt, until it is computed."""
+        return 0 if self.prompt_computed.is_set() else len(self._start.prompt_ids)
+
+    @property
+    def _begun(self) -> bool:
+        return bool(self.token_ids) or not self._leads
+
+    async def _prefill(self, shown: BatchQueue[list[int]]) -> pb.KvManifest | None:
+        """Computes the prompt on a prefill replica; None if the decode replica shall do it itself."""
+        pool = self._cluster.prefills
+        if len(self._start.prompt_ids) < self._settings.prefill_min_tokens or not pool.serving:
+            return None
+        hashes = chain_hashes(self._start.prompt_ids)
+        full: Overloaded | None = None
+        asked: set[str] = set()
+        while left := [replica for replica in pool.serving if replica.address not in asked and self._fits(replica)]:
+            replica = choose_prefill(left, self._cluster.prefixes.cached_tokens(hashes))
+            asked.add(replica.address)
+            try:
+                response = await self._seeing(partial(self._prefill_on, replica))
+            except Overloaded as error:
+                full = error
+            except MoonshardError as error:
+                if not is_loss(error):
+                    raise
+                HAND_OVERS.labels(pool.role).inc()
+                pool.lose(replica)
+            else:
+                self._cluster.prefixes.remember(hashes, replica.address)
+                if response.HasField("logprobs"):
+                    self.logprobs.append(response.logprobs)
+                self._note_times(response)
+                self._prefilled_s = time.monotonic()
+                await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
+                return response.manifest
+        if full is not None and self._leads:
+            raise full
+        return None
+
+    def _fits(self, replica: Replica) -> bool:
+        context_tokens = replica.load.context_tokens
+        return context_tokens == 0 or len(self._start.prompt_ids) < context_tokens
+
+    async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
+        replica.note_sent(len(self._start.prompt_ids))
+        with self._call.span("prefill", replica=replica.address) as call:
+            response: pb.PrefillResponse = await replica.attention.Prefill(
+                pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
+                timeout=call.left_s(self._settings.prefill_s),
+                metadata=call.metadata,
+            )
+        return response
+
+    async def _decode_on(
+        self, replica: Replica, manifest: pb.KvManifest | None, shown: BatchQueue[list[int]], call: RequestContext
+    ) -> None:
+        """Reads one replica's stream to its end. Silence and an end without a finish reason count as a loss."""
+        if self._was_last():
+            return
+        replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
+        stream = replica.attention.Decode(
+            pb.DecodeRequest(prompt=self._prompt(), sampling=self._start.sampling, manifest=manifest),
+            timeout=call.left_s(self._settings.request_s),
+            metadata=call.metadata,
+        )
+        responses = aiter(stream)
+        silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        response = await anext(responses)
+                except TimeoutError as error:
+                    raise DeadlineExceeded(f"no token from {replica.address} for {silence_s:g} s") from error
+                except StopAsyncIteration:
+                    raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
+                silence_s = self._settings.stall_s
+                self._note_times(response)
+                if self._prefilled_s is not None:
+                    FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
+                    self._prefilled_s = None
+                self.logprobs += response.logprobs
+                await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
+                if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
+                    return
+        finally:
+            stream.cancel()
+
+    def _note_times(self, response: pb.PrefillResponse | pb.DecodeResponse) -> None:
+        if not self._begun and response.HasField("times"):
+            self._call.first_token.add(response.times)
+
+    async def _seeing(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work; where an engine misses features of images, has them made again and repeats it."""
+        for _ in range(MAX_SEEN_AGAIN):
+            try:
+                return await work()
+            except MediaMissing as missing:
+                try:
+                    await self._start.see_again()
+                except MoonshardError as error:
+                    # Not of the engine's making: another one would not do better.
+                    raise MediaLost(f"{missing.message}; {error.message}", retry_after_s=LOST_RETRY_S) from error
+        raise MediaLost("images of this request do not stay in the store", retry_after_s=LOST_RETRY_S)
+
+    def _prompt(self) -> pb.Prompt:
+        """The prompt and what was generated so far, from which any replica can go on."""
+        return pb.Prompt(
+            token_ids=[*self._start.prompt_ids, *self.token_ids],
+            num_prompt_tokens=len(self._start.prompt_ids),
+            media=self._start.media,
+        )
+
+    def _was_last(self) -> bool:
+        """Whether a lost replica had sent everything but the finish reason."""
+        sampling = self._start.sampling
+        if self.token_ids and self.token_ids[-1] in sampling.stop_token_ids:
+            self.finish_reason = pb.STOP
+        elif len(self.token_ids) >= sampling.max_new_tokens:
+            self.finish_reason = pb.LENGTH
+        return self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+
+    async def _take(
+        self, token_ids: list[int], finish_reason: FinishReason, num_cached_tokens: int, shown: BatchQueue[list[int]]
+    ) -> None:
+        if not self.prompt_computed.is_set():
+            self.num_cached_tokens = num_cached_tokens
+            self.prompt_computed.set()
+        self.token_ids += token_ids
+        self.finish_reason = finish_reason
+        visible = token_ids[:-1] if finish_reason == pb.STOP else token_ids
+        if visible:
+            await shown.put(visible)
