@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from services.local.environment import SHARED
-from services.local.random_vocabulary import write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import write_small_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -44,7 +44,7 @@ def tiny_path(cache: Path) -> Path:
 
     Under a digest of the writer's source: a checkpoint of an older writer is not used by mistake.
     """
-    sources = sorted(Path(__file__).parent.glob("random_*.py"))
+    sources = sorted(Path(__file__).with_name("random_checkpoint").glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return cache / "checkpoints" / f"{TINY_NAME}-{digest[:12]}"
 

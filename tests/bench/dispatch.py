@@ -21,8 +21,8 @@ import uvloop
 from services.attention.experts.connection import Transport
 from services.attention.experts.experts import RemoteExperts
 from services.checkpoint.placement import expert_placement
-from services.local.random_checkpoint import write_random_checkpoint
-from services.local.random_dims import RandomDims, tiny_dims
+from services.local.random_checkpoint.dims import RandomDims, tiny_dims
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from tests.bench.socket_floor import round_trips
 from tests.bench.table import print_table

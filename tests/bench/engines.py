@@ -23,7 +23,7 @@ from transformers import AutoConfig, DeepseekV3ForCausalLM
 
 from protos import attention_pb2 as pb
 from services.local.cluster import num_cores
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.local.topology import Topology
 from tests.bench.table import print_table
 from tests.cluster.client import TokenClient

@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import psutil
 
-from services.local.random_vocabulary import special_ids, write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import special_ids, write_small_vocabulary
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.bench.table import print_table
 from tests.gateway.engine import Engine

@@ -15,7 +15,7 @@ import httpx
 import psutil
 from prometheus_client import CollectorRegistry, Histogram
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.plain_histogram import Times
 from tests.bench.table import print_table
 from tests.cluster.harness import Cluster, small_topology

@@ -23,7 +23,7 @@ import httpx
 from protos.demand_pb2 import WatchDemandRequest
 from protos.demand_pb2_grpc import DemandServiceStub
 from services.autoscaler.gateways import total
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.channels import open_channel
 from tests.bench.table import print_table
 from tests.cluster.harness import Cluster, small_topology

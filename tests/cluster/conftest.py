@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.blobs import BlobStore
 from tests.cluster.harness import Cluster, small_topology
 from tests.cluster.observed import ObservedCluster, observed_cluster, serve_some

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.local.random_vocabulary import special_ids, write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import special_ids, write_small_vocabulary
 from services.tokenizer.vocabulary import Vocabulary, load_vocabulary
 from tests.gateway.site import CONTEXT_TOKENS, Site
 

@@ -20,8 +20,8 @@ import torch
 from transformers import AutoConfig
 from transformers.models.kimi_k25 import Kimi_K25ForConditionalGeneration
 
-from services.local.random_checkpoint import write_random_checkpoint
-from services.local.random_dims import tiny_dims
+from services.local.random_checkpoint.dims import tiny_dims
+from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.reference.model import ReferenceModel, read_weights
 
 # Absolute, on logits of standard deviation 3 (largest about 15): sums in another order, nothing else.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.reference.model import Context, ReferenceModel, unpack, yarn_frequencies
 
 

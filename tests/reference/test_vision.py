@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.reference.model import ReferenceModel
 from tests.reference.test_against_transformers import TOLERANCE as LOGIT_TOLERANCE
 from tests.reference.test_against_transformers import transformers_model

@@ -15,8 +15,8 @@ from services.attention.sampling.on_host import SamplingParams
 from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import BlockNames
 from services.checkpoint.token_table import load_tokens
-from services.local.random_checkpoint import write_random_checkpoint
-from services.local.random_vocabulary import write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import write_small_vocabulary
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.redis_server import RedisServer
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.services.attention.constraint.constraining import Desk

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from services.attention.assembly import Assembly
 from services.attention.layers.frames import Frame, Kind
 from services.attention.settings import AttentionSettings
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 
 NAME = "dns:m-expert.ns.svc:50051"
 TEMPLATE = "m-decode-{ordinal}.m-decode.ns.svc:50051"

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.local.run_folder import running_clusters, sweep
 from tests.services.local.typist import Typist
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from services.checkpoint.config import YarnConfig, load_config
-from services.local.random_dims import tiny_dims
+from services.local.random_checkpoint.dims import tiny_dims
 from services.model.rope import yarn_inv_freq
 from tests.reference.model import yarn_frequencies
 

@@ -6,8 +6,8 @@ import torch
 
 from services.checkpoint.config import load_config
 from services.checkpoint.placement import expert_placement, layer_ranges
-from services.local.random_checkpoint import write_random_checkpoint
-from services.local.random_dims import tiny_dims
+from services.local.random_checkpoint.dims import tiny_dims
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model import text_weights
 from services.model.checkpoint import Checkpoint
 from services.model.tensor_names import text_specs, vision_specs

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.local.random_vocabulary import write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import write_small_vocabulary
 from services.tokenizer.vocabulary import Vocabulary, load_vocabulary
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from protos import vision_pb2 as pb
 from protos.vision_pb2_grpc import VisionServiceStub, add_VisionServiceServicer_to_server
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.channels import open_channel
 from services.runtime.redis_server import RedisServer
 from services.runtime.server import start_server

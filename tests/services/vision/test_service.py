@@ -12,8 +12,8 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from protos.media_pb2 import MediaRef
-from services.local.random_checkpoint import write_random_checkpoint
-from services.local.random_dims import RandomDims, tiny_dims
+from services.local.random_checkpoint.dims import RandomDims, tiny_dims
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.model.media import features_from_bytes, media_key, model_name
 from services.model.tensor_names import vision_specs

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from services.checkpoint.config import GROUP_SIZE
 from services.local.nano.train.model import Experts, Mlp, TextModel
 from services.local.nano.train.tower import Tower
-from services.local.random_checkpoint import checkpoint_files, write_descriptions
-from services.local.random_dims import RandomDims
-from services.local.random_safetensors import write_safetensors
-from services.local.random_vocabulary import write_vocabulary
+from services.local.random_checkpoint.dims import RandomDims
+from services.local.random_checkpoint.safetensors_writer import write_safetensors
+from services.local.random_checkpoint.vocabulary import write_vocabulary
+from services.local.random_checkpoint.write import checkpoint_files, write_descriptions
 from services.model import int4
 from services.model.checkpoint import Checkpoint
 from services.model.tensor_names import (

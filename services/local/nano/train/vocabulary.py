@@ -11,7 +11,7 @@ import regex
 
 from services.local.nano.train.rendering import segments
 from services.local.nano.train.sample import Sample
-from services.local.random_vocabulary import small_vocabulary
+from services.local.random_checkpoint.vocabulary import small_vocabulary
 from services.tokenizer.vocabulary import SPLIT_PATTERN
 from services.vision.grid import MediaConfig
 

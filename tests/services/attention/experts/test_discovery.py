@@ -7,7 +7,7 @@ import pytest
 
 from services.attention.experts.experts import DispatchLimits, RemoteExperts
 from services.checkpoint.placement import expert_placement
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.runtime import discovery
 from services.runtime.errors import ExpertsUnavailable

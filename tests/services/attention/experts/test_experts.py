@@ -10,7 +10,7 @@ import torch
 from services.attention.experts.experts import LocalExperts
 from services.attention.experts.metrics import DROPPED_ANSWERS
 from services.checkpoint.placement import expert_placement
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
 from services.runtime.errors import ExpertsUnavailable, WireError

@@ -10,7 +10,7 @@ import torch
 
 from services.attention.experts.in_flight import MAX_CALLS
 from services.attention.experts.metrics import DROPPED_ANSWERS, REPEATED_CALLS
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.errors import ExpertsUnavailable, WireError
 from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, connected, dispatch, until, waiting
 from tests.services.expert.serving import ExpertProcess, ServerThread, plain_sum, random_work, short_folder

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, ExitStack
 import pytest
 
 from services.attention.experts.experts import parse_experts
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.errors import CheckpointError, ExpertsUnavailable
 from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, dispatch, opened
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder

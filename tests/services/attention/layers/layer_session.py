@@ -10,7 +10,7 @@ from services.attention.experts.experts import LocalExperts
 from services.attention.layers.batch import Row, make_batch, split
 from services.attention.layers.formulas import embed, forward_layers, logits
 from services.attention.layers.weights import load_ends, load_layers
-from services.local.random_dims import RandomDims, tiny_dims
+from services.local.random_checkpoint.dims import RandomDims, tiny_dims
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
 from tests.reference.model import ReferenceModel

@@ -20,7 +20,7 @@ from services.attention.layers.cuda_graphs import (
 )
 from services.attention.layers.formulas import embed, forward_layers
 from services.attention.layers.weights import load_ends, load_layers
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.expert_shard import load_expert_shard
 from tests.services.attention.layers.layer_session import BLOCK_TOKENS, Model, text
 

@@ -9,7 +9,7 @@ from services.attention.layers import formulas
 from services.attention.layers.batch import make_batch
 from services.attention.layers.formulas import embed, logits
 from services.checkpoint.placement import layer_ranges
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.reference.model import ReferenceModel
 from tests.services.attention.layers.layer_session import BLOCK_TOKENS, Model, other_dims, text
 

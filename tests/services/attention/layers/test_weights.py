@@ -5,7 +5,7 @@ import torch
 
 from kernels import head_linear, linear
 from services.attention.layers.weights import load_ends, load_layers
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model import tensor_names, text_weights
 from services.model.checkpoint import Checkpoint
 

@@ -13,7 +13,7 @@ from services.local.nano.train.skills import GENERATORS, generate, texts
 from services.local.nano.train.skills.drawing_lots import split_of
 from services.local.nano.train.skills.numbers import add_steps, compare_steps, multiply_steps, subtract_steps
 from services.local.nano.train.skills.recall import CARD_NUMBERS
-from services.local.random_vocabulary import write_small_vocabulary
+from services.local.random_checkpoint.vocabulary import write_small_vocabulary
 from services.tokenizer.parser_options import ParserOptions, State
 from services.tokenizer.tools import declared_tools, parse_tools
 from services.tokenizer.vocabulary import load_vocabulary

@@ -32,8 +32,8 @@ from services.local.nano.train.muon import orthogonal
 from services.local.nano.train.skills import GENERATORS
 from services.local.nano.train.straight_through import as_bf16, as_int4
 from services.local.nano.train.vocabulary import train_vocabulary
-from services.local.random_dims import RandomDims
-from services.local.random_vocabulary import small_vocabulary
+from services.local.random_checkpoint.dims import RandomDims
+from services.local.random_checkpoint.vocabulary import small_vocabulary
 from services.model import int4
 from services.model.checkpoint import Checkpoint
 from services.tokenizer.vocabulary import load_vocabulary

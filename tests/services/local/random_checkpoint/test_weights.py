@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.local.random_checkpoint import write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.reference.model import ReferenceModel
 
 

@@ -1,16 +1,12 @@
-"""Writes a checkpoint in the released format with random weights.
-
-    python -m services.local.random_checkpoint FOLDER --preset tiny
+"""Write a checkpoint in the released format with random weights.
 
 Import this module only where a checkpoint is written: it loads torch.
 """
 
-import argparse
 import dataclasses
 import secrets
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +14,15 @@ import torch
 from torch import Tensor
 
 from services.checkpoint.config import CONFIG_FILE, TextConfig
-from services.local import random_vocabulary
-from services.local.random_dims import SPECIAL_SLOTS, RandomDims, config_json, preset
-from services.local.random_safetensors import write_json, write_safetensors
-from services.local.random_weights import RandomWeights
+from services.local.random_checkpoint.dims import SPECIAL_SLOTS, RandomDims, config_json, preset
+from services.local.random_checkpoint.safetensors_writer import write_json, write_safetensors
+from services.local.random_checkpoint.vocabulary import (
+    copy_vocabulary,
+    special_ids,
+    token_biases,
+    write_small_vocabulary,
+)
+from services.local.random_checkpoint.weights import RandomWeights
 from services.model import tensor_names
 from services.model.tensor_names import TensorSpec
 
@@ -62,13 +63,13 @@ def _write_folder(folder: Path, dims: RandomDims, seed: int, vocabulary: str, vo
     if vocabulary == "real":
         if vocabulary_from is None:
             raise ValueError("the real vocabulary is copied: vocabulary_from must name its folder")
-        base = random_vocabulary.copy_vocabulary(vocabulary_from, folder)
+        base = copy_vocabulary(vocabulary_from, folder)
         dims = dataclasses.replace(dims, text=dataclasses.replace(dims.text, vocab_size=base + SPECIAL_SLOTS))
     else:
         base = dims.text.vocab_size - SPECIAL_SLOTS
-        random_vocabulary.write_small_vocabulary(folder, base)
+        write_small_vocabulary(folder, base)
     write_descriptions(folder, dims, base)
-    weights = RandomWeights(dims, seed, random_vocabulary.token_biases(folder))
+    weights = RandomWeights(dims, seed, token_biases(folder))
     shapes = {name: shape for layer in dims.text.moe_layers for name, shape in _weight_shapes(dims.text, layer)}
 
     def pieces(spec: TensorSpec) -> Iterable[Tensor]:
@@ -85,7 +86,7 @@ def write_descriptions(folder: Path, dims: RandomDims, base: int, limits: Mappin
     base    number of ordinary tokens
     limits  fields of preprocessor_config.json that differ from the release
     """
-    ids = random_vocabulary.special_ids(base)
+    ids = special_ids(base)
     token_ids = {
         "bos_token_id": ids["[BOS]"],
         "eos_token_id": ids["<|im_end|>"],
@@ -140,28 +141,3 @@ def _preprocessor_config(patch_size: int) -> dict[str, object]:
         "temporal_merge_kernel_size": 4,
         "timestamp_mode": "hh:mm:ss.fff",
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; ends with status 2 and a sentence when the folder exists."""
-    parser = argparse.ArgumentParser(prog="python -m services.local.random_checkpoint", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder to write; must not exist")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="sizes (default: tiny)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights")
-    parser.add_argument("--vocabulary-from", type=Path, help="copy the real vocabulary from this folder")
-    chosen = parser.parse_args(arguments)
-    try:
-        write_random_checkpoint(
-            chosen.folder,
-            dims=chosen.preset,
-            seed=chosen.seed,
-            vocabulary="real" if chosen.vocabulary_from else "tiny",
-            vocabulary_from=chosen.vocabulary_from,
-        )
-    except FileExistsError as error:
-        parser.error(str(error))
-    sys.stdout.write(f"{chosen.folder}\n")
-
-
-if __name__ == "__main__":
-    main()

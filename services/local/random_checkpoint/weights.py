@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from services.checkpoint.config import GROUP_SIZE
-from services.local.random_dims import RandomDims
+from services.local.random_checkpoint.dims import RandomDims
 from services.model.tensor_names import EMBEDDING, HEAD, TensorSpec
 
 PIECE_NUMBERS = 1 << 24  # most numbers in memory at once, 64 MiB in fp32

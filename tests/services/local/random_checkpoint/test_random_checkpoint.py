@@ -9,11 +9,11 @@ import torch
 from safetensors import safe_open
 
 from services.checkpoint.config import load_config
-from services.local import random_weights
-from services.local.random_checkpoint import main, write_random_checkpoint
-from services.local.random_dims import bench_1b_dims, tiny_dims
-from services.local.random_vocabulary import small_vocabulary
-from services.local.random_weights import RandomWeights
+from services.local.random_checkpoint import weights as random_weights
+from services.local.random_checkpoint.dims import bench_1b_dims, tiny_dims
+from services.local.random_checkpoint.vocabulary import small_vocabulary
+from services.local.random_checkpoint.weights import RandomWeights
+from services.local.random_checkpoint.write import main, write_random_checkpoint
 from services.model.tensor_names import EMBEDDING, edge_specs, text_specs
 from tests.reference.model import ReferenceModel, unpack
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.local.random_dims import SPECIAL_SLOTS
+from services.local.random_checkpoint.dims import SPECIAL_SLOTS
 from services.runtime.errors import CheckpointError
 
 VOCABULARY_FILE = "tiktoken.model"
