@@ -32,7 +32,7 @@ COPY protos protos
 COPY kernels kernels
 COPY services services
 COPY gateway gateway
-RUN find services/local/nano -type f ! -name "*.py" -delete && python -m pip wheel --no-deps --wheel-dir /wheels .
+RUN find services/nano -type f ! -name "*.py" -delete && python -m pip wheel --no-deps --wheel-dir /wheels .
 
 # What others wrote lies below what we wrote: a new version of ours is a layer of a few megabytes.
 FROM base AS slim-packages
@@ -71,6 +71,6 @@ ENTRYPOINT ["python", "-P", "-m"]
 CMD ["services.attention"]
 
 FROM torch AS nano
-COPY services/local/nano /models/nano
+COPY services/nano /models/nano
 ENV MOONSHARD_MODEL=/models/nano
 CMD ["gateway"]

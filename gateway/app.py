@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from gateway.cluster.cluster import Cluster
 from gateway.cluster.demand import serve_demand
 from gateway.dialects import files, service_routes, tokens
+from gateway.dialects.answer_schemas import ANSWERS
 from gateway.dialects.chat import endpoint as chat
 from gateway.dialects.chat.schema import ChatCompletionRequest
 from gateway.dialects.completions import endpoint as completions
@@ -56,7 +57,7 @@ class GatewayApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = openapi_document(TITLE, self.version, self.routes, BODIES)
+            self.openapi_schema = openapi_document(TITLE, self.version, self.routes, BODIES, ANSWERS)
         return self.openapi_schema
 
 

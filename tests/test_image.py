@@ -109,7 +109,7 @@ def test_layers_keep_nothing_that_is_not_needed():
         # The compiler and the sources stay in the stage of the wheel.
         assert "g++" not in " ".join(a for _, a in lineage(target))
         assert [a for i, a in lineage(target) if i == "COPY"] == (
-            ["services/local/nano /models/nano"] if target == "nano" else []
+            ["services/nano /models/nano"] if target == "nano" else []
         )
 
 

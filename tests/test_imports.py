@@ -9,19 +9,64 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("protos", "kernels", "services", "gateway", "tests")
 SERVICES = ("tokenizer", "vision", "attention", "expert", "autoscaler")
-NO_TORCH = ("protos", "services/runtime", "services/tokenizer", "services/autoscaler", "gateway")
-TRAINING = "services/local/nano/train"
+NO_TORCH = (
+    "protos",
+    "services/runtime",
+    "services/checkpoint",
+    "services/tokenizer",
+    "services/autoscaler",
+    "gateway",
+)
+TRAINING = "services/nano/train"
 
 ALLOWED = {
     "protos": [],
     "kernels": [],
     "services/runtime": ["protos"],
-    "services/model": ["protos", "services.runtime", "kernels"],
-    "services/local": ["services.runtime", "services.model"],
+    "services/checkpoint": ["protos", "services.runtime"],
+    "services/wire": ["protos", "kernels", "services.runtime", "services.checkpoint"],
+    "services/model": ["protos", "kernels", "services.runtime", "services.checkpoint"],
+    "services/nano": [],
+    "services/local": ["services.runtime", "services.checkpoint", "services.model"],
     # Training is an offline tool, no process of the cluster: it must render and preprocess exactly as serving does.
-    TRAINING: ["protos", "kernels", "services.local", "services.model", "services.tokenizer", "services.vision"],
-    "gateway": ["protos", "services.runtime"],
-    **{f"services/{name}": ["protos", "services.runtime", "services.model", "kernels"] for name in SERVICES},
+    TRAINING: [
+        *("protos", "kernels", "services.checkpoint", "services.model", "services.tokenizer", "services.vision"),
+        *("services.local", "services.nano"),
+    ],
+    "gateway": ["protos", "services.runtime", "services.checkpoint"],
+    **{
+        f"services/{name}": [
+            *("protos", "kernels", "services.runtime", "services.checkpoint", "services.wire", "services.model"),
+        ]
+        for name in SERVICES
+    },
+}
+
+# Inside a folder: each part may import those it names, and the files beside the parts that are listed with it.
+BESIDE = {
+    "services/attention": ("settings", "metrics"),
+    "gateway": ("settings", "metrics"),
+}
+INSIDE = {
+    "services/attention": {
+        "experts": [],
+        "sampling": [],
+        "constraint": ["sampling"],
+        "layers": ["experts", "sampling", "constraint"],
+        "engine": ["layers", "experts", "sampling", "constraint"],
+    },
+    "gateway": {
+        "http": [],
+        "cluster": ["http"],
+        "request": ["cluster", "http"],
+        "dialects": ["request", "cluster", "http"],
+    },
+    "kernels": {
+        "reference": [],
+        "portable": ["reference"],
+        "native": ["portable", "reference"],
+        "gpu": ["portable", "reference"],
+    },
 }
 
 
@@ -56,6 +101,27 @@ def test_imports_point_one_way(folder):
         if name.split(".")[0] in OURS and not any(name == a or name.startswith(f"{a}.") for a in allowed)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(("folder", "part"), [(folder, part) for folder in INSIDE for part in INSIDE[folder]])
+def test_imports_inside_a_folder_point_one_way(folder, part):
+    package = folder.replace("/", ".")
+    allowed = {part, *INSIDE[folder][part], *BESIDE.get(folder, ())}
+    if folder == "kernels":
+        allowed |= {"interface", "choice", "fused", "roofline"}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(f"{folder}/{part}")
+        for name in imports(path)
+        if name.startswith(f"{package}.") and name.removeprefix(f"{package}.").split(".")[0] not in allowed
+    ]
+    assert wrong == []
+
+
+def test_every_part_of_a_divided_folder_has_its_place():
+    for folder, parts in INSIDE.items():
+        found = {path.name for path in (ROOT / folder).iterdir() if path.is_dir() and not path.name.startswith("__")}
+        assert found == set(parts), folder
 
 
 def test_nothing_that_serves_imports_the_training():

@@ -103,5 +103,6 @@ def test_the_wheel_has_nano():
     files = {file.relative_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     nano = [path for path in NANO.iterdir() if path.is_file()]
     assert {str(path.relative_to(ROOT)) for path in nano} <= files
+    assert not [path for path in files if path.startswith("services/nano/train")]
     sizes = [path.stat().st_size for path in nano]
     assert max(sizes) <= 16 * 2**20 and sum(sizes) <= 24 * 2**20

@@ -52,9 +52,7 @@ async def upload_file(request: Request) -> dict[str, Any]:
         data = await file.read()
         if len(data) > max_bytes:
             raise InvalidRequest(f"file: {len(data)} bytes, at most {max_bytes} are accepted", field="file")
-        return await gateway.request.files.put(
-            _owner_of(request), (file.filename or "")[:MAX_NAME_CHARS], str(purpose), data
-        )
+        return await gateway.files.put(_owner_of(request), (file.filename or "")[:MAX_NAME_CHARS], str(purpose), data)
     finally:
         await form.close()
 

@@ -53,7 +53,7 @@ async def deliver(request: HttpRequest, asked: Request, answerer: Answerer, *, s
 async def _deliver(request: HttpRequest, asked: Request, answerer: Answerer, stream: bool) -> Response:
     gateway: Gateway = gateway_of(request)
     keep_alive_s = gateway.settings.keep_alive_s
-    starting = asyncio.create_task(gateway.request.pipeline.start(asked, call_context(request)))
+    starting = asyncio.create_task(gateway.pipeline.start(asked, call_context(request)))
     streamed = False
     try:
         if stream and not (await asyncio.wait({starting}, timeout=keep_alive_s))[0]:

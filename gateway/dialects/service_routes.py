@@ -17,15 +17,15 @@ router = APIRouter()
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that are served."""
     gateway = gateway_of(request)
-    return gateway.dialects.models.listing(await gateway.cluster.cluster.context_tokens(call_context(request)))
+    return gateway.models.listing(await gateway.cluster.context_tokens(call_context(request)))
 
 
 @router.get("/v1/models/{name:path}")
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model, by its name or by an alias."""
     gateway = gateway_of(request)
-    gateway.dialects.models.check(name)
-    return gateway.dialects.models.entry(name, await gateway.cluster.cluster.context_tokens(call_context(request)))
+    gateway.models.check(name)
+    return gateway.models.entry(name, await gateway.cluster.context_tokens(call_context(request)))
 
 
 @router.get("/v1/users/me/balance")

@@ -29,17 +29,17 @@ async def tokenize(request: Request) -> dict[str, Any]:
     if body.get("messages") is not None and body.get("prompt") is None:
         # The model's name may be left out here.
         chat = _chat_of({"model": gateway.settings.model_name, **_given(body)}, gateway)
-        token_ids = await gateway.request.pipeline.prompt_ids(_conversation(chat), call)
+        token_ids = await gateway.pipeline.prompt_ids(_conversation(chat), call)
     else:
         text = check(TokenizeRequest, body)
         _check_model(text.model, gateway)
         special = text.add_special_tokens is not False
-        token_ids = await gateway.cluster.cluster.tokenize(text.prompt, call, allow_special=special)
+        token_ids = await gateway.cluster.tokenize(text.prompt, call, allow_special=special)
     strings = None
     if return_strings:
-        texts = await gateway.cluster.cluster.token_bytes(token_ids, call)
+        texts = await gateway.cluster.token_bytes(token_ids, call)
         strings = [texts[token_id].decode(errors="replace") for token_id in token_ids]
-    context_tokens = await gateway.cluster.cluster.context_tokens(call)
+    context_tokens = await gateway.cluster.context_tokens(call)
     return {"count": len(token_ids), "max_model_len": context_tokens, "tokens": token_ids, "token_strs": strings}
 
 
@@ -51,13 +51,13 @@ async def detokenize(request: Request) -> dict[str, str]:
     call = call_context(request)
     asked = check(DetokenizeRequest, await read_object(request, gateway.settings.max_body_bytes))
     _check_model(asked.model, gateway)
-    vocab_size = (await gateway.cluster.cluster.describe(call)).vocab_size
+    vocab_size = (await gateway.cluster.describe(call)).vocab_size
     for index, token_id in enumerate(asked.tokens):
         if token_id >= vocab_size:
             raise InvalidRequest(
                 f"tokens.{index}: {quote(token_id)} is no token, ids end at {vocab_size - 1}", field=f"tokens.{index}"
             )
-    return {"prompt": (await gateway.cluster.cluster.detokenize(asked.tokens, call, skip_special=False)).text}
+    return {"prompt": (await gateway.cluster.detokenize(asked.tokens, call, skip_special=False)).text}
 
 
 @router.post("/v1/tokenizers/estimate-token-count", openapi_extra=json_body(ChatCompletionRequest))
@@ -65,7 +65,7 @@ async def estimate_token_count(request: Request) -> dict[str, Any]:
     """What `usage.prompt_tokens` of the same chat request would be."""
     gateway = gateway_of(request)
     chat = _chat_of(await read_object(request, gateway.settings.max_body_bytes), gateway)
-    return {"data": {"total_tokens": await gateway.request.pipeline.count(_conversation(chat), call_context(request))}}
+    return {"data": {"total_tokens": await gateway.pipeline.count(_conversation(chat), call_context(request))}}
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _given(body: dict[str, Any]) -> dict[str, Any]:
 
 def _chat_of(body: dict[str, Any], gateway: Gateway) -> ChatRequest:
     chat = parse_chat(body, gateway.settings.max_choices)
-    gateway.dialects.models.check(chat.model)
+    gateway.models.check(chat.model)
     return chat
 
 
@@ -85,4 +85,4 @@ def _conversation(chat: ChatRequest) -> Conversation:
 
 def _check_model(name: str | None, gateway: Gateway) -> None:
     if name is not None:
-        gateway.dialects.models.check(name)
+        gateway.models.check(name)

@@ -1,13 +1,12 @@
 """The OpenAPI page: request schemas are ours, since we read bodies ourselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from gateway.dialects.answer_schemas import ANSWERS
 from gateway.http.body import Body
 from gateway.http.dialect import dialect_of, is_anthropic
 
@@ -52,9 +51,13 @@ def json_body(*schemas: type[Body]) -> dict[str, Any]:
 
 
 def openapi_document(
-    title: str, version: str, routes: Sequence[BaseRoute], bodies: Sequence[type[Body]]
+    title: str,
+    version: str,
+    routes: Sequence[BaseRoute],
+    bodies: Sequence[type[Body]],
+    answers: Mapping[tuple[str, str], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The document with the schemas of all bodies, and with errors as they are."""
+    """The document with the schemas of all bodies, and with errors as they are; answers by method and path."""
     document = get_openapi(title=title, version=version, routes=routes)
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -65,7 +68,7 @@ def openapi_document(
             responses = operation["responses"]
             # FastAPI's own refusals, which never happen here.
             responses.pop("422", None)
-            if answer := ANSWERS.get((method, path)):
+            if answer := answers.get((method, path)):
                 responses["200"]["content"] = {"application/json": {"schema": answer}}
             if dialect_of(path) in STREAMING and operation.get("requestBody"):
                 responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}

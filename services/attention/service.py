@@ -15,7 +15,7 @@ from services.attention.engine.generation import Event, Failed, FinishReason, Ge
 from services.attention.engine.spans import record_phases
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
 from services.attention.requests import Limits, generation_from_proto
-from services.attention.sampling.on_host import Choice
+from services.attention.sampling.on_host import SampledToken
 from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
 from services.runtime.tracing import PARENT, Tracer
@@ -125,7 +125,7 @@ def _times(at: Milestones | None) -> pb.FirstTokenTimes | None:
     )
 
 
-def _logprobs(choice: Choice) -> pb.TokenLogprobs | None:
+def _logprobs(choice: SampledToken) -> pb.TokenLogprobs | None:
     if choice.logprob is None:
         return None
     return pb.TokenLogprobs(

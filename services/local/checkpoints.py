@@ -1,4 +1,4 @@
-"""The checkpoints that have a name: nano, trained, lies beside this file; tiny, random, is written on first use."""
+"""The checkpoints that have a name: nano, trained, lies in services/nano; tiny, random, is written on first use."""
 
 import hashlib
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.local.run_folder import running_clusters
 
-NANO = Path(__file__).with_name("nano")
+NANO = Path(__file__).resolve().parents[1] / "nano"
 TINY_NAME = "tiny-random"
 
 

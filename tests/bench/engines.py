@@ -113,7 +113,7 @@ async def _drive(cluster: Cluster) -> tuple[list[float], dict[int, list[float]],
 
 
 def measure_transformers(model_path: Path, dtype: torch.dtype) -> Figures:
-    """Hugging Dialect's own implementation, eager, with its KV cache; batches of equal lengths need no padding."""
+    """Hugging Face's own implementation, eager, with its KV cache; batches of equal lengths need no padding."""
     torch.set_num_threads(num_cores())
     started = time.perf_counter()
     model = transformers_text_model(model_path, dtype)

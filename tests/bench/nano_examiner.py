@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import httpx
 import jsonschema
 
-from services.local.nano.train.sample import Answer, Json, Sample
-from services.local.nano.train.skills import GENERATORS
-from services.local.nano.train.skills.drawing_lots import generator
-from services.local.nano.train.skills.tool_box import call_key
-from services.local.nano.train.skills.tool_loop import draw_whole_loop
+from services.nano.train.sample import Answer, Json, Sample
+from services.nano.train.skills import GENERATORS
+from services.nano.train.skills.drawing_lots import generator
+from services.nano.train.skills.tool_box import call_key
+from services.nano.train.skills.tool_loop import draw_whole_loop
 from tests.cluster.pictures import data_url, mp4, png
 
 # A loop is examined as a whole.

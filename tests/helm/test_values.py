@@ -58,8 +58,8 @@ def test_every_key_has_a_comment():
 
 
 WRONG = [
-    ("gateway.cluster.replicas", 0, "minimum"),
-    ("gateway.cluster.replicas", "two", "integer"),
+    ("gateway.replicas", 0, "minimum"),
+    ("gateway.replicas", "two", "integer"),
     ("gateway.replica", 2, "replica"),
     ("gateway.drainSeconds", -1, "minimum"),
     ("gateway.targetCpuPercent", 101, "maximum"),
@@ -109,7 +109,7 @@ def test_a_wrong_value_is_refused_by_the_schema(path, value, said):
 IMPOSSIBLE = [
     ({"decode": {"minReplicas": 3}}, "decode.minReplicas (3) is more than decode.maxReplicas (2)"),
     ({"autoscaling": {"mode": "off"}}, "nobody would wake vision from zero: set vision.minReplicas to 1 or more"),
-    ({"gateway": {"replicas": 9}}, "gateway.cluster.replicas (9) is more than gateway.maxReplicas (8)"),
+    ({"gateway": {"replicas": 9}}, "gateway.replicas (9) is more than gateway.maxReplicas (8)"),
     ({"gateway": {"maxReplicas": 2, "targetOpenStreams": 8}}, "gateway.targetOpenStreams has no effect"),
     ({"expert": {"minReplicas": 0}}, "say so by expert.scaleToZero: true"),
     ({"expert": {"scaleToZero": True}}, "expert.minReplicas keeps some"),

@@ -32,7 +32,7 @@ every_source = pytest.mark.parametrize("source", SOURCES)
 
 
 def test_there_are_contracts():
-    assert {"attention", "expert", "media", "tensor", "tokenizer"} <= set(SOURCES)
+    assert {"attention", "expert", "media", "tokenizer"} <= set(SOURCES)
 
 
 @every_source

@@ -32,7 +32,7 @@ async def chat_completions(request: Request) -> Response:
     settings = gateway.settings
     body = await read_object(request, settings.max_body_bytes)
     chat = parse_chat(body, settings.max_choices, settings.param_policy)
-    gateway.dialects.models.check(chat.model)
+    gateway.models.check(chat.model)
     return await deliver(request, chat.request, ChatAnswerer(chat, gateway), stream=chat.stream)
 
 

@@ -31,7 +31,7 @@ async def completions(request: Request) -> Response:
     settings = gateway.settings
     body = await read_object(request, settings.max_body_bytes)
     asked = parse_completion(body, max_choices=settings.max_choices, max_prompts=settings.max_prompts)
-    gateway.dialects.models.check(asked.model)
+    gateway.models.check(asked.model)
     answerer = CompletionAnswerer(asked, gateway, await _echoes_of(asked, gateway, request))
     return await deliver(request, asked.request, answerer, stream=asked.stream)
 
@@ -42,7 +42,7 @@ class CompletionAnswerer:
     def __init__(self, asked: CompletionAsk, gateway: Gateway, echoes: Sequence[str]) -> None:
         self._asked = asked
         self._echoes = echoes
-        self._head = CompletionHead(asked.model, gateway.cluster.cluster.fingerprint)
+        self._head = CompletionHead(asked.model, gateway.cluster.fingerprint)
 
     def whole(self, events: Sequence[Event], run: ActiveRequest) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -71,8 +71,6 @@ async def _echoes_of(asked: CompletionAsk, gateway: Gateway, request: Request) -
         elif isinstance(prompt, str):
             echo = prompt
         else:
-            echo = (
-                await gateway.cluster.cluster.detokenize(prompt, call_context(request), skip_special=skip_special)
-            ).text
+            echo = (await gateway.cluster.detokenize(prompt, call_context(request), skip_special=skip_special)).text
         echoes += [echo] * asked.request.num_choices
     return echoes

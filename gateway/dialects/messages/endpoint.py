@@ -32,7 +32,7 @@ async def messages(request: Request) -> Response:
     gateway = gateway_of(request)
     body = await read_object(request, gateway.settings.max_body_bytes)
     asked = parse_messages(body, default_thinking=_thinks_by_default(gateway))
-    gateway.dialects.models.check(asked.model)
+    gateway.models.check(asked.model)
     return await deliver(request, asked.request, MessageAnswerer(asked), stream=asked.stream)
 
 
@@ -48,8 +48,8 @@ async def count_tokens(request: Request) -> dict[str, int]:
     gateway = gateway_of(request)
     body = await read_object(request, gateway.settings.max_body_bytes)
     model, conversation = parse_count(body, default_thinking=_thinks_by_default(gateway))
-    gateway.dialects.models.check(model)
-    counting = gateway.request.pipeline.count(conversation, call_context(request))
+    gateway.models.check(model)
+    counting = gateway.pipeline.count(conversation, call_context(request))
     return {"input_tokens": await until_gone(counting, request.receive)}
 
 

@@ -31,7 +31,7 @@ async def responses(request: Request) -> Response:
     """One response, or with `stream` server-sent events that end with `response.completed`."""
     gateway = gateway_of(request)
     asked = parse_responses(await read_object(request, gateway.settings.max_body_bytes))
-    gateway.dialects.models.check(asked.asked.model)
+    gateway.models.check(asked.asked.model)
     return await deliver(request, asked.request, ResponseAnswerer(asked), stream=asked.asked.stream is True)
 
 

@@ -10,10 +10,11 @@ from safetensors import safe_open
 
 from services.checkpoint.config import load_config
 from services.local.random_checkpoint import weights as random_weights
+from services.local.random_checkpoint.__main__ import main
 from services.local.random_checkpoint.dims import bench_1b_dims, tiny_dims
 from services.local.random_checkpoint.vocabulary import small_vocabulary
 from services.local.random_checkpoint.weights import RandomWeights
-from services.local.random_checkpoint.write import main, write_random_checkpoint
+from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.tensor_names import EMBEDDING, edge_specs, text_specs
 from tests.reference.model import ReferenceModel, unpack
 
