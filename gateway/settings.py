@@ -1,4 +1,4 @@
-"""What the gateway is told at start: one field per MOONSHARD_* variable."""
+"""Settings of the gateway: one field per MOONSHARD_* variable."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,56 +11,83 @@ from services.runtime.settings import Names, OptionalAddress, Places, StoreSetti
 class GatewaySettings(StoreSettings):
     """Addresses of the replicas, names of the model, bounds and waits."""
 
-    tokenizers: Annotated[Places, Field(min_length=1)]
-    prefills: Places = ()  # empty: decode replicas compute prompts themselves
-    decodes: Annotated[Places, Field(min_length=1)]
-    visions: Places = ()  # empty: images and videos are refused
-    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
+    tokenizers: Annotated[Places, Field(min_length=1)] = Field(
+        description="Tokenizer replicas: host:port, unix:/path or dns:NAME:PORT, separated by commas."
+    )
+    prefills: Places = Field((), description="Prefill replicas. Empty: decode replicas compute prompts.")
+    decodes: Annotated[Places, Field(min_length=1)] = Field(description="Decode replicas.")
+    visions: Places = Field((), description="Vision replicas. Empty: images and videos are refused.")
+    discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
 
-    model_name: str = "kimi-k2.6"
-    model_aliases: Names = ("moonshotai/Kimi-K2.6", "kimi-k2.6")
-    model_display_name: str = "Kimi K2.6"
-    stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = "reasoning_content"
-    anthropic_default_thinking: Literal["off", "on"] = "off"  # where a request of that dialect says nothing
+    model_name: str = Field("kimi-k2.6", description="Name of the model in the API.")
+    model_aliases: Names = Field(
+        ("moonshotai/Kimi-K2.6", "kimi-k2.6"), description="Other accepted names of the model, separated by commas."
+    )
+    model_display_name: str = Field("Kimi K2.6", description="Name of the model for people.")
+    stream_reasoning_fields: Literal["reasoning_content", "reasoning", "both"] = Field(
+        "reasoning_content", description="Name of the field that carries reasoning in streams of chat completions."
+    )
+    anthropic_default_thinking: Literal["off", "on"] = Field(
+        "off", description="Thinking in an Anthropic request that says nothing about it."
+    )
 
-    param_policy: Literal["open", "kvv", "fixed"] = "open"  # which sampling parameters a chat may choose
-    default_max_tokens: PositiveInt = 32768  # where the client says nothing
-    max_choices: PositiveInt = 8
-    max_open_requests: PositiveInt = 1024  # beyond: 429
-    max_prompts: PositiveInt = 64  # of one plain completion request
-    max_media: PositiveInt = 64  # different images and videos in one request
-    max_media_bytes: PositiveInt = 100 * 2**20  # of one image or video that is fetched
-    media_hosts: Names = ()  # from where media are fetched: host, .domain for all below it, or *; empty: not at all
-    media_fetch_s: PositiveFloat = 20.0  # longest fetch of one, redirects included
-    store: StoreUrls = ()  # Redis instances that keep uploaded files; empty: there are none
-    file_ttl_s: PositiveFloat = 86400.0  # after which a file is gone
-    max_file_bytes: PositiveInt = 100 * 2**20
-    max_files: PositiveInt = 1000  # of one key
-    max_body_bytes: PositiveInt = 64 * 2**20
-    prefill_min_tokens: NonNegativeInt = 64  # shorter prompts go to the decode replica at once
+    param_policy: Literal["open", "kvv", "fixed"] = Field(
+        "open",
+        description="Sampling parameters that a chat request may set: open (all), kvv (as K2 Vendor Verifier), fixed.",
+    )
+    default_max_tokens: PositiveInt = Field(
+        32768, description="Most tokens of an answer where the request says nothing."
+    )
+    max_choices: PositiveInt = Field(8, description="Largest n of one request.")
+    max_open_requests: PositiveInt = Field(1024, description="Requests in progress. More get 429.")
+    max_prompts: PositiveInt = Field(64, description="Prompts of one completions request.")
+    max_media: PositiveInt = Field(64, description="Different images and videos in one request.")
+    max_media_bytes: PositiveInt = Field(100 * 2**20, description="Size of one image or video that is fetched.")
+    media_hosts: Names = Field(
+        (),
+        description="Hosts from which media are fetched: host, .domain for all below it, or *. Empty: none.",
+    )
+    media_fetch_s: PositiveFloat = Field(20.0, description="Timeout of one fetch, redirects included.")
+    store: StoreUrls = Field(
+        (), description="Redis URLs for uploaded files, separated by commas. Empty: no file uploads."
+    )
+    file_ttl_s: PositiveFloat = Field(86400.0, description="Lifetime of an uploaded file.")
+    max_file_bytes: PositiveInt = Field(100 * 2**20, description="Size of one uploaded file.")
+    max_files: PositiveInt = Field(1000, description="Uploaded files of one key.")
+    max_body_bytes: PositiveInt = Field(64 * 2**20, description="Size of one request body, after decompression.")
+    prefill_min_tokens: NonNegativeInt = Field(64, description="Shorter prompts go directly to a decode replica.")
 
-    keys_file: Path | None = None  # SHA-256 of an API key per line; none: everybody may come in
-    requests_per_minute: NonNegativeInt = 0  # of each key; 0: as many as it likes
-    tokens_per_minute: NonNegativeInt = 0  # of each key, prompts and answers together; 0: as many as it likes
-    limits_store: StoreUrls = ()  # the Redis that counts for all gateways, the first of the list; empty: each its own
+    keys_file: Path | None = Field(
+        None, description="File with the SHA-256 of one API key per line. None: no key is needed."
+    )
+    requests_per_minute: NonNegativeInt = Field(0, description="Limit of each key. 0: no limit.")
+    tokens_per_minute: NonNegativeInt = Field(
+        0, description="Limit of each key, prompt and answer together. 0: no limit."
+    )
+    limits_store: StoreUrls = Field(
+        (), description="Redis URL that counts limits for all gateways. Empty: each gateway counts alone."
+    )
 
-    demand_listen: OptionalAddress = ""  # where the autoscaler asks who waits for what; empty: nowhere
-    wake_s: NonNegativeFloat = 0.0  # longest wait for a role at zero; 0: nobody wakes roles here, hold_s counts
-    max_held: PositiveInt = 256  # requests that wait for a role at once; beyond: 429
+    demand_listen: OptionalAddress = Field("", description="Address where the autoscaler reads demand. Empty: none.")
+    wake_s: NonNegativeFloat = Field(0.0, description="Longest wait for a role at zero. 0: HOLD_S applies.")
+    max_held: PositiveInt = Field(256, description="Requests that wait for a role. More get 429.")
 
-    # Of requests whose client does not say by a traceparent whether its trace is recorded.
-    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    trace_content: bool = False  # what users and the model say goes into recorded traces
+    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Fraction of traces recorded, for requests without a traceparent header."
+    )
+    trace_content: bool = Field(False, description="Record what users and the model write.")
 
-    request_s: PositiveFloat = 3600.0  # deadline of a request, its whole answer included
-    hold_s: PositiveFloat = 10.0  # wait for a first replica before the answer has begun
-    resume_s: PositiveFloat = 300.0  # wait for another replica once it has
-    prefill_s: PositiveFloat = 600.0  # longest computation of a prompt
-    stall_s: PositiveFloat = 60.0  # silence between two tokens that counts as a loss
-    tokenizer_s: PositiveFloat = 30.0  # longest call of a tokenizer
-    vision_s: PositiveFloat = 300.0  # longest encoding of an image or video
-    keep_alive_s: PositiveFloat = 12.0  # silence after which a stream gets a comment
-    load_poll_s: PositiveFloat = 0.5  # how often replicas are asked for their load
+    request_s: PositiveFloat = Field(3600.0, description="Deadline of a request, its whole answer included.")
+    hold_s: PositiveFloat = Field(10.0, description="Wait for a first replica before the answer has begun.")
+    resume_s: PositiveFloat = Field(300.0, description="Wait for another replica after the answer has begun.")
+    prefill_s: PositiveFloat = Field(600.0, description="Timeout of the computation of one prompt.")
+    stall_s: PositiveFloat = Field(
+        60.0, description="Silence between two tokens that counts as the loss of the replica."
+    )
+    tokenizer_s: PositiveFloat = Field(30.0, description="Timeout of one tokenizer call.")
+    vision_s: PositiveFloat = Field(300.0, description="Timeout of encoding one image or video.")
+    keep_alive_s: PositiveFloat = Field(12.0, description="Silence after which a stream gets a comment.")
+    load_poll_s: PositiveFloat = Field(0.5, description="Interval at which replicas are asked for their load.")
 
     @model_validator(mode="after")
     def _waits_fit(self) -> Self:

@@ -1,4 +1,4 @@
-"""What an attention shard is told at start."""
+"""Settings of an attention shard."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,34 +17,50 @@ ORDINAL = "{ordinal}"
 class AttentionSettings(ShardSettings, StoreSettings):
     """One field per MOONSHARD_* variable. Shard 0 is the engine."""
 
-    model: Path  # checkpoint folder
-    role: Literal["prefill", "decode"]
-    # Of shards 1, 2, ... of this replica, for the engine only; or one template with {ordinal} in it, for all pods.
-    next_shards: Addresses = ()
-    # Shards by commas, replicas of one by |; or dns:NAME:PORT of all replicas of all shards; empty: in this process.
-    experts: str = ""
-    expert_shards: NonNegativeInt = 0  # how many there are, where experts is a name
-    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
-    expert_transport: Literal["grpc", "unix"] = "grpc"
-    expert_deadline_s: PositiveFloat = 60.0  # a step's wait for experts before its requests fail
-    store: StoreUrls = ()  # empty: nothing is published or fetched
-    store_timeout_s: PositiveFloat = 2.0
-    kv_ttl_s: PositiveFloat = 600.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of activations, and of latent KV where that is auto
-    kv_dtype: Literal["auto", "fp8"] = "auto"  # of latent KV; fp8: 656 bytes a token and layer of K2.6 instead of 1152
-    device: Device = "auto"  # a GPU if there is one
-    latent_norm_eps: PositiveFloat = 1e-6
-    block_tokens: PositiveInt = 64
-    num_blocks: PositiveInt = 256
-    step_tokens: PositiveInt = 512  # most tokens in one step
-    max_running: PositiveInt = 64
-    max_waiting: PositiveInt = 256
-    micro_batches: Literal[1, 2] = 2  # in flight at once, when experts are remote
-    micro_batch_tokens: PositiveInt = 64  # a smaller step is not split
-    threads: PositiveInt = 1
-    # Of the steps of recorded requests, how many get a span for each frame to an expert shard, in shard 0's layers.
-    trace_layer_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    startup_s: PositiveFloat = 120.0  # wait for experts and further shards before giving up
+    model: Path = Field(description="Folder of the checkpoint.")
+    role: Literal["prefill", "decode"] = Field(
+        description="prefill computes prompts only; decode generates, and computes prompts without prefill replicas."
+    )
+    next_shards: Addresses = Field(
+        (),
+        description="For shard 0: addresses of shards 1, 2, ... of this replica; or one template with {ordinal}.",
+    )
+    experts: str = Field(
+        "",
+        description="Expert shards, separated by commas; replicas of one by |; or dns:NAME:PORT. Empty: local experts.",
+    )
+    expert_shards: NonNegativeInt = Field(0, description="Number of expert shards, where EXPERTS is a DNS name.")
+    discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
+    expert_transport: Literal["grpc", "unix"] = Field(
+        "grpc", description="How activations travel to experts: grpc, or unix sockets on the same machine."
+    )
+    expert_deadline_s: PositiveFloat = Field(60.0, description="Wait of one step for experts before its requests fail.")
+    store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")
+    store_timeout_s: PositiveFloat = Field(2.0, description="Timeout of one pipeline to Redis.")
+    kv_ttl_s: PositiveFloat = Field(600.0, description="Lifetime of latent KV in the store.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Type of activations, and of latent KV where KV_DTYPE is auto."
+    )
+    kv_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Type of latent KV. fp8: 656 bytes for each token and layer of K2.6 instead of 1152."
+    )
+    device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")
+    latent_norm_eps: PositiveFloat = Field(1e-6, description="Epsilon of the norm of the latent.")
+    block_tokens: PositiveInt = Field(64, description="Tokens in one block of latent KV.")
+    num_blocks: PositiveInt = Field(256, description="Blocks of latent KV in this process.")
+    step_tokens: PositiveInt = Field(512, description="Most tokens in one step.")
+    max_running: PositiveInt = Field(64, description="Generations that run at once.")
+    max_waiting: PositiveInt = Field(256, description="Generations that wait. More are refused.")
+    micro_batches: Literal[1, 2] = Field(2, description="Micro-batches in flight at once, when experts are remote.")
+    micro_batch_tokens: PositiveInt = Field(64, description="A step with fewer tokens is not split.")
+    threads: PositiveInt = Field(1, description="Threads of tensor arithmetic.")
+    trace_layer_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Fraction of recorded steps with one span per frame to an expert shard, in the layers of shard 0.",
+    )
+    startup_s: PositiveFloat = Field(
+        120.0, description="Wait for experts and further shards before the process gives up."
+    )
 
     @model_validator(mode="after")
     def _shards_fit(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the autoscaler is told at start."""
+"""Settings of the autoscaler."""
 
 import re
 from collections.abc import Mapping
@@ -55,25 +55,39 @@ class RoleSettings(BaseModel):
 class AutoscalerSettings(ServiceSettings):
     """One field per MOONSHARD_* variable."""
 
-    mode: Literal["builtin", "keda", "local"]
-    gateways: Annotated[Places, Field(min_length=1)]  # where the demand of each is told
-    roles: Annotated[dict[Role, RoleSettings], Field(min_length=1)]  # JSON
-    discover_s: PositiveFloat = 2.0  # between two look-ups of a name
+    mode: Literal["builtin", "keda", "local"] = Field(
+        description="builtin: sets replicas through the Kubernetes API; keda: advises KEDA; local: `moonshard up`."
+    )
+    gateways: Annotated[Places, Field(min_length=1)] = Field(
+        description="Demand addresses of the gateways; host:port, unix:/path or dns:NAME:PORT, separated by commas."
+    )
+    roles: Annotated[dict[Role, RoleSettings], Field(min_length=1)] = Field(
+        description="JSON object: role to {workload, shards, min, max, target}."
+    )
+    discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
 
-    idle_s: PositiveFloat = 300.0  # without demand before zero
-    down_s: PositiveFloat = 120.0  # that a lower number must have been enough
-    startup_s: PositiveFloat = 3600.0  # that a first replica may take to become ready
-    decide_s: PositiveFloat = 2.0  # at least so often
+    idle_s: PositiveFloat = Field(300.0, description="Time without demand before a role is scaled to zero.")
+    down_s: PositiveFloat = Field(
+        120.0, description="Time for which fewer replicas must have been enough before some are removed."
+    )
+    startup_s: PositiveFloat = Field(
+        3600.0, description="Time that the first replica of a role may take to become ready."
+    )
+    decide_s: PositiveFloat = Field(2.0, description="Longest interval between two decisions.")
 
-    probe_listen: OptionalAddress = ""  # host:port of GET /health and /live; empty: none
+    probe_listen: OptionalAddress = Field("", description="host:port of GET /health and /live. Empty: none.")
 
-    namespace: str = ""  # builtin: of the workloads and of the Lease
-    lease: str = ""  # builtin: its name
-    lease_s: PositiveFloat = 15.0  # after which a leader that says nothing has lost it
-    api_server: str = ""  # builtin: URL of the Kubernetes API; empty: that of the cluster this pod runs in
-    api_s: PositiveFloat = 10.0  # longest call of it
+    namespace: str = Field("", description="Mode builtin: namespace of the workloads and the Lease.")
+    lease: str = Field("", description="Mode builtin: name of the Lease.")
+    lease_s: PositiveFloat = Field(
+        15.0, description="Mode builtin: time after which a Lease that is not renewed is lost."
+    )
+    api_server: str = Field(
+        "", description="Mode builtin: URL of the Kubernetes API. Empty: the cluster that this pod runs in."
+    )
+    api_s: PositiveFloat = Field(10.0, description="Mode builtin: timeout of one API call.")
 
-    control: str = ""  # local: path of the supervisor's socket
+    control: str = Field("", description="Mode local: path of the supervisor's socket.")
 
     @model_validator(mode="after")
     def _mode_has_what_it_needs(self) -> Self:

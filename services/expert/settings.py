@@ -1,8 +1,8 @@
-"""What an expert replica is told at start."""
+"""Settings of an expert replica."""
 
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from services.model.device import Device
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
@@ -12,14 +12,13 @@ RAW_SUFFIX = ".raw"
 
 
 class ExpertSettings(ShardSettings):
-    """One field per MOONSHARD_* variable.
+    """One field per MOONSHARD_* variable."""
 
-    threads  of the kernels, altogether; None: as many as torch finds cores
-    """
-
-    model: Path
-    device: Device = "auto"
-    threads: PositiveInt | None = None
+    model: Path = Field(description="Folder of the checkpoint.")
+    device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")
+    threads: PositiveInt | None = Field(
+        None, description="Threads of the kernels, all together. None: one per core that PyTorch finds."
+    )
 
     @property
     def raw_socket(self) -> Path | None:

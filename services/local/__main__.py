@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.local import settings_table
 from services.local.answer import ChatClient, ChatFailed
 from services.local.chat import ChatOptions, Conversation, converse, note
 from services.local.checkpoints import Served, served, tiny_path, write_tiny
@@ -175,6 +176,21 @@ def metrics(
                 typer.echo(client.get("http://localhost/metrics").text)
             except httpx.TransportError as error:
                 typer.echo(f"# not there: {error}")
+
+
+@app.command()
+def settings(
+    json_format: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
+) -> None:
+    """Print all MOONSHARD_* variables with their values, defaults and meanings."""
+    try:
+        table = settings_table.settings()
+    except ModuleNotFoundError as error:
+        raise _stop(f"a process cannot be loaded: {error}") from None
+    typer.echo(
+        json.dumps(settings_table.as_json(table), indent=2) if json_format else settings_table.as_markdown(table),
+        nl=json_format,
+    )
 
 
 def _table(cluster: ClusterState) -> Table:

@@ -1,4 +1,4 @@
-"""What a process is told at start: one field per MOONSHARD_* variable, read once, in `__main__`."""
+"""Settings of a process: one field per MOONSHARD_* variable, read once, in `__main__`."""
 
 import difflib
 import os
@@ -93,22 +93,31 @@ StoreUrls = Annotated[
 
 
 class ServiceSettings(BaseSettings):
-    """What every process is told. The environment is shared: variables of other processes are not our business."""
+    """Settings of every process. Variables of other processes in the shared environment are ignored."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    listen: Address
-    metrics_listen: OptionalAddress = ""  # of GET /metrics; empty: none
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    drain_s: PositiveFloat = 30.0  # from SIGTERM to the end of the last call
-    instance: str = ""  # what logs call this process, normally the pod
-    # PEM files, all three or none; with them everything between processes is mutual TLS.
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_ca: Path | None = None
-    tls_name: str = ""  # that the certificate of every peer bears; empty: the host of its address
-    trace_endpoint: OptionalUrl = ""  # OTLP over HTTP, such as http://collector:4318/v1/traces; empty: no traces
-    health_listen: OptionalAddress = ""  # health once more, never with TLS, for probes that speak none; empty: not
+    listen: Address = Field(description="Address of the server: host:port or unix:/path.")
+    metrics_listen: OptionalAddress = Field("", description="Address of GET /metrics. Empty: none.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    drain_s: PositiveFloat = Field(30.0, description="Longest time from SIGTERM to the end of the last call.")
+    instance: str = Field("", description="Name of this process in logs and traces, normally the pod's.")
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM certificate of this process; needs TLS_KEY and TLS_CA. All three: calls use mutual TLS.",
+    )
+    tls_key: Path | None = Field(None, description="PEM key of that certificate.")
+    tls_ca: Path | None = Field(None, description="PEM authorities that sign the certificates of all processes.")
+    tls_name: str = Field("", description="DNS name in the certificate of every peer. Empty: the host of its address.")
+    trace_endpoint: OptionalUrl = Field(
+        "", description="OTLP over HTTP, such as http://collector:4318/v1/traces. Empty: no traces."
+    )
+    health_listen: OptionalAddress = Field(
+        "",
+        description="Second address of the health service, without TLS, for probes. Empty: none.",
+    )
 
     @model_validator(mode="after")
     def _tls_is_complete(self) -> Self:
@@ -120,12 +129,17 @@ class ServiceSettings(BaseSettings):
 
 
 class StoreSettings(ServiceSettings):
-    """What a process needs beside the URLs to come into Redis."""
+    """Credentials for Redis, beside the URLs."""
 
-    store_password_file: Path | None = None  # over passwords in URLs, which everybody sees who sees the environment
-    store_ca: Path | None = None  # whom to trust for rediss://; none: the system's authorities
-    store_cert: Path | None = None  # that we show there, if asked
-    store_key: Path | None = None
+    store_password_file: Path | None = Field(
+        None,
+        description="File with the password of every Redis; wins over passwords in URLs.",
+    )
+    store_ca: Path | None = Field(
+        None, description="PEM authorities that are trusted for rediss://. None: those of the system."
+    )
+    store_cert: Path | None = Field(None, description="PEM certificate that is presented to Redis.")
+    store_key: Path | None = Field(None, description="PEM key of that certificate.")
 
     @model_validator(mode="after")
     def _store_pair_is_complete(self) -> Self:
@@ -135,7 +149,6 @@ class StoreSettings(ServiceSettings):
 
     @property
     def store_access(self) -> RedisAccess:
-        """The same, for a connection."""
         return RedisAccess(self.store_password_file, self.store_ca, self.store_cert, self.store_key)
 
 

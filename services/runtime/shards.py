@@ -1,4 +1,4 @@
-"""What a process that is one shard of a replica is told: its number, or the ordinal of its pod."""
+"""Settings of a process that is one shard of a replica: its number, or the ordinal of its pod."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -18,9 +18,13 @@ def _shard_of_pod(fields: Mapping[str, Any]) -> int:
 class ShardSettings(ServiceSettings):
     """The pods of one StatefulSet are all shards of all replicas: ordinal = replica * num_shards + shard."""
 
-    num_shards: PositiveInt = 1
-    ordinal: NonNegativeInt | None = None  # of the pod; says the shard, which is then not told
-    shard: NonNegativeInt = Field(default_factory=_shard_of_pod)
+    num_shards: PositiveInt = Field(1, description="Shards (pods) of one replica.")
+    ordinal: NonNegativeInt | None = Field(
+        None, description="Ordinal of the pod in its StatefulSet, in place of SHARD: replica * num_shards + shard."
+    )
+    shard: NonNegativeInt = Field(
+        default_factory=_shard_of_pod, description="Number of this shard, from 0. Default: ORDINAL modulo NUM_SHARDS."
+    )
 
     @model_validator(mode="after")
     def _shard_exists(self) -> Self:

@@ -1,8 +1,8 @@
-"""What a tokenizer is told at start."""
+"""Settings of a tokenizer replica."""
 
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from services.runtime.settings import ServiceSettings
 
@@ -10,7 +10,9 @@ from services.runtime.settings import ServiceSettings
 class TokenizerSettings(ServiceSettings):
     """One field per MOONSHARD_* variable."""
 
-    model: Path  # folder of the checkpoint
-    threads: PositiveInt = 2  # for texts that are too long for the event loop
-    max_waiting: PositiveInt = 256  # long texts that are encoded or wait for it; more are refused
-    max_request_bytes: PositiveInt = 16 * 1024 * 1024  # of one message, some ten times a full context
+    model: Path = Field(description="Folder of the checkpoint.")
+    threads: PositiveInt = Field(2, description="Threads for texts that are too long for the event loop.")
+    max_waiting: PositiveInt = Field(256, description="Long texts that are encoded or queued. More are refused.")
+    max_request_bytes: PositiveInt = Field(
+        16 * 1024 * 1024, description="Size of one gRPC request, about ten times a full context."
+    )

@@ -1,4 +1,4 @@
-"""What a vision replica is told at start."""
+"""Settings of a vision replica."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,27 +13,33 @@ from services.vision.limits import MediaLimits
 class VisionSettings(StoreSettings):
     """One field per MOONSHARD_* variable. The caps are those of MediaLimits, under the same names."""
 
-    model: Path  # checkpoint folder
-    store: Annotated[StoreUrls, Field(min_length=1)]  # features reach the engines through it
-    store_timeout_s: PositiveFloat = 5.0
-    media_ttl_s: PositiveFloat = 1800.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of weights, activations and features
-    device: Device = "auto"
-    threads: PositiveInt = 1
-    batch_patches: PositiveInt = 16_384  # computed together, unless one item has more
-    decoders: PositiveInt = 2  # processes that decode files
-    decoder_memory_bytes: PositiveInt = 2 << 30  # address space of each
-    decode_s: PositiveFloat = 60.0  # processor time of one file
-    max_media: PositiveInt = 16  # files between decoding and store
-    max_upload_bytes: PositiveInt = 512 << 20  # of all files in work
+    model: Path = Field(description="Folder of the checkpoint.")
+    store: Annotated[StoreUrls, Field(min_length=1)] = Field(
+        description="Redis URLs through which features reach the engines, separated by commas."
+    )
+    store_timeout_s: PositiveFloat = Field(5.0, description="Timeout of one pipeline to Redis.")
+    media_ttl_s: PositiveFloat = Field(1800.0, description="Lifetime of features in the store.")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Type of weights, activations and features.")
+    device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")
+    threads: PositiveInt = Field(1, description="Threads of tensor arithmetic.")
+    batch_patches: PositiveInt = Field(
+        16_384, description="Patches in one forward pass. A single larger item still runs alone."
+    )
+    decoders: PositiveInt = Field(2, description="Processes that decode files.")
+    decoder_memory_bytes: PositiveInt = Field(2 << 30, description="Address space of each decoder.")
+    decode_s: PositiveFloat = Field(60.0, description="Processor time for one file.")
+    max_media: PositiveInt = Field(16, description="Files between decoding and store.")
+    max_upload_bytes: PositiveInt = Field(512 << 20, description="Bytes of all files that are being worked on.")
 
-    max_image_bytes: PositiveInt = 64 << 20
-    max_video_bytes: PositiveInt = 100 << 20
-    max_image_pixels: PositiveInt = 89_478_485
-    max_frame_pixels: PositiveInt = 4096 * 2304
-    max_video_s: PositiveFloat = 600.0
-    max_video_frames: PositiveInt = 36_000
-    max_tokens: PositiveInt = 262_144
+    max_image_bytes: PositiveInt = Field(64 << 20, description="Size of one image file.")
+    max_video_bytes: PositiveInt = Field(100 << 20, description="Size of one video file.")
+    max_image_pixels: PositiveInt = Field(89_478_485, description="Width times height of an image.")
+    max_frame_pixels: PositiveInt = Field(4096 * 2304, description="Width times height of one video frame.")
+    max_video_s: PositiveFloat = Field(600.0, description="Duration of a video.")
+    max_video_frames: PositiveInt = Field(
+        36_000, description="Frames in a video file, sampled or not: all of them are decoded."
+    )
+    max_tokens: PositiveInt = Field(262_144, description="Prompt tokens that the features of one file may take.")
 
     @property
     def limits(self) -> MediaLimits:
