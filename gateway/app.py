@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from gateway.cluster.cluster import Cluster
@@ -24,6 +25,7 @@ from gateway.dialects.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.dialects.models import ModelNames
 from gateway.dialects.responses import endpoint as responses
 from gateway.dialects.responses.schema import ResponsesRequest
+from gateway.http.api_docs import ApiDocs
 from gateway.http.body import quote
 from gateway.http.dialect import error_response
 from gateway.http.errors import MethodNotAllowed
@@ -51,30 +53,30 @@ BODIES = (
 )
 
 
-class GatewayApp(FastAPI):
-    """FastAPI with our own OpenAPI document."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The document, made once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = openapi_document(TITLE, self.version, self.routes, BODIES, ANSWERS)
-        return self.openapi_schema
+ROUTES = (
+    *chat.ROUTES,
+    *messages.ROUTES,
+    *responses.ROUTES,
+    *completions.ROUTES,
+    *tokens.ROUTES,
+    *files.ROUTES,
+    *service_routes.ROUTES,
+)
 
 
 def create_app(settings: GatewaySettings) -> ASGIApp:
-    """The whole gateway as an ASGI application, which watches its replicas from its start to its end."""
-
+    """Return the whole gateway as an ASGI application, which watches its replicas from its start to its end."""
     limits = KeyLimits(settings)
     tracer = open_tracer(settings.trace_endpoint, "gateway", settings.instance)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         cluster = Cluster(settings)
         await cluster.open()
         demand = await serve_demand(settings.demand_listen, cluster.demand, cluster.pools, tls_files(settings))
-        files = FileDesk(settings)
-        pipeline = Pipeline(cluster, settings, files)
-        app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), files)
+        desk = FileDesk(settings)
+        pipeline = Pipeline(cluster, settings, desk)
+        app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), desk)
         try:
             yield
         finally:
@@ -82,21 +84,21 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
                 await demand[0].stop(None)
             await cluster.close()
             await limits.close()
-            await files.close()
+            await desk.close()
             if tracer is not None:
                 await tracer.close()
 
-    app = GatewayApp(title=TITLE, version=version("moonshard"), lifespan=lifespan, redirect_slashes=False)
-    app.include_router(chat.router)
-    app.include_router(messages.router)
-    app.include_router(responses.router)
-    app.include_router(completions.router)
-    app.include_router(tokens.router)
-    app.include_router(files.router)
-    app.include_router(service_routes.router)
-    app.add_exception_handler(MoonshardError, _on_moonshard_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_our_mistake)
+    docs = ApiDocs(lambda: openapi_document(TITLE, version("moonshard"), ROUTES, BODIES, ANSWERS))
+    app = Starlette(
+        routes=[*ROUTES, *docs.routes],
+        lifespan=lifespan,
+        exception_handlers={
+            MoonshardError: _on_moonshard_error,
+            HTTPException: _on_http_exception,
+            Exception: _on_our_mistake,
+        },
+    )
+    app.router.redirect_slashes = False
     guard = Guard(app, ApiKeys(settings.keys_file), limits)
     return RequestMiddleware(guard, settings.request_s, tracer, settings.trace_sample_ratio if tracer else 0.0)
 
@@ -114,11 +116,17 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         case 404:
             return await _on_moonshard_error(request, NotFound(f"there is no {path}"))
         case 405:
-            allow = (error.headers or {}).get("Allow", "")
+            allow = _allowed(request)
             refusal = MethodNotAllowed(f"{path} is not for {request.method}, only for {allow}", allow)
             return await _on_moonshard_error(request, refusal)
         case _:
             return await _on_moonshard_error(request, InvalidRequest(str(error.detail)))
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of all routes of the path; the router names those of the first alone."""
+    fitting = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in fitting for method in route.methods}))
 
 
 async def _on_our_mistake(request: Request, error: Exception) -> Response:

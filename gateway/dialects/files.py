@@ -1,45 +1,40 @@
 """Endpoints of uploaded files, in the form that the OpenAI and Kimi clients share."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
-from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import gateway_of
 from gateway.http.body import quote, read_bytes
+from gateway.http.routes import ApiRoute, json_response
 from services.runtime.errors import InvalidRequest
-
-router = APIRouter()
 
 PURPOSES = ("file-extract", "image", "video", "batch")
 MAX_NAME_CHARS = 255
 # Around the file: boundaries, headers of parts, the other fields.
 FORM_BYTES = 64 << 10
 UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": list(PURPOSES)},
-                    },
-                }
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file", "purpose"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "purpose": {"type": "string", "enum": list(PURPOSES)},
+                },
             }
-        },
-    }
+        }
+    },
 }
 
 
-@router.post("/v1/files", openapi_extra=UPLOAD)
-async def upload_file(request: Request) -> dict[str, Any]:
-    """Keeps a file for a while; `ms://ID` then names it where an image or a video is expected."""
+async def upload_file(request: Request) -> Response:
+    """Keep a file for a while; `ms://ID` then names it where an image or a video is expected."""
     gateway = gateway_of(request)
     max_bytes = gateway.settings.max_file_bytes
     form = await _form_of(request, await read_bytes(request, max_bytes + FORM_BYTES))
@@ -52,42 +47,43 @@ async def upload_file(request: Request) -> dict[str, Any]:
         data = await file.read()
         if len(data) > max_bytes:
             raise InvalidRequest(f"file: {len(data)} bytes, at most {max_bytes} are accepted", field="file")
-        return await gateway.files.put(_owner_of(request), (file.filename or "")[:MAX_NAME_CHARS], str(purpose), data)
+        name = (file.filename or "")[:MAX_NAME_CHARS]
+        return json_response(await gateway.files.put(_owner_of(request), name, str(purpose), data))
     finally:
         await form.close()
 
 
-@router.get("/v1/files")
-async def list_files(request: Request) -> dict[str, Any]:
-    """The files of this key."""
+async def list_files(request: Request) -> Response:
+    """List the files of this key."""
     files = await gateway_of(request).files.listing(_owner_of(request))
-    return {"object": "list", "data": files, "has_more": False}
+    return json_response({"object": "list", "data": files, "has_more": False})
 
 
-@router.get("/v1/files/{file_id}")
-async def get_file(request: Request, file_id: str) -> dict[str, Any]:
-    """What is known of a file."""
-    return await gateway_of(request).files.describe(_owner_of(request), file_id)
+async def get_file(request: Request) -> Response:
+    """Describe a file."""
+    return json_response(await gateway_of(request).files.describe(_owner_of(request), _file_of(request)))
 
 
-@router.get("/v1/files/{file_id}/content", response_class=Response)
-async def get_content(request: Request, file_id: str) -> Response:
-    """The bytes of a file."""
-    data = await gateway_of(request).files.content(_owner_of(request), file_id)
+async def get_content(request: Request) -> Response:
+    """Return the bytes of a file."""
+    data = await gateway_of(request).files.content(_owner_of(request), _file_of(request))
     # A browser must not take what somebody uploaded for a page of this server.
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 
 
-@router.delete("/v1/files/{file_id}")
-async def delete_file(request: Request, file_id: str) -> dict[str, Any]:
-    """Drops a file before its time."""
-    await gateway_of(request).files.delete(_owner_of(request), file_id)
-    return {"id": file_id, "object": "file", "deleted": True}
+async def delete_file(request: Request) -> Response:
+    """Drop a file before its time."""
+    await gateway_of(request).files.delete(_owner_of(request), _file_of(request))
+    return json_response({"id": _file_of(request), "object": "file", "deleted": True})
 
 
 def _owner_of(request: Request) -> str:
     return str(request.scope["moonshard.owner"])
+
+
+def _file_of(request: Request) -> str:
+    return str(request.path_params["file_id"])
 
 
 async def _form_of(request: Request, raw: bytes) -> FormData:
@@ -104,3 +100,12 @@ async def _form_of(request: Request, raw: bytes) -> FormData:
         return await MultiPartParser(request.headers, whole(), max_files=1, max_fields=16).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidRequest("the body is not a valid form with one file") from error
+
+
+ROUTES = (
+    ApiRoute("POST", "/v1/files", upload_file, body=UPLOAD),
+    ApiRoute("GET", "/v1/files", list_files),
+    ApiRoute("GET", "/v1/files/{file_id}", get_file),
+    ApiRoute("GET", "/v1/files/{file_id}/content", get_content),
+    ApiRoute("DELETE", "/v1/files/{file_id}", delete_file),
+)

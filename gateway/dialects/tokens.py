@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.dialects.chat.request import ChatRequest, parse_chat
 from gateway.dialects.chat.schema import ChatCompletionRequest
@@ -10,16 +11,13 @@ from gateway.dialects.completions.schema import DetokenizeRequest, TokenizeReque
 from gateway.dialects.context import Gateway, call_context, gateway_of
 from gateway.http.body import check, quote, read_object
 from gateway.http.openapi import json_body
+from gateway.http.routes import ApiRoute, json_response
 from gateway.request.chat_model import Conversation
 from services.runtime.errors import InvalidRequest
 
-router = APIRouter()
 
-
-@router.post("/tokenize", openapi_extra=json_body(TokenizeRequest, ChatCompletionRequest))
-@router.post("/v1/tokenize", openapi_extra=json_body(TokenizeRequest, ChatCompletionRequest))
-async def tokenize(request: Request) -> dict[str, Any]:
-    """The tokens of a text, or of a conversation as the model would see it."""
+async def tokenize(request: Request) -> Response:
+    """Return the tokens of a text, or of a conversation as the model would see it."""
     gateway = gateway_of(request)
     call = call_context(request)
     body = await read_object(request, gateway.settings.max_body_bytes)
@@ -40,13 +38,13 @@ async def tokenize(request: Request) -> dict[str, Any]:
         texts = await gateway.cluster.token_bytes(token_ids, call)
         strings = [texts[token_id].decode(errors="replace") for token_id in token_ids]
     context_tokens = await gateway.cluster.context_tokens(call)
-    return {"count": len(token_ids), "max_model_len": context_tokens, "tokens": token_ids, "token_strs": strings}
+    return json_response(
+        {"count": len(token_ids), "max_model_len": context_tokens, "tokens": token_ids, "token_strs": strings}
+    )
 
 
-@router.post("/detokenize", openapi_extra=json_body(DetokenizeRequest))
-@router.post("/v1/detokenize", openapi_extra=json_body(DetokenizeRequest))
-async def detokenize(request: Request) -> dict[str, str]:
-    """The text of tokens, special ones included."""
+async def detokenize(request: Request) -> Response:
+    """Return the text of tokens, special ones included."""
     gateway = gateway_of(request)
     call = call_context(request)
     asked = check(DetokenizeRequest, await read_object(request, gateway.settings.max_body_bytes))
@@ -57,15 +55,15 @@ async def detokenize(request: Request) -> dict[str, str]:
             raise InvalidRequest(
                 f"tokens.{index}: {quote(token_id)} is no token, ids end at {vocab_size - 1}", field=f"tokens.{index}"
             )
-    return {"prompt": (await gateway.cluster.detokenize(asked.tokens, call, skip_special=False)).text}
+    return json_response({"prompt": (await gateway.cluster.detokenize(asked.tokens, call, skip_special=False)).text})
 
 
-@router.post("/v1/tokenizers/estimate-token-count", openapi_extra=json_body(ChatCompletionRequest))
-async def estimate_token_count(request: Request) -> dict[str, Any]:
-    """What `usage.prompt_tokens` of the same chat request would be."""
+async def estimate_token_count(request: Request) -> Response:
+    """Return what `usage.prompt_tokens` of the same chat request would be."""
     gateway = gateway_of(request)
     chat = _chat_of(await read_object(request, gateway.settings.max_body_bytes), gateway)
-    return {"data": {"total_tokens": await gateway.pipeline.count(_conversation(chat), call_context(request))}}
+    count = await gateway.pipeline.count(_conversation(chat), call_context(request))
+    return json_response({"data": {"total_tokens": count}})
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:
@@ -86,3 +84,18 @@ def _conversation(chat: ChatRequest) -> Conversation:
 def _check_model(name: str | None, gateway: Gateway) -> None:
     if name is not None:
         gateway.models.check(name)
+
+
+_TOKENIZE, _DETOKENIZE = json_body(TokenizeRequest, ChatCompletionRequest), json_body(DetokenizeRequest)
+ROUTES = (
+    ApiRoute("POST", "/tokenize", tokenize, body=_TOKENIZE),
+    ApiRoute("POST", "/v1/tokenize", tokenize, body=_TOKENIZE),
+    ApiRoute("POST", "/detokenize", detokenize, body=_DETOKENIZE),
+    ApiRoute("POST", "/v1/detokenize", detokenize, body=_DETOKENIZE),
+    ApiRoute(
+        "POST",
+        "/v1/tokenizers/estimate-token-count",
+        estimate_token_count,
+        body=json_body(ChatCompletionRequest),
+    ),
+)

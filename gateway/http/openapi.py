@@ -1,14 +1,13 @@
-"""The OpenAPI page: request schemas are ours, since we read bodies ourselves."""
+"""The OpenAPI document, made from our routes and the pydantic models of what is sent and answered."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
-from starlette.routing import BaseRoute
 
 from gateway.http.body import Body
 from gateway.http.dialect import dialect_of, is_anthropic
+from gateway.http.routes import ApiRoute
 
 STREAMING = frozenset({"chat", "completions", "messages", "responses"})
 OPENAI_ERROR = {
@@ -44,38 +43,55 @@ REF = "#/components/schemas/{model}"
 
 
 def json_body(*schemas: type[Body]) -> dict[str, Any]:
-    """How a route declares its body: by one schema, or by the ones that it may follow."""
+    """Return the `requestBody` of a route whose body follows one of these schemas."""
     references: list[dict[str, Any]] = [{"$ref": REF.format(model=schema.__name__)} for schema in schemas]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def openapi_document(
     title: str,
     version: str,
-    routes: Sequence[BaseRoute],
+    routes: Sequence[ApiRoute],
     bodies: Sequence[type[Body]],
     answers: Mapping[tuple[str, str], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The document with the schemas of all bodies, and with errors as they are; answers by method and path."""
-    document = get_openapi(title=title, version=version, routes=routes)
+    """Return the document with the schemas of all bodies and errors; answers by lower-case method and path."""
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(definitions["$defs"], OpenAIError=OPENAI_ERROR, AnthropicError=ANTHROPIC_ERROR)
-    for path, operations in document["paths"].items():
-        error = REF.format(model="AnthropicError" if is_anthropic(path) else "OpenAIError")
-        for method, operation in operations.items():
-            responses = operation["responses"]
-            # FastAPI's own refusals, which never happen here.
-            responses.pop("422", None)
-            if answer := answers.get((method, path)):
-                responses["200"]["content"] = {"application/json": {"schema": answer}}
-            if dialect_of(path) in STREAMING and operation.get("requestBody"):
-                responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-            responses["default"] = {
+    schemas = {**definitions["$defs"], "OpenAIError": OPENAI_ERROR, "AnthropicError": ANTHROPIC_ERROR}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        method, path = route.method.lower(), route.path_format
+        paths.setdefault(path, {})[method] = _operation(route, path, answers.get((method, path)))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(route: ApiRoute, path: str, answer: dict[str, Any] | None) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": answer}} if answer is not None else {}
+    if dialect_of(path) in STREAMING and route.body is not None:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    error = REF.format(model="AnthropicError" if is_anthropic(path) else "OpenAIError")
+    operation: dict[str, Any] = {
+        "operationId": f"{route.name}_{route.method.lower()}_{path.strip('/').replace('/', '_')}",
+        "summary": route.summary,
+        "responses": {
+            "200": {"description": "The answer.", **({"content": content} if content else {})},
+            "default": {
                 "description": "What went wrong.",
                 "content": {"application/json": {"schema": {"$ref": error}}},
-            }
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    return document
+            },
+        },
+    }
+    if route.body is not None:
+        operation["requestBody"] = route.body
+    if route.param_convertors:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in route.param_convertors
+        ]
+    return operation

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.chat.answer import AnswerHead, ChunkWriter, whole_answer
@@ -14,20 +14,13 @@ from gateway.dialects.context import Gateway, gateway_of
 from gateway.dialects.respond import deliver
 from gateway.http.body import read_object
 from gateway.http.openapi import json_body
+from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
 from gateway.request.chat_model import Event, assemble
 
-router = APIRouter()
 
-
-@router.post(
-    "/v1/chat/completions",
-    response_model=None,
-    openapi_extra=json_body(ChatCompletionRequest),
-    summary="Answers a conversation.",
-)
 async def chat_completions(request: Request) -> Response:
-    """One JSON object, or with `stream` server-sent events that end with `[DONE]`."""
+    """Answer a conversation: one JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
     settings = gateway.settings
     body = await read_object(request, settings.max_body_bytes)
@@ -68,3 +61,6 @@ class ChatAnswerer:
 
     def _head(self) -> AnswerHead:
         return AnswerHead(self._chat.model, self._gateway.cluster.fingerprint, created=self._created)
+
+
+ROUTES = (ApiRoute("POST", "/v1/chat/completions", chat_completions, body=json_body(ChatCompletionRequest)),)

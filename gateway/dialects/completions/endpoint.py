@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.completions.answer import CompletionHead, PieceWriter, whole_completion
@@ -13,20 +13,13 @@ from gateway.dialects.context import Gateway, call_context, gateway_of
 from gateway.dialects.respond import deliver
 from gateway.http.body import read_object
 from gateway.http.openapi import json_body
+from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
 from gateway.request.chat_model import Event, assemble
 
-router = APIRouter()
 
-
-@router.post(
-    "/v1/completions",
-    response_model=None,
-    openapi_extra=json_body(CompletionRequest),
-    summary="Continues prompts.",
-)
 async def completions(request: Request) -> Response:
-    """One JSON object, or with `stream` server-sent events that end with `[DONE]`."""
+    """Continue prompts: one JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
     settings = gateway.settings
     body = await read_object(request, settings.max_body_bytes)
@@ -74,3 +67,6 @@ async def _echoes_of(asked: CompletionAsk, gateway: Gateway, request: Request) -
             echo = (await gateway.cluster.detokenize(prompt, call_context(request), skip_special=skip_special)).text
         echoes += [echo] * asked.request.num_choices
     return echoes
+
+
+ROUTES = (ApiRoute("POST", "/v1/completions", completions, body=json_body(CompletionRequest)),)

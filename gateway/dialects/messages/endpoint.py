@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import Gateway, call_context, gateway_of
@@ -13,22 +13,14 @@ from gateway.dialects.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.dialects.respond import deliver
 from gateway.http.body import read_object
 from gateway.http.openapi import json_body
+from gateway.http.routes import ApiRoute, json_response
 from gateway.http.sse import until_gone
 from gateway.request.active_request import ActiveRequest
 from gateway.request.chat_model import Event, assemble
 
-router = APIRouter()
 
-
-@router.post(
-    "/v1/messages",
-    response_model=None,
-    openapi_extra=json_body(MessagesRequest),
-    summary="Answers a conversation, in Anthropic's dialect.",
-)
-@router.post("/anthropic/v1/messages", response_model=None, openapi_extra=json_body(MessagesRequest))
 async def messages(request: Request) -> Response:
-    """One message, or with `stream` server-sent events that end with `message_stop`."""
+    """Answer a conversation: one message, or with `stream` server-sent events that end with `message_stop`."""
     gateway = gateway_of(request)
     body = await read_object(request, gateway.settings.max_body_bytes)
     asked = parse_messages(body, default_thinking=_thinks_by_default(gateway))
@@ -36,21 +28,14 @@ async def messages(request: Request) -> Response:
     return await deliver(request, asked.request, MessageAnswerer(asked), stream=asked.stream)
 
 
-@router.post(
-    "/v1/messages/count_tokens",
-    response_model=None,
-    openapi_extra=json_body(CountTokensRequest),
-    summary="Counts the tokens of a prompt.",
-)
-@router.post("/anthropic/v1/messages/count_tokens", response_model=None, openapi_extra=json_body(CountTokensRequest))
-async def count_tokens(request: Request) -> dict[str, int]:
-    """The `input_tokens`, cached or not, that the same request to /v1/messages would have."""
+async def count_tokens(request: Request) -> Response:
+    """Count the `input_tokens`, cached or not, that the same request to /v1/messages would have."""
     gateway = gateway_of(request)
     body = await read_object(request, gateway.settings.max_body_bytes)
     model, conversation = parse_count(body, default_thinking=_thinks_by_default(gateway))
     gateway.models.check(model)
     counting = gateway.pipeline.count(conversation, call_context(request))
-    return {"input_tokens": await until_gone(counting, request.receive)}
+    return json_response({"input_tokens": await until_gone(counting, request.receive)})
 
 
 def _thinks_by_default(gateway: Gateway) -> bool:
@@ -71,3 +56,13 @@ class MessageAnswerer:
     def writer(self, run: ActiveRequest) -> BlockWriter:
         """The writer of one that is."""
         return BlockWriter(self._asked.model, run.usage, show_thinking=self._asked.show_thinking)
+
+
+ROUTES = tuple(
+    ApiRoute("POST", f"{prefix}{path}", endpoint, body=json_body(schema))
+    for prefix in ("", "/anthropic")
+    for path, endpoint, schema in (
+        ("/v1/messages", messages, MessagesRequest),
+        ("/v1/messages/count_tokens", count_tokens, CountTokensRequest),
+    )
+)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import gateway_of
@@ -14,34 +14,24 @@ from gateway.dialects.responses.request import AskedResponse, parse_responses
 from gateway.dialects.responses.schema import ResponsesRequest
 from gateway.http.body import quote, read_object
 from gateway.http.openapi import json_body
+from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
 from gateway.request.chat_model import Event
 from services.runtime.errors import NotFound
 
-router = APIRouter()
 
-
-@router.post(
-    "/v1/responses",
-    response_model=None,
-    openapi_extra=json_body(ResponsesRequest),
-    summary="Answers a conversation, in the dialect of OpenAI's Responses.",
-)
 async def responses(request: Request) -> Response:
-    """One response, or with `stream` server-sent events that end with `response.completed`."""
+    """Answer a conversation: one response, or with `stream` server-sent events that end with `response.completed`."""
     gateway = gateway_of(request)
     asked = parse_responses(await read_object(request, gateway.settings.max_body_bytes))
     gateway.models.check(asked.asked.model)
     return await deliver(request, asked.request, ResponseAnswerer(asked), stream=asked.asked.stream is True)
 
 
-@router.get("/v1/responses/{response_id}", response_model=None)
-@router.delete("/v1/responses/{response_id}", response_model=None)
-@router.get("/v1/responses/{response_id}/input_items", response_model=None)
-@router.post("/v1/responses/{response_id}/cancel", response_model=None)
-async def stored_response(response_id: str) -> Response:
-    """Always 404."""
-    raise NotFound(f"there is no response {quote(response_id)}: keeping responses is not supported")
+async def stored_response(request: Request) -> Response:
+    """Answer 404: responses are not stored."""
+    response_id = quote(request.path_params["response_id"])
+    raise NotFound(f"there is no response {response_id}: keeping responses is not supported")
 
 
 class ResponseAnswerer:
@@ -58,3 +48,12 @@ class ResponseAnswerer:
     def writer(self, run: ActiveRequest) -> ItemWriter:
         """The writer of one that is."""
         return ItemWriter(self._resource, self._items, run.usage)
+
+
+ROUTES = (
+    ApiRoute("POST", "/v1/responses", responses, body=json_body(ResponsesRequest)),
+    ApiRoute("GET", "/v1/responses/{response_id}", stored_response),
+    ApiRoute("DELETE", "/v1/responses/{response_id}", stored_response),
+    ApiRoute("GET", "/v1/responses/{response_id}/input_items", stored_response),
+    ApiRoute("POST", "/v1/responses/{response_id}/cancel", stored_response),
+)

@@ -121,8 +121,8 @@ async def test_an_alias_is_echoed(site):
     ("method", "path", "status", "allow"),
     [
         ("GET", CHAT, 405, "POST"),
-        ("POST", "/v1/models", 405, "GET"),
-        ("DELETE", "/health", 405, "GET"),
+        ("POST", "/v1/models", 405, "GET, HEAD"),
+        ("DELETE", "/health", 405, "GET, HEAD"),
         ("POST", "/v1/embeddings", 404, None),
         ("GET", "/v1/chat/completions/", 404, None),
         ("GET", "/", 404, None),
