@@ -8,29 +8,35 @@ A latent KV cache has the dtype of the run, or is uint8: FP8, whose last dimensi
 (`kernels/reference/latent_fp8.py`) instead of kv_lora + rope.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from kernels.choice import CPU, implementations, kernels_for, kernels_on
+from kernels.choice import CPU, implementations, kernels_for, kernels_on, sampling_for, vision_for
 from kernels.fused import absorbed_attention, mlp
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight, MlaWeights
+from kernels.reference.sampling import Edits, Shapes, adjust, top_tokens
 
 __all__ = [
+    "Edits",
     "ExpertTensors",
     "ExpertWeights",
     "HeadWeight",
     "LinearWeight",
     "MlaWeights",
+    "Shapes",
     "absorbed_attention",
     "add_rms_norm",
+    "adjust",
     "describe",
+    "draw",
     "expert_mlp",
     "head_linear",
     "implementations",
     "linear",
+    "log_totals",
     "mla_decode",
     "mla_prefill",
     "mlp",
@@ -42,6 +48,8 @@ __all__ = [
     "rope",
     "route",
     "silu_mul",
+    "top_tokens",
+    "vit_attention",
     "write_latent",
 ]
 
@@ -159,7 +167,7 @@ def route(
     normalize: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Chooses each token's experts, all in float32 (text-model.md 2.4).
+    """Chooses each token's experts, all in float32 (`services/model/README.md`).
 
     hidden   [tokens, hidden]
     gate     [experts, hidden] f32, or bf16 as in the checkpoint, which tensor cores multiply just as exactly
@@ -243,6 +251,31 @@ def mla_prefill(
     returns      [tokens, heads, v_dim]
     """
     return kernels_for(cache).mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)
+
+
+def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Attention of every row to all rows of its own item: softmax(q k^T / sqrt(width)) v, softmax in float32.
+
+    q, k, v  [rows, heads, width], each head's columns side by side; items follow one another
+    lengths  rows of each item
+    returns  [rows, heads, width]
+    """
+    return vision_for(q).vit_attention(q, k, v, lengths)
+
+
+def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw one token of every row; also return the largest logit it was drawn from. The host does not wait.
+
+    logits   [rows, vocab_size] f32, contiguous
+    allowed  [rows, vocab_size] bool; None: all may be drawn, and a row with none gets token 0
+    returns  token ids [rows] i64, largest logits [rows] f32: infinite or NaN where no token can be chosen
+    """
+    return sampling_for(logits).draw(logits, shapes, allowed)
+
+
+def log_totals(logits: Tensor) -> Tensor:
+    """Log of the sum of exponentials of every row of logits [rows, vocab_size] f32: [rows] f64."""
+    return sampling_for(logits).log_totals(logits)
 
 
 def describe(device: torch.device | None = None) -> dict[str, str]:

@@ -6,11 +6,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels.interface import Kernels
+from kernels.interface import Kernels, SamplingKernels, VisionKernels
 from kernels.native.kernels import NativeKernels
 from kernels.native.library import usable_libraries
 from kernels.portable import text as portable
+from kernels.reference import sampling as reference_sampling
 from kernels.reference import text as reference
+from kernels.reference import vision as reference_vision
 
 
 def implementations() -> dict[str, Kernels]:
@@ -36,9 +38,30 @@ def kernels_on(device: torch.device) -> Kernels:
     raise NotImplementedError(f"no kernels for tensors on {device}")
 
 
+# Triton takes a second to load, so the modules below are imported when the first CUDA tensor comes.
+
+
+def sampling_for(logits: Tensor) -> SamplingKernels:
+    """Return what draws tokens on the device that holds the logits."""
+    if logits.is_cpu:
+        return reference_sampling
+    from kernels.gpu import sampling  # noqa: PLC0415
+
+    return sampling
+
+
+def vision_for(tensor: Tensor) -> VisionKernels:
+    """Return the vision tower's attention for the device that holds this tensor."""
+    if tensor.is_cpu:
+        return reference_vision
+    from kernels.gpu import vision_attention  # noqa: PLC0415
+
+    return vision_attention
+
+
 @cache
 def gpu_kernels() -> Kernels:
-    """The kernels for CUDA tensors. Triton, which takes a second to load, is imported by the first of them only."""
+    """Return the kernels for CUDA tensors."""
     from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
 
     return TritonKernels()

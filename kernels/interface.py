@@ -5,12 +5,14 @@ bfloat16, which both hold exactly. Arithmetic accumulates in float32 and rounds 
 a float32 run never rounds to bfloat16. `reference.py` defines every result.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from kernels.reference.sampling import Shapes
 
 
 class ExpertTensors(NamedTuple):
@@ -167,3 +169,17 @@ class Kernels(Protocol):
     ) -> Tensor: ...
 
     def describe(self) -> dict[str, str]: ...
+
+
+class SamplingKernels(Protocol):
+    """What draws tokens from logits."""
+
+    def draw(self, logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+
+    def log_totals(self, logits: Tensor) -> Tensor: ...
+
+
+class VisionKernels(Protocol):
+    """What the vision tower has of its own; its other operations are PyTorch's on every device."""
+
+    def vit_attention(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor: ...

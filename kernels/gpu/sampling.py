@@ -12,8 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.device import cdiv, power_of_2
+from kernels.gpu.log_totals import log_totals
 from kernels.gpu.philox import uniform
 from kernels.reference.sampling import Shapes
+
+__all__ = ["draw", "log_totals"]
 
 PART = 2048  # tokens of one program
 WAYS = 16

@@ -1,4 +1,4 @@
-"""The next token of every row in plain PyTorch, on any device: the definition of what `kernels.sampling` gives.
+"""The next token of every row in plain PyTorch, on any device: the definition of what `kernels.draw` gives.
 
 Random numbers are those of Philox-4x64-10 (Salmon, Moraes, Dror and Shaw, SC 2011) with the seed as key and the
 position as counter, so a row's token depends on nothing but its own logits, its shape, its seed and its position.

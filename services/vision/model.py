@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from kernels import vit_attention
 from kernels.reference.vision import (
     affine,
     gelu,
@@ -17,7 +18,6 @@ from kernels.reference.vision import (
     rotate_pairs,
     time_table,
 )
-from kernels.vision import vit_attention
 from services.checkpoint.config import VisionConfig
 from services.model.device import to_device, to_host
 

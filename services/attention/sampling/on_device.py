@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import sampling
-from kernels.sampling import Edits, Shapes
+import kernels
+from kernels import Edits, Shapes
 from services.attention.sampling.on_host import History, Rule, SampledToken, SamplingParams, stops_are_banned
 from services.model.device import to_device
 from services.runtime.errors import NumericError
@@ -27,9 +27,7 @@ def sample_on_device(
     """As `sampler.sample`; logits [rows, vocab_size] f32 on any device."""
     assert logits.dtype == torch.float32
     edits = edits_of(params, histories, rules)
-    adjusted = (
-        logits if edits is None else sampling.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
-    )
+    adjusted = logits if edits is None else kernels.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
     shapes = shapes_of(params, positions, logits.device)
     token_ids, largest = _draw(adjusted, shapes, rules)
     # A ban or a mask must not hide that a row is no numbers.
@@ -37,8 +35,8 @@ def sample_on_device(
     totals = tops = None
     most_tops = max((one.num_top_logprobs or 0 for one in params), default=0)
     if any(one.num_top_logprobs is not None for one in params):
-        totals = sampling.log_totals(logits)
-        tops = sampling.top_tokens(logits, most_tops)
+        totals = kernels.log_totals(logits)
+        tops = kernels.top_tokens(logits, most_tops)
     # From here on the host waits.
     drawn = token_ids.tolist()
     choices: list[SampledToken | NumericError] = []
@@ -104,12 +102,12 @@ def _draw(logits: Tensor, shapes: Shapes, rules: Sequence[Rule | NumericError | 
     """Constrained rows apart, so that the others need no mask."""
     bound = [row for row, rule in enumerate(rules) if isinstance(rule, Rule)]
     if not bound:
-        return sampling.draw(logits, shapes)
+        return kernels.draw(logits, shapes)
     masks = torch.from_numpy(np.stack([rule.mask for rule in rules if isinstance(rule, Rule)]))
-    token_ids, largest = sampling.draw(logits, shapes)
+    token_ids, largest = kernels.draw(logits, shapes)
     rows = to_device(torch.tensor(bound), logits.device)
     of_bound = Shapes(*(values[rows] for values in shapes))
-    ids, tops = sampling.draw(logits[rows], of_bound, to_device(masks, logits.device))
+    ids, tops = kernels.draw(logits[rows], of_bound, to_device(masks, logits.device))
     return token_ids.index_copy(0, rows, ids), largest.index_copy(0, rows, tops)
 
 

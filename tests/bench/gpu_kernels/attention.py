@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels import roofline, vision
+from kernels import roofline, vit_attention
 from kernels.gpu import attention_decode
 from kernels.gpu.attention_decode import DecodeTiles, decode_tiles
 from kernels.interface import Kernels
@@ -96,7 +96,7 @@ def vision_cases(_: Kernels, plan: Plan) -> Iterator[Case]:
     for patches in plan.patches:
         q, k, v = bf16(patches, 3, 16, 72).unbind(1)
         cost = Cost(2 * 4 * patches * 16 * 72, 4 * patches * patches * 16 * 72)
-        ours = partial(lambda q, k, v, n, _: vision.vit_attention(q, k, v, [n]), q, k, v, patches)
+        ours = partial(lambda q, k, v, n, _: vit_attention(q, k, v, [n]), q, k, v, patches)
         sdpa = partial(lambda q, k, v, n, _: vision_reference.vit_attention(q, k, v, [n]), q, k, v, patches)
         contenders: dict[str, Run] = {"ours": ours, "scaled_dot_product_attention": sdpa}
         yield Case(f"vit_attention, {patches} patches", (cost,), contenders)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels import roofline, sampling
+from kernels import draw, roofline
 from kernels.interface import Kernels, LinearWeight
 from kernels.reference import text as reference
 from kernels.roofline import EXPERTS, HEADS, HIDDEN, LATENT, ROPE, TOP_K, VOCAB, WIDTH
@@ -138,8 +138,8 @@ def _draw(_: Kernels, plan: Plan) -> Iterator[Case]:
             f"draw, {rows} rows",
             (roofline.sample(rows),),
             {
-                "ours, temperature alone": partial(lambda x, how, i: sampling.draw(x[i], how), logits, plain),
-                "ours, every limit": partial(lambda x, how, i: sampling.draw(x[i], how), logits, sampled),
+                "ours, temperature alone": partial(lambda x, how, i: draw(x[i], how), logits, plain),
+                "ours, every limit": partial(lambda x, how, i: draw(x[i], how), logits, sampled),
                 "sort + searchsorted, top-p alone": partial(_sorted_draw, logits, torch.rand(rows, 1).double()),
             },
         )

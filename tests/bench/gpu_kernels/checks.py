@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels import sampling, vision
+from kernels import Shapes, draw, vit_attention
 from kernels.interface import Kernels
 from kernels.reference import sampling as sampling_reference
 from kernels.reference import text as reference
@@ -157,12 +157,12 @@ def _mla_prefill(kernels: Kernels, device: torch.device, sizes: Sizes) -> tuple[
 def _vit_attention(_: Kernels, device: torch.device, sizes: Sizes) -> tuple[float, int]:
     q, k, v = _bf16(device, sum(sizes.lengths), 3, sizes.vision_heads, sizes.vision_width).unbind(1)
     expected = vision_reference.vit_attention(q.float(), k.float(), v.float(), sizes.lengths)
-    return relative_error(vision.vit_attention(q, k, v, sizes.lengths), expected), 1
+    return relative_error(vit_attention(q, k, v, sizes.lengths), expected), 1
 
 
 def _draw(_: Kernels, device: torch.device, sizes: Sizes) -> tuple[float, int]:
     logits, shapes = torch.randn(sizes.tokens, sizes.vocab, device=device) * 4, random_shapes(device, sizes.tokens)
-    found, expected = sampling.draw(logits, shapes)[0], sampling_reference.draw(logits, shapes)[0]
+    found, expected = draw(logits, shapes)[0], sampling_reference.draw(logits, shapes)[0]
     return float((found != expected).float().mean()), 0
 
 
@@ -197,10 +197,10 @@ def paged(device: torch.device, contexts: tuple[int, ...], width: int, block_tok
     return _bf16(device, len(contexts) * columns, block_tokens, width), tables
 
 
-def random_shapes(device: torch.device, rows: int) -> sampling.Shapes:
+def random_shapes(device: torch.device, rows: int) -> Shapes:
     """Some greedy rows, some plain, some with every limit."""
     row = torch.arange(rows, device=device)
-    return sampling.Shapes(
+    return Shapes(
         temperature=(row % 4 * 0.5).double(),
         top_k=(row % 3 * 40).int(),
         top_p=1 - row.double() % 5 * 0.1,
