@@ -51,8 +51,11 @@ def assemble(settings: VisionSettings) -> Replica:
     store = BlobStore(
         settings.store, ttl_s=settings.media_ttl_s, timeout_s=settings.store_timeout_s, access=settings.store_access
     )
-    catalog = Catalog(store, model_name(checkpoint.digest()), f"{config.to_json()} {settings.dtype}")
-    options = DecoderOptions(limits, config, settings.decoder_memory_bytes, settings.decode_s)
+    variant = f"{config.to_json()} {settings.dtype} image_repair={settings.image_repair}"
+    catalog = Catalog(store, model_name(checkpoint.digest()), variant)
+    options = DecoderOptions(
+        limits, config, settings.decoder_memory_bytes, settings.decode_s, repair=settings.image_repair
+    )
     decoders = DecoderPool(settings.decoders, options)
     batcher = Batcher(VisionModel(vision, weights), vision.patch_size, settings.batch_patches)
     max_videos = max(1, settings.decoders - 1)

@@ -34,12 +34,14 @@ class DecoderOptions:
 
     memory_bytes  of address space, its libraries included
     cpu_s         for one file
+    repair        `image_repair` of the settings
     """
 
     limits: MediaLimits
     config: MediaConfig
     memory_bytes: int
     cpu_s: float
+    repair: bool
 
     def to_json(self) -> str:
         return json.dumps({**vars(self), "limits": vars(self.limits), "config": vars(self.config)})
@@ -72,12 +74,12 @@ def answer(kind: Kind, data: bytes, options: DecoderOptions) -> Iterator[tuple[d
     """The messages for one file: a plan {grid, num_tokens, chunks}, then the pixels of each chunk."""
     limits, config = options.limits, options.config
     if kind == "image":
-        image = open_image(data, limits)
+        image = open_image(data, limits, repair=options.repair)
         size = frame_size(image.width, image.height, config.image_patches, config)
         limits.check("max_tokens", size.num_tokens, "tokens")
         chunks, pixels = [{"num_frames": 1, "prompt_text": ""}], iter([fit(image, size, config.patch_size)[None]])
     else:
-        plan = plan_video(data, limits, config)
+        plan = plan_video(data, limits, config, repair=options.repair)
         size, pixels = plan.size, decode_video(data, plan, limits, config)
         chunks = [{"num_frames": len(c.frame_ids), "prompt_text": c.prompt_text} for c in plan.chunks]
     yield {"grid_h": size.grid_h, "grid_w": size.grid_w, "num_tokens": size.num_tokens, "chunks": chunks}, None

@@ -1,6 +1,7 @@
-"""Which frames of a video the model sees, in which chunks, and what the prompt says of each (vision.md 3.5)."""
+"""Which frames of a video the model sees, in which chunks, and what the prompt says of each (VISION.md, "Video")."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,17 +18,20 @@ class ChunkPlan:
     prompt_text: str
 
 
-def plan_chunks(num_frames: int, fps: float, config: MediaConfig) -> list[ChunkPlan]:
-    """Frames at `sample_fps`, or all of a slower video, spread evenly from the first to the last one.
+def plan_chunks(
+    num_frames: int, fps: float, config: MediaConfig, times: Sequence[float] | None = None
+) -> list[ChunkPlan]:
+    """Plan frames at `sample_fps`, or all of a slower video, spread evenly from the first to the last one.
 
-    fps  frames in a second on average, as the file declares
+    fps    frames in a second on average
+    times  when each frame is shown, in seconds; None: at the average rate
     """
     assert num_frames > 0 and fps > 0
     num_sampled = max(round(num_frames * min(config.sample_fps, fps) / fps), 1)
     places = np.linspace(0, num_frames - 1, num_sampled).round().astype(np.int64).tolist()
     starts = range(0, num_sampled, config.chunk_frames)
     chunks = [tuple(places[start : start + config.chunk_frames]) for start in starts]
-    return [ChunkPlan(frames, timestamp(frames[0] / fps)) for frames in chunks]
+    return [ChunkPlan(frames, timestamp(frames[0] / fps if times is None else times[frames[0]])) for frames in chunks]
 
 
 def timestamp(seconds: float) -> str:

@@ -28,6 +28,10 @@ class VisionSettings(StoreSettings):
     decoders: PositiveInt = Field(2, description="Processes that decode files.")
     decoder_memory_bytes: PositiveInt = Field(2 << 30, description="Address space of each decoder.")
     decode_s: PositiveFloat = Field(60.0, description="Processor time for one file.")
+    image_repair: bool = Field(
+        True,
+        description="Transparency on white, orientation applied, 16-bit grey scaled; off: as the released processor.",
+    )
     max_media: PositiveInt = Field(16, description="Files between decoding and store.")
     max_upload_bytes: PositiveInt = Field(512 << 20, description="Bytes of all files that are being worked on.")
 

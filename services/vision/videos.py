@@ -4,125 +4,158 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NoReturn
 
 import av
 import av.error
 import numpy as np
+from av import VideoFrame
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
 from services.vision.grid import FrameSize, MediaConfig, frame_size
 from services.vision.limits import MediaLimits, refusal
+from services.vision.orientation import UPRIGHT, frame_orientation, turned
 from services.vision.preprocess import Pixels, fit
 from services.vision.sampling import ChunkPlan, plan_chunks
+from services.vision.timeline import Timeline, timeline_of
 
 MAX_REASON_CHARS = 200
-# Of the frames that the container holds: what is missing at the end is shown as its last frame, as players do.
-MIN_DECODED = 0.9
-
-Frames: TypeAlias = Iterator[tuple[int, Image.Image]]
+# Of the frames up to the last one wanted: what is missing at the end is shown as its last frame, as players do.
+MIN_REACHED = 0.9
+# What is missing elsewhere: a clip cut between key frames begins with frames that nothing can decode.
+MIN_DECODED = 0.5
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """What will be decoded: chunks of frames that all get one size."""
+    """What will be decoded: chunks of frames that all get one size.
+
+    orientation  how the frames stand, as EXIF numbers it
+    """
 
     size: FrameSize
     chunks: list[ChunkPlan]
+    timeline: Timeline
+    orientation: int
 
 
-def plan_video(data: bytes, limits: MediaLimits, config: MediaConfig) -> VideoPlan:
-    """Reads the whole container without decoding more than its first frame. Raises InvalidRequest above any cap."""
+def plan_video(data: bytes, limits: MediaLimits, config: MediaConfig, *, repair: bool) -> VideoPlan:
+    """Read the whole container without decoding more than its first frame. Raises InvalidRequest above any cap.
+
+    repair  turn the frames as the file says they are to be shown
+    """
     with _opened(data) as (container, stream):
-        fps = _frames_per_second(stream)
-        duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        limits.check("max_video_s", duration_s, "seconds")
-        limits.check("max_frame_pixels", stream.codec_context.width * stream.codec_context.height, "pixels in a frame")
-        num_frames = 0
-        for packet in container.demux(stream):
-            num_frames += packet.size > 0
-            limits.check("max_video_frames", num_frames, "frames or more")
-    if num_frames == 0:
-        raise refusal("the video has no frames")
-    limits.check("max_video_s", num_frames / fps, "seconds")
+        context = stream.codec_context
+        limits.check("max_frame_pixels", context.width * context.height, "pixels in a frame")
+        timeline = _read_timeline(container, stream, limits)
+    limits.check("max_video_s", timeline.duration_s, "seconds")
     with _opened(data) as (container, stream):
-        first = next((frame for frame in container.decode(stream)), None)
+        first = next(_frames(container, stream, limits), None)
         if first is None:
             raise refusal("no frame of the video can be decoded")
-        limits.check("max_frame_pixels", first.width * first.height, "pixels in a frame")
-        size = frame_size(first.width, first.height, config.frame_patches, config)
-    chunks = plan_chunks(num_frames, fps, config)
+        orientation = frame_orientation(first) if repair else UPRIGHT
+        upright = turned(Image.new("1", (first.width, first.height)), orientation)
+        size = frame_size(upright.width, upright.height, config.frame_patches, config)
+    times = timeline.irregular_times(1 / config.sample_fps)
+    chunks = plan_chunks(len(timeline.times), timeline.fps, config, times)
     limits.check("max_tokens", size.num_tokens * len(chunks), "tokens")
-    return VideoPlan(size, chunks)
+    return VideoPlan(size, chunks, timeline, orientation)
 
 
 def decode_video(data: bytes, plan: VideoPlan, limits: MediaLimits, config: MediaConfig) -> Iterator[Pixels]:
-    """The pixels of each chunk in turn, [frames, height, width, 3]; one chunk is in memory at a time."""
+    """Yield the pixels of each chunk, [frames, height, width, 3]; one chunk is in memory at a time."""
+    needed = plan.chunks[-1].frame_ids[-1] + 1
     with _opened(data) as (container, stream):
         frames = _frames(container, stream, limits)
-        index, image = next(frames)
+        frame, num_decoded = next(frames), 1
+        index = plan.timeline.index(frame.pts, -1)
         for chunk in plan.chunks:
             pixels: list[Pixels] = []
             for wanted in chunk.frame_ids:
                 while index < wanted:
                     following = next(frames, None)
                     if following is None:
-                        _check_complete(index + 1, plan.chunks[-1].frame_ids[-1] + 1)
+                        if index + 1 < MIN_REACHED * needed:
+                            _refuse_incomplete(num_decoded, needed)
                         break
-                    index, image = following
-                pixels.append(fit(image, plan.size, config.patch_size))
+                    frame, num_decoded = following, num_decoded + 1
+                    index = plan.timeline.index(frame.pts, index)
+                pixels.append(_pixels(frame, plan, config))
+            if chunk is plan.chunks[-1] and num_decoded < MIN_DECODED * needed:
+                _refuse_incomplete(num_decoded, needed)
             yield np.stack(pixels)
 
 
-def _frames(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> Frames:
-    for index, frame in enumerate(container.decode(stream)):
-        limits.check("max_frame_pixels", frame.width * frame.height, "pixels in a frame")
-        yield index, Image.fromarray(frame.to_ndarray(format="rgb24"))
+def _pixels(frame: VideoFrame, plan: VideoPlan, config: MediaConfig) -> Pixels:
+    image = turned(Image.fromarray(frame.to_ndarray(format="rgb24")), plan.orientation)
+    return fit(image, plan.size, config.patch_size)
 
 
-def _check_complete(num_decoded: int, num_frames: int) -> None:
-    if num_decoded < MIN_DECODED * num_frames:
-        raise refusal(f"the video is damaged: only {num_decoded} of {num_frames} frames can be decoded")
+def _read_timeline(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> Timeline:
+    """Read every packet. Those that an edit list hides are needed to decode the others, and not shown."""
+    stamps: list[int | None] = []
+    num_packets = 0
+    for packet in container.demux(stream):
+        num_packets += packet.size > 0
+        limits.check("max_video_frames", num_packets, "frames or more")
+        if packet.size and not packet.is_discard:
+            stamps.append(packet.dts if packet.pts is None else packet.pts)
+    if not stamps:
+        raise refusal("the video has no frames")
+    tick_s, declared = float(stream.time_base or 1), stream.average_rate
+    timeline = timeline_of(stamps, tick_s, float(declared) if declared else None)
+    if timeline is None:
+        raise refusal("the video does not say when its frames are shown")
+    return timeline
 
 
-def _frames_per_second(stream: VideoStream) -> float:
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    if not rate or rate <= 0:
-        raise refusal("the video does not say how many frames it has in a second")
-    return float(rate)
+def _frames(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> Iterator[VideoFrame]:
+    """Yield the visible frames in the order in which they are shown; what cannot be decoded is left out."""
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            continue
+        for frame in decoded:
+            assert isinstance(frame, VideoFrame)
+            limits.check("max_frame_pixels", frame.width * frame.height, "pixels in a frame")
+            yield frame
+
+
+def _refuse_incomplete(num_decoded: int, needed: int) -> NoReturn:
+    raise refusal(f"the video is damaged: only {num_decoded} of {needed} frames can be decoded")
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; whatever is wrong with them is InvalidRequest."""
-    name = _container_format(data)
-    if name is None:
-        raise refusal("the data is no video: MP4, MOV, 3GPP, WebM, Matroska, AVI, FLV, MPEG and WMV are accepted")
     try:
-        # A fixed format and no protocols: a playlist in disguise must not make us read other files or the network.
-        with av.open(io.BytesIO(data), "r", format=name, options={"protocol_whitelist": "none"}) as container:
-            if not container.streams.video:
-                raise refusal("the file has no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            yield container, stream
+        container = _open(data)
     except av.error.FFmpegError as error:
-        raise refusal(f"the video is damaged: {error.strerror or error:.{MAX_REASON_CHARS}}") from None
+        raise refusal(f"the data is no video that can be opened: {_reason(error)}") from None
+    try:
+        with container:
+            # A cover picture beside a sound track is a video stream to libav.
+            streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+            if not streams:
+                raise refusal("the file has no video stream")
+            streams[0].codec_context.thread_count = 1
+            yield container, streams[0]
+    except av.error.FFmpegError as error:
+        raise refusal(f"the video is damaged: {_reason(error)}") from None
 
 
-def _container_format(data: bytes) -> str | None:
-    """libav's name of the container, from the first bytes."""
-    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return "mov"
-    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
-        return "avi"
-    starts = {
-        b"\x1a\x45\xdf\xa3": "matroska",
-        b"FLV": "flv",
-        b"\x00\x00\x01\xba": "mpeg",
-        b"\x00\x00\x01\xb3": "mpegvideo",
-        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
-    }
-    return next((name for start, name in starts.items() if data.startswith(start)), None)
+def _open(data: bytes) -> InputContainer:
+    # No protocols: a playlist in disguise must not make us read other files or the network.
+    return av.open(io.BytesIO(data), "r", options={"protocol_whitelist": "none"}, io_open=_refuse_to_open)
+
+
+def _refuse_to_open(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
+    raise PermissionError(f"{url} is outside the file that was sent")
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    return f"{error.strerror or error:.{MAX_REASON_CHARS}}"
