@@ -16,7 +16,7 @@ from kernels.reference.sampling import Shapes
 
 
 class ExpertTensors(NamedTuple):
-    """One routed expert as the checkpoint stores it: INT4, groups of 32 columns, symmetric (text-model.md 3.3)."""
+    """One routed expert as the checkpoint stores it: INT4, groups of 32 columns, symmetric."""
 
     gate_packed: Tensor  # [width, hidden / 8] i32
     gate_scale: Tensor  # [width, hidden / 32] bf16

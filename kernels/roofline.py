@@ -1,6 +1,6 @@
 """What each operation must move and multiply at the sizes of K2.6, and the time that an H200 needs for it at least.
 
-Two measured ceilings (gpu-kernels.md): 4.3 TB/s for a copy on the device, bytes read and written, and 790 TFLOP/s for a
+Two measured ceilings (RESULTS.md): 4.3 TB/s for a copy on the device, bytes read and written, and 790 TFLOP/s for a
 product of bf16 matrices. A floor is the larger of both times. `python -m kernels.roofline` prints them as a table.
 """
 

@@ -1,4 +1,4 @@
-"""INT4 weights in the order in which tensor cores take them, and the grouped product with them (gpu-kernels.md 1a).
+"""INT4 weights in the order in which tensor cores take them, and the grouped product with them.
 
 Weights are operand A of the product, W X^T, so that 16 tokens suffice for a wgmma and an unpacked weight never leaves
 the registers. What a thread loads is its own fragment: int32 words [N / rows, K / columns, R, 8, 4, G, 2] with

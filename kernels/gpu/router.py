@@ -1,4 +1,4 @@
-"""The router: logits by cuBLAS, then one pass that chooses and weighs (gpu-kernels.md 1d)."""
+"""The router: logits by cuBLAS, then one pass that chooses and weighs."""
 
 import torch
 import triton

@@ -1,7 +1,7 @@
 """Every operation in plain PyTorch: the truth that all other implementations are tested against.
 
 Written to be read and to be exact, not to be fast: float32 throughout, one rounding at the end, no batching tricks.
-Mathematics: `text-model.md` sections 2 and 3 (DeepSeek-V3's MLA and router, compressed-tensors INT4).
+Mathematics: DeepSeek-V3's MLA and router, compressed-tensors INT4; `services/model` describes both.
 """
 
 from collections.abc import Iterable

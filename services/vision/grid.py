@@ -1,4 +1,4 @@
-"""Sizes: what an image or frame is resized to, its patches and its tokens (vision.md 3.2). Only arithmetic."""
+"""Sizes: what an image or frame is resized to, its patches and its tokens (VISION.md). Only arithmetic."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""MoonViT and its projector as formulas (vision.md section 2): patches of images and video chunks to features."""
+"""MoonViT and its projector as formulas (VISION.md): patches of images and video chunks to features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

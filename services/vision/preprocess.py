@@ -1,4 +1,4 @@
-"""From a picture to patches, bit for bit as the released processor does it (vision.md 3.3). No torch here."""
+"""From a picture to patches, bit for bit as the released processor does it (VISION.md). No torch here."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -135,11 +135,13 @@ def _opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = _open(data)
     except av.error.FFmpegError as error:
-        raise refusal(f"the data is no video that can be opened: {_reason(error)}") from None
+        raise refusal(f"the file cannot be opened as a video: {_reason(error)}") from None
     try:
         with container:
             # A cover picture beside a sound track is a video stream to libav.
-            streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+            streams = [
+                stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
+            ]
             if not streams:
                 raise refusal("the file has no video stream")
             streams[0].codec_context.thread_count = 1

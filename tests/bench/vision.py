@@ -131,7 +131,7 @@ async def encode(stub, data):
 async def measure(threads, *, full):
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    decoders = DecoderPool(1, DecoderOptions(MediaLimits(), MediaConfig(), 2 << 30, 60.0))
+    decoders = DecoderPool(1, DecoderOptions(MediaLimits(), MediaConfig(), 2 << 30, 60.0, repair=True))
     model = random_model(K26)
     print(
         f"{threads} threads, load before {os.getloadavg()[0]:.1f}, float32, tower of {K26.num_hidden_layers} blocks\n"

@@ -81,7 +81,7 @@ async def test_images_in_every_role_and_tool_results_and_a_video(seeing_cluster)
         pytest.param({"url": "data:image/png;base64,ab-_"}, "not valid base64", id="url-safe-alphabet"),
         pytest.param({"url": "data:image/png,abc"}, "must be base64", id="not-base64"),
         pytest.param({"url": "data:image/png;base64,"}, "the file is empty", id="empty"),
-        pytest.param({"url": data_url(b"hello")}, "the data is no image", id="no-image"),
+        pytest.param({"url": data_url(b"hello")}, "the data is not an image in PNG", id="no-image"),
         pytest.param({"url": data_url(png(noise(1))[:-80])}, "the image is damaged", id="truncated"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The reference against float64, independent formulas and the check values of text-model.md."""
+"""The reference against float64, independent formulas and the check values of the released model."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Nano's language model for training: the forward pass of text-model.md section 2 on many conversations, in float32.
+"""Nano's language model for training: the forward pass (`services/model`) on many conversations, in float32.
 
 Weights are seen as they will be stored: INT4 for routed experts, bf16 for all others, f32 for the router's bias.
 """

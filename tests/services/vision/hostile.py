@@ -76,7 +76,17 @@ def animated(kind, **how):
 
 
 def video(
-    num_frames=10, *, size=(64, 48), fps=5, container="mp4", codec="mpeg4", audio_only=False, pixels=None, **options
+    num_frames=10,
+    *,
+    size=(64, 48),
+    fps=5,
+    container="mp4",
+    codec="mpeg4",
+    audio_only=False,
+    pixels=None,
+    rotation=None,
+    gop=None,
+    **options,
 ):
     """A small video whose frame i has the grey level 20 * i, or what `pixels(i)` says."""
     data = io.BytesIO()
@@ -91,6 +101,12 @@ def video(
             stream = output.add_stream(codec, rate=Fraction(fps))
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
+            if gop is not None:
+                stream.codec_context.gop_size = gop
+                stream.options = {"sc_threshold": "0"}
+            if rotation is not None:
+                turn = dict(rotation)
+                stream.set_display_rotation(turn.pop("degrees"), **turn)
             output.start_encoding()
             for index in range(num_frames):
                 level = np.full((size[1], size[0], 3), (20 * index) % 256, np.uint8)

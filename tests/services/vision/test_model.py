@@ -124,7 +124,7 @@ def test_equals_transformers(theirs, grids):
 
 
 def test_bfloat16_is_close_to_float32():
-    """Within the gate of vision.md 2.10: normalised error below 2e-2 and cosine above 0.999."""
+    """Within the tolerance of bf16: normalised error below 2e-2 and cosine above 0.999."""
     weights = random_weights(CONFIG, seed=4)
     rounded = {name: weight.bfloat16() for name, weight in weights.items()}
     exact = VisionModel(CONFIG, {name: weight.float() for name, weight in rounded.items()})

@@ -173,8 +173,8 @@ def test_what_is_batched(frames, patches, batch, left):
     "how, reason, field",
     [
         pytest.param({"data": b""}, "the file is empty", "media", id="empty"),
-        pytest.param({"data": b"abc"}, "is no image", "media", id="no-image"),
-        pytest.param({"data": b"abc", "kind": "video"}, "is no video", "media", id="no-video"),
+        pytest.param({"data": b"abc"}, "is not an image in PNG", "media", id="no-image"),
+        pytest.param({"data": b"abc", "kind": "video"}, "cannot be opened as a video", "media", id="no-video"),
         pytest.param({"data": b"abc", "kind": "sound"}, "a start with a kind", "start.kind", id="kind"),
         pytest.param({"data": b"abc", "num_bytes": 4}, "3 of 4 bytes", "start.num_bytes", id="too-short"),
         pytest.param({"data": b"abc", "num_bytes": 2}, "more than the 2", "start.num_bytes", id="too-long"),
@@ -250,3 +250,15 @@ async def test_the_process_serves_and_ends(tiny_checkpoint, redis, tmp_path):
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_features_with_and_without_repair_are_not_mixed(start_vision):
+    """One store for both: the same file has features, and a place in the store, for each way of showing it."""
+    transparent = saved(Image.new("RGBA", (60, 60), (0, 0, 0, 0)), "PNG")
+    refs = []
+    for repair in (True, False):
+        vision = await start_vision(image_repair=repair)
+        first, again = await vision.encode(transparent), await vision.encode(transparent)
+        assert (first.cached, again.cached) == (False, True)
+        refs.append(first.media)
+    assert refs[0].digest != refs[1].digest

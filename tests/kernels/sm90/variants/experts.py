@@ -11,7 +11,7 @@ SERIAL = ("C7515",)  # Triton 3.7 waits after each wgmma whose A is in registers
 
 
 def product(tokens, tiles, dtype, swiglu, wgmma, warnings=()):
-    # An H200 at the rate of its memory has 4.4 instructions for each weight that a thread unpacks (gpu-kernels.md 0);
+    # An H200 at the rate of its memory has 4.4 instructions for each weight that a thread unpacks;
     # with 64 tokens and more the unpacking is shared and 6 do.
     weights = 128 * tiles.columns // (32 * tiles.num_warps)
     most = {"bf16": 4.4 if tokens <= 32 else 6, "fp32": 30}[dtype]
