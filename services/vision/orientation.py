@@ -2,6 +2,7 @@
 
 import numpy as np
 from av import VideoFrame
+from av.sidedata.sidedata import Type
 from PIL import Image
 
 UPRIGHT = 1
@@ -39,11 +40,11 @@ def image_orientation(image: Image.Image) -> int:
 
 def frame_orientation(frame: VideoFrame) -> int:
     """Return what the display matrix says, which phones write instead of turning the frames."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5] / _MATRIX_ONE
-            return _OF_MATRIX.get((round(a), round(b), round(c), round(d)), UPRIGHT)
-    return UPRIGHT
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return UPRIGHT
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5] / _MATRIX_ONE
+    return _OF_MATRIX.get((round(a), round(b), round(c), round(d)), UPRIGHT)
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
