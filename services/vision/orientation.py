@@ -40,10 +40,11 @@ def image_orientation(image: Image.Image) -> int:
 
 def frame_orientation(frame: VideoFrame) -> int:
     """Return what the display matrix says, which phones write instead of turning the frames."""
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
+    try:
+        matrix = bytes(frame.side_data[Type.DISPLAYMATRIX])
+    except KeyError:
         return UPRIGHT
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5] / _MATRIX_ONE
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5] / _MATRIX_ONE
     return _OF_MATRIX.get((round(a), round(b), round(c), round(d)), UPRIGHT)
 
 
