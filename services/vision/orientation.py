@@ -1,7 +1,11 @@
 """One rule of orientation for images and videos: eight ways of standing, numbered as EXIF does, 1 for upright."""
 
+from collections.abc import Mapping
+from typing import cast
+
 import numpy as np
 from av import VideoFrame
+from av.buffer import Buffer
 from av.sidedata.sidedata import Type
 from PIL import Image
 
@@ -40,8 +44,9 @@ def image_orientation(image: Image.Image) -> int:
 
 def frame_orientation(frame: VideoFrame) -> int:
     """Return what the display matrix says, which phones write instead of turning the frames."""
+    found = cast(Mapping[Type, Buffer], frame.side_data)  # its stub knows other keys
     try:
-        matrix = bytes(frame.side_data[Type.DISPLAYMATRIX])
+        matrix = bytes(found[Type.DISPLAYMATRIX])
     except KeyError:
         return UPRIGHT
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5] / _MATRIX_ONE
