@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from services.local.environment import SHARED
-from services.local.random_checkpoint.vocabulary import write_small_vocabulary
+from tests.small_tokenizer import write_small_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -161,9 +161,7 @@ def test_gateway_and_tokenizer_work_without_torch(tmp_path):
     checkpoint, blocked = tmp_path / "checkpoint", tmp_path / "blocked"
     checkpoint.mkdir()
     blocked.mkdir()
-    write_small_vocabulary(checkpoint, 256)
-    text_config = {"vocab_size": 512, "max_position_embeddings": 4096}
-    (checkpoint / "config.json").write_text(json.dumps({"eos_token_id": 258, "text_config": text_config}))
+    write_small_tokenizer(checkpoint, 256)
     environment = without_torch(blocked, MOONSHARD_LISTEN="127.0.0.1:0", MOONSHARD_MODEL=str(checkpoint))
     with process("services.tokenizer", environment) as tokenizer:
         peers = {"MOONSHARD_TOKENIZERS": tokenizer, "MOONSHARD_DECODES": "127.0.0.1:1"}

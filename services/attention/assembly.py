@@ -28,12 +28,13 @@ from services.attention.layers.weights import load_ends, load_layers
 from services.attention.requests import Limits
 from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import layout_fingerprint
+from services.checkpoint.markers import Marker
+from services.checkpoint.media_names import model_name
 from services.checkpoint.placement import expert_placement, layer_ranges
-from services.checkpoint.token_table import load_tokens
+from services.checkpoint.vocabulary import load_tokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
-from services.model.media import model_name
 from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
@@ -147,6 +148,7 @@ class Assembly:
         roster = Roster(
             BlockPool(settings.num_blocks), settings.block_tokens, settings.max_running, settings.max_waiting
         )
+        tokens = load_tokens(settings.model, config.vocab_size)
         limits = Limits(
             names_root=self._fingerprint(range(config.num_hidden_layers)),
             vocab_size=config.vocab_size,
@@ -154,13 +156,13 @@ class Assembly:
             num_blocks=settings.num_blocks,
             max_positions=config.max_position_embeddings,
             max_waiting=settings.max_waiting,
-            media_token_id=self._checkpoint.config.media_placeholder_token_id,
+            media_token_id=tokens.marker_ids[Marker.MEDIA_PAD],
             takes_media=self._store is not None,
         )
         self._report()
         spans = StepSpans(self._tracer, experts, settings.trace_layer_ratio) if self._tracer is not None else None
         engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media(), spans)
-        constraints = Constraints(load_tokens(settings.model, config.vocab_size))
+        constraints = Constraints(tokens)
         return Replica(engine, constraints, limits, experts, further, self._store)
 
     def further_shard(self) -> FurtherShard:

@@ -7,7 +7,7 @@ from protos import attention_pb2 as pb
 from services.attention.engine.generation import Event, Generation
 from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames, MediaMark
-from services.model.media import DIGEST_BYTES
+from services.checkpoint.media_names import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest
 
 MAX_STOP_TOKENS = 64

@@ -1,82 +1,91 @@
-"""The files of a checkpoint that concern text: vocabulary, special tokens, stop tokens, context length."""
+"""The tokens of a checkpoint: tiktoken.model and the special tokens of tokenizer_config.json, read and checked once."""
 
 import base64
 import binascii
-import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+from services.checkpoint.json_fields import read_json_object
+from services.checkpoint.markers import Marker
 from services.runtime.errors import CheckpointError
 
+RANKS_FILE: Final = "tiktoken.model"
+SPECIAL_FILE: Final = "tokenizer_config.json"
 
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """Token bytes to rank from tiktoken.model: one base64 token and its rank per line.
 
-    Raises CheckpointError unless the ranks are 0, 1, 2 ... and every single byte is a token: without it some text
-    would have no ids.
+@dataclass(frozen=True)
+class TokenTable:
+    """The meaning of every id.
+
+    ordinary     bytes of ids 0, 1, 2 ...; all single bytes are among them
+    special_ids  text of a named special token to its id; ids in neither are reserved
+    hidden       special ids that readers of plain text should not see
+    size         number of ids
     """
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(_read(path).splitlines()):
+
+    ordinary: Sequence[bytes]
+    special_ids: Mapping[str, int]
+    hidden: frozenset[int]
+    size: int
+
+    @cached_property
+    def marker_ids(self) -> Mapping[Marker, int]:
+        return {marker: self.special_ids[marker.value] for marker in Marker}
+
+
+def load_tokens(folder: Path, vocab_size: int) -> TokenTable:
+    """The tokens of the checkpoint in `folder`; CheckpointError names the file and the token that is wrong."""
+    ordinary = _read_ranks(folder / RANKS_FILE)
+    path = folder / SPECIAL_FILE
+    special = _read_special(path)
+    _check_special(special, path, range(len(ordinary), vocab_size))
+    ids = {text: token_id for token_id, (text, _) in special.items()}
+    return TokenTable(ordinary, ids, frozenset(i for i, (_, hidden) in special.items() if hidden), vocab_size)
+
+
+def _read_ranks(path: Path) -> list[bytes]:
+    """Token bytes by rank: a line is a base64 token and its rank."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a readable file, found: {error.strerror}") from error
+    tokens: dict[bytes, None] = {}
+    for number, line in enumerate(lines):
         try:
             token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            tokens[base64.b64decode(token, validate=True)] = None
+            in_order = int(rank) == number and len(tokens) == number + 1
         except (ValueError, binascii.Error) as error:
             raise CheckpointError(f"{path} line {number + 1}: expected a base64 token and its rank") from error
-        if int(rank) != number or len(ranks) != number + 1:
+        if not in_order:
             raise CheckpointError(f"{path} line {number + 1}: expected a new token of rank {number}, found {line!r}")
-    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    # Without one of the single bytes some text would have no ids.
+    missing = [byte for byte in range(256) if bytes([byte]) not in tokens]
     if missing:
         raise CheckpointError(f"{path}: {len(missing)} single bytes are no tokens, first {missing[0]:#04x}")
-    return ranks
+    return list(tokens)
 
 
-def read_special_tokens(path: Path) -> dict[int, tuple[str, bool]]:
-    """Special tokens of tokenizer_config.json: id to (text, whether readers of plain text should not see it)."""
-    added = read_json(path).get("added_tokens_decoder")
+def _read_special(path: Path) -> dict[int, tuple[str, bool]]:
+    """Special tokens: id to text and whether readers of plain text should not see it."""
+    added = read_json_object(path).get("added_tokens_decoder")
     try:
         return {int(key): (str(token["content"]), bool(token["special"])) for key, token in dict(added or {}).items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: added_tokens_decoder is not a map of ids to tokens") from error
 
 
-def read_stop_ids(folder: Path) -> set[int]:
-    """The `eos_token_id` of config.json, its text_config and generation_config.json: each a number or a list."""
-    config = read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    holders = [config, config.get("text_config", {}), read_json(generation) if generation.exists() else {}]
-    found: set[int] = set()
-    for value in (holder.get("eos_token_id") for holder in holders):
-        token_ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(token_id, int) for token_id in token_ids):
-            raise CheckpointError(f"{folder}: eos_token_id is {value!r}, expected ids")
-        found.update(token_ids)
-    return found
-
-
-def read_text_size(folder: Path, name: str) -> int:
-    """A size of text_config in config.json, for example `vocab_size`."""
-    path = folder / "config.json"
-    text_config = read_json(path).get("text_config")
-    value = text_config.get(name) if isinstance(text_config, dict) else None
-    if not isinstance(value, int) or value <= 0:
-        raise CheckpointError(f"{path}: text_config.{name} is {value!r}, expected a positive number")
-    return value
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a file of the checkpoint, or CheckpointError."""
-    try:
-        value = json.loads(_read(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+def _check_special(special: Mapping[int, tuple[str, bool]], path: Path, places: range) -> None:
+    texts = Counter(text for text, _ in special.values())
+    for marker in Marker:
+        if marker.value not in texts:
+            raise CheckpointError(f"{path}: the special token {marker.value} is missing")
+    for token_id, (text, _) in special.items():
+        if token_id not in places:
+            raise CheckpointError(f"{path}: id {token_id} of {text} is outside {places.start}..{places.stop - 1}")
+        if texts[text] > 1:
+            raise CheckpointError(f"{path}: {texts[text]} special tokens are called {text}")

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import CONFIG_FILE, ModelConfig, load_config, read_json_object
+from services.checkpoint.config import CONFIG_FILE, ModelConfig, load_config
+from services.checkpoint.json_fields import read_json_object
 from services.model.safetensors_file import DTYPES, SafetensorsFile, header_bytes
 from services.runtime.errors import CheckpointError
 

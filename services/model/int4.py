@@ -7,7 +7,7 @@ columns share one int32, column 8 w + j in bits 4 j .. 4 j + 3 of word w.
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import GROUP_SIZE
+from services.checkpoint.architecture import GROUP_SIZE
 
 PER_WORD = 8  # nibbles in an int32
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from services.checkpoint.config import GROUP_SIZE, TextConfig, VisionConfig
+from services.checkpoint.architecture import GROUP_SIZE
+from services.checkpoint.config import TextConfig, VisionConfig
 
 TEXT = "language_model.model"
 EMBEDDING = f"{TEXT}.embed_tokens.weight"

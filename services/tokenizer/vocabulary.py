@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tiktoken
 
+from services.checkpoint.config import load_config
 from services.checkpoint.markers import STOPS, Marker
-from services.checkpoint.vocabulary import read_ranks, read_special_tokens, read_stop_ids, read_text_size
+from services.checkpoint.vocabulary import TokenTable, load_tokens
 from services.runtime.errors import CheckpointError
 from services.tokenizer.invalid import invalid
 
@@ -61,28 +61,24 @@ class Vocabulary:
     revision       digest of everything that decides what text becomes which ids
     """
 
-    def __init__(
-        self,
-        ranks: Mapping[bytes, int],
-        special: Mapping[int, tuple[str, bool]],
-        *,
-        size: int,
-        stop_ids: Iterable[int],
-        context_tokens: int,
-    ) -> None:
-        named = {token_id: text for token_id, (text, _) in special.items()}
-        unnamed = {i: f"<|reserved_token_{i}|>" for i in range(len(ranks), size) if i not in named}
-        self.size = size
+    def __init__(self, table: TokenTable, *, stop_ids: Iterable[int], context_tokens: int) -> None:
+        first_special, named = len(table.ordinary), set(table.special_ids.values())
+        reserved = {f"<|reserved_token_{i}|>": i for i in range(first_special, table.size) if i not in named}
+        by_id = sorted((token_id, text) for text, token_id in {**table.special_ids, **reserved}.items())
+        self.size = table.size
         self.context_tokens = context_tokens
         self.stop_ids = sorted(stop_ids)
-        self.special_ids = {text: token_id for token_id, text in sorted((named | unnamed).items())}
-        self.marker_ids = {marker: self.special_ids[marker.value] for marker in Marker}
-        self.first_special_id = len(ranks)
-        self._hidden = frozenset(unnamed) | {token_id for token_id, (_, hidden) in special.items() if hidden}
+        self.special_ids = {text: token_id for token_id, text in by_id}
+        self.marker_ids = table.marker_ids
+        self.first_special_id = first_special
+        self._hidden = table.hidden | set(reserved.values())
         self._encoding = tiktoken.Encoding(
-            "moonshard", pat_str=SPLIT_PATTERN, mergeable_ranks=dict(ranks), special_tokens=self.special_ids
+            "moonshard",
+            pat_str=SPLIT_PATTERN,
+            mergeable_ranks={token: rank for rank, token in enumerate(table.ordinary)},
+            special_tokens=self.special_ids,
         )
-        self._bytes = [*ranks, *(text.encode() for text in self.special_ids)]
+        self._bytes = [*table.ordinary, *(text.encode() for text in self.special_ids)]
         digest = hashlib.sha256(b"".join(len(token).to_bytes(4, "little") + token for token in self._bytes))
         digest.update(repr(sorted(self._hidden)).encode())
         self.revision = digest.hexdigest()[:16]
@@ -124,29 +120,16 @@ class Vocabulary:
 
 def load_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of the checkpoint in `folder`; CheckpointError names the file and the token that is wrong."""
-    ranks = read_ranks(folder / "tiktoken.model")
-    path = folder / "tokenizer_config.json"
-    special = read_special_tokens(path)
-    size = read_text_size(folder, "vocab_size")
-    _check_special_tokens(special, path, range(len(ranks), size))
-    stop_texts = {marker.value for marker in STOPS}
-    stop_ids = read_stop_ids(folder) | {token_id for token_id, (text, _) in special.items() if text in stop_texts}
-    if not all(0 <= token_id < size for token_id in stop_ids):
-        raise CheckpointError(f"{folder}: the stop tokens {sorted(stop_ids)} are not all below vocab_size {size}")
-    context_tokens = read_text_size(folder, "max_position_embeddings")
-    return Vocabulary(ranks, special, size=size, stop_ids=stop_ids, context_tokens=context_tokens)
-
-
-def _check_special_tokens(special: Mapping[int, tuple[str, bool]], path: Path, places: range) -> None:
-    texts = Counter(text for text, _ in special.values())
-    for marker in Marker:
-        if marker.value not in texts:
-            raise CheckpointError(f"{path}: the special token {marker.value} is missing")
-    for token_id, (text, _) in special.items():
-        if token_id not in places:
-            raise CheckpointError(f"{path}: id {token_id} of {text} is outside {places.start}..{places.stop - 1}")
-        if texts[text] > 1:
-            raise CheckpointError(f"{path}: {texts[text]} special tokens are called {text}")
+    config = load_config(folder)
+    table = load_tokens(folder, config.text.vocab_size)
+    pad_id, placeholder = table.marker_ids[Marker.MEDIA_PAD], config.media_placeholder_token_id
+    if placeholder not in (None, pad_id):
+        raise CheckpointError(
+            f"{folder}: media_placeholder_token_id of config.json is {placeholder}, expected {pad_id}, "
+            f"the id of {Marker.MEDIA_PAD.value}"
+        )
+    stop_ids = config.stop_ids | {table.marker_ids[marker] for marker in STOPS}
+    return Vocabulary(table, stop_ids=stop_ids, context_tokens=config.text.max_position_embeddings)
 
 
 def _end_of_short_runs(text: str, start: int, end: int) -> int:

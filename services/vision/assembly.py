@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from services.checkpoint.media_names import model_name
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
-from services.model.media import model_name
 from services.runtime.blobs import BlobStore
 from services.vision.batching import Batcher
 from services.vision.catalog import Catalog

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from torch import Tensor
 
 from protos.media_pb2 import MediaRef
-from services.model.media import DIGEST_BYTES, features_to_bytes, media_key
+from services.checkpoint.media_names import DIGEST_BYTES, media_key
+from services.model.media_features import features_to_bytes
 from services.runtime.blobs import BlobStore
 from services.vision.preprocess import Pixels
 

@@ -4,10 +4,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from services.checkpoint.config import VisionConfig, read_json_object
-from services.checkpoint.config_fields import Fields
+from services.checkpoint.config import VisionConfig
+from services.checkpoint.json_fields import PositiveNumber, Section, Size, check, read_json_object, refusal, section
 from services.runtime.errors import CheckpointError
 
 CONFIG_FILE = "preprocessor_config.json"
@@ -39,28 +39,43 @@ class MediaConfig:
         return MediaConfig(**json.loads(text))
 
 
+class _MediaFields(Section):
+    """`media_proc_cfg`: limits that differ between checkpoints, and fields of which one value is implemented."""
+
+    in_patch_limit: Size
+    in_patch_limit_each_frame: Size
+    patch_limit_on_one_side: Size
+    sample_fps: PositiveNumber
+    temporal_merge_kernel_size: Size
+    timestamp_mode: Literal["hh:mm:ss.fff"]
+    fixed_output_tokens: None = None
+    in_patch_limit_video: None = None
+
+
 def load_media_config(folder: Path, vision: VisionConfig) -> MediaConfig:
-    """Reads preprocessor_config.json. CheckpointError for anything that is not computed here."""
-    file = folder / CONFIG_FILE
-    values: dict[str, Any] = read_json_object(file)
-    config = Fields(values, file=str(file)).section("media_proc_cfg")
-    config.exactly("image_mean", [0.5, 0.5, 0.5])
-    config.exactly("image_std", [0.5, 0.5, 0.5])
-    config.exactly("fixed_output_tokens", None)
-    config.exactly("in_patch_limit_video", None)
-    config.exactly("timestamp_mode", "hh:mm:ss.fff")
-    config.exactly("patch_size", vision.patch_size)
-    if vision.merge_kernel_size[0] != vision.merge_kernel_size[1]:
+    """Read preprocessor_config.json. CheckpointError for anything that is not computed here."""
+    file, place = folder / CONFIG_FILE, "media_proc_cfg."
+    values = section(read_json_object(file), "media_proc_cfg", file)
+    fields = check(_MediaFields, values, file, place)
+    merge, square = vision.merge_kernel_size
+    if merge != square:
         raise CheckpointError(f"{file}: merge_kernel_size {vision.merge_kernel_size} is not square")
-    config.exactly("merge_kernel_size", vision.merge_kernel_size[0])
+    half = [0.5, 0.5, 0.5]
+    given = {"image_mean": half, "image_std": half, "patch_size": vision.patch_size, "merge_kernel_size": merge}
+    for name, value in given.items():
+        if values.get(name) != value:
+            raise refusal(file, place + name, json.dumps(value), values.get(name), absent=name not in values)
+    if fields.temporal_merge_kernel_size > vision.pos_emb_time:
+        expected = f"a whole number 1..{vision.pos_emb_time}"
+        raise refusal(file, f"{place}temporal_merge_kernel_size", expected, fields.temporal_merge_kernel_size)
     return MediaConfig(
         patch_size=vision.patch_size,
-        merge_size=vision.merge_kernel_size[0],
-        image_patches=config.integer("in_patch_limit"),
-        frame_patches=config.integer("in_patch_limit_each_frame"),
-        side_patches=config.integer("patch_limit_on_one_side"),
-        sample_fps=config.number("sample_fps", above=0),
-        chunk_frames=config.integer("temporal_merge_kernel_size", most=vision.pos_emb_time),
+        merge_size=merge,
+        image_patches=fields.in_patch_limit,
+        frame_patches=fields.in_patch_limit_each_frame,
+        side_patches=fields.patch_limit_on_one_side,
+        sample_fps=fields.sample_fps,
+        chunk_frames=fields.temporal_merge_kernel_size,
     )
 
 

@@ -20,7 +20,7 @@ from services.attention.constraint.constraint import Constraint
 from services.attention.constraint.requests import Constraints
 from services.attention.constraint.workers import Rules
 from services.attention.sampling.on_host import SamplingParams, sample
-from services.checkpoint.token_table import TokenTable, load_tokens
+from services.checkpoint.vocabulary import TokenTable, load_tokens
 from tests.bench.table import print_table
 
 VOCABULARY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "kimi-k2-tokenizer"

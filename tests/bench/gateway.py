@@ -23,10 +23,10 @@ import httpx
 import numpy as np
 import psutil
 
-from services.local.random_checkpoint.vocabulary import special_ids, write_small_vocabulary
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.bench.table import print_table
 from tests.gateway.engine import Engine
+from tests.small_tokenizer import write_small_tokenizer
 
 NUM_IDS = 768
 CONTEXT_TOKENS = 4096
@@ -132,10 +132,7 @@ def spread(values: Sequence[float]) -> str:
 async def run() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_small_vocabulary(folder, NUM_IDS)
-        text_config = {"vocab_size": NUM_IDS + 256, "max_position_embeddings": CONTEXT_TOKENS}
-        config = {"eos_token_id": special_ids(NUM_IDS)["<|im_end|>"], "text_config": text_config}
-        (folder / "config.json").write_text(json.dumps(config))
+        write_small_tokenizer(folder, NUM_IDS, CONTEXT_TOKENS)
         engine = StampingEngine(load_vocabulary(folder).encode("a")[0])
         await engine.start()
         async with (

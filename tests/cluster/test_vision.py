@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from protos import attention_pb2 as pb
+from services.checkpoint.media_names import media_key, model_name
 from services.model.checkpoint import Checkpoint
-from services.model.media import media_key, model_name
 from services.runtime.errors import InvalidRequest, MediaMissing
 from tests.cluster.client import TokenClient
 from tests.cluster.pictures import NUM_TOKENS, greedy, noise, png

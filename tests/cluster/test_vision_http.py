@@ -6,8 +6,8 @@ import signal
 import httpx
 import pytest
 
+from services.checkpoint.media_names import media_key, model_name
 from services.model.checkpoint import Checkpoint
-from services.model.media import media_key, model_name
 from tests.cluster.client import TokenClient
 from tests.cluster.pictures import NUM_TOKENS, data_url, greedy, noise, png
 from tests.services.vision.hostile import video

@@ -1,15 +1,14 @@
 """The small vocabulary of random checkpoints, and sites around it."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from services.local.random_checkpoint.vocabulary import special_ids, write_small_vocabulary
 from services.tokenizer.vocabulary import Vocabulary, load_vocabulary
 from tests.gateway.site import CONTEXT_TOKENS, Site
+from tests.small_tokenizer import write_small_tokenizer
 
 NUM_TOKENS = 768
 
@@ -17,10 +16,7 @@ NUM_TOKENS = 768
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory) -> Vocabulary:
     folder = tmp_path_factory.mktemp("vocabulary")
-    write_small_vocabulary(folder, NUM_TOKENS)
-    text_config = {"vocab_size": NUM_TOKENS + 256, "max_position_embeddings": CONTEXT_TOKENS}
-    config = {"eos_token_id": special_ids(NUM_TOKENS)["<|im_end|>"], "text_config": text_config}
-    (folder / "config.json").write_text(json.dumps(config))
+    write_small_tokenizer(folder, NUM_TOKENS, CONTEXT_TOKENS)
     return load_vocabulary(folder)
 
 

@@ -21,7 +21,7 @@ from services.attention.constraint.json_schemas import (
     without_counts,
 )
 from services.attention.constraint.shortest_ending import shortest_ending
-from services.checkpoint.token_table import TokenTable
+from services.checkpoint.vocabulary import TokenTable
 from services.runtime.errors import InvalidRequest, NumericError
 
 Mask = NDArray[np.bool_]  # [vocab_size], true: may come

@@ -7,10 +7,8 @@ from enum import Enum
 import numpy as np
 
 from services.attention.constraint.grammar import Grammar, Grammars, Mask
-from services.checkpoint.token_table import TokenTable
-
-END = "<|im_end|>"
-ENDS = (END, "[EOS]", "[EOT]")
+from services.checkpoint.markers import STOPS, Marker
+from services.checkpoint.vocabulary import TokenTable
 
 
 class Use(Enum):
@@ -36,16 +34,16 @@ class Markers:
 
     @staticmethod
     def of(table: TokenTable) -> "Markers":
-        """The markers of a checkpoint, or CheckpointError."""
+        ids = table.marker_ids
         return Markers(
-            think_end=table.special_id("</think>"),
-            section_begin=table.special_id("<|tool_calls_section_begin|>"),
-            section_end=table.special_id("<|tool_calls_section_end|>"),
-            call_begin=table.special_id("<|tool_call_begin|>"),
-            arguments=table.special_id("<|tool_call_argument_begin|>"),
-            call_end=table.special_id("<|tool_call_end|>"),
-            end=table.special_id(END),
-            ends=frozenset(table.special_id(text) for text in ENDS),
+            think_end=ids[Marker.THINK_END],
+            section_begin=ids[Marker.SECTION_BEGIN],
+            section_end=ids[Marker.SECTION_END],
+            call_begin=ids[Marker.CALL_BEGIN],
+            arguments=ids[Marker.CALL_ARGUMENTS],
+            call_end=ids[Marker.CALL_END],
+            end=ids[Marker.END],
+            ends=frozenset(ids[marker] for marker in STOPS),
         )
 
 

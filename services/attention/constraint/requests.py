@@ -11,8 +11,9 @@ from protos import attention_pb2 as pb
 from services.attention.constraint.constraint import Constraint
 from services.attention.constraint.grammar import Grammar, Grammars
 from services.attention.constraint.json_schemas import relaxed
-from services.attention.constraint.plan import END, Markers, Plan, Tool, Use
-from services.checkpoint.token_table import TokenTable
+from services.attention.constraint.plan import Markers, Plan, Tool, Use
+from services.checkpoint.markers import Marker
+from services.checkpoint.vocabulary import TokenTable
 from services.runtime.errors import InvalidRequest
 
 MAX_TOOLS = 128
@@ -77,7 +78,7 @@ class Constraints:
 
     def _get_grammars(self) -> Grammars:
         if self._grammars is None:
-            self._grammars = Grammars(self._table, self._table.special_id(END))
+            self._grammars = Grammars(self._table, self._table.marker_ids[Marker.END])
         return self._grammars
 
     def _content(self, wanted: pb.Constraint, grammars: Grammars) -> Grammar | None:

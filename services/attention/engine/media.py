@@ -8,7 +8,8 @@ from torch import Tensor
 
 from services.attention.engine.roster import Chunk
 from services.checkpoint.block_names import MediaMark
-from services.model.media import features_from_bytes, media_key
+from services.checkpoint.media_names import media_key
+from services.model.media_features import features_from_bytes
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import MediaMissing
 

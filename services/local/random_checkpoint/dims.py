@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from services.checkpoint.config import GROUP_SIZE, TextConfig, VisionConfig, YarnConfig
+from services.checkpoint.architecture import GROUP_SIZE
+from services.checkpoint.config import TextConfig, VisionConfig
+from services.checkpoint.rope_fields import YarnConfig
 
 SPECIAL_SLOTS = 256  # ids after the vocabulary's base, named or reserved
 

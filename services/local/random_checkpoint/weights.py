@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import GROUP_SIZE
+from services.checkpoint.architecture import GROUP_SIZE
 from services.local.random_checkpoint.dims import RandomDims
 from services.model.tensor_names import EMBEDDING, HEAD, TensorSpec
 

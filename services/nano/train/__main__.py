@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 
-from services.checkpoint.token_table import load_tokens
+from services.checkpoint.vocabulary import load_tokens
 from services.nano.train.batches import Mixture, steps
 from services.nano.train.dims import FRAME_PATCHES, IMAGE_PATCHES, ORDINARY_TOKENS, nano_dims
 from services.nano.train.export import Nano, read_checkpoint, write_checkpoint

@@ -1,6 +1,7 @@
 """How large Nano is. Every part of the real model is there; what is small is its width and its number of layers."""
 
-from services.checkpoint.config import TextConfig, VisionConfig, YarnConfig
+from services.checkpoint.config import TextConfig, VisionConfig
+from services.checkpoint.rope_fields import YarnConfig
 from services.local.random_checkpoint.dims import SPECIAL_SLOTS, RandomDims
 
 ORDINARY_TOKENS = 1024  # with the special slots, ids that embedding and head have rows for

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from services.checkpoint.config import GROUP_SIZE
+from services.checkpoint.architecture import GROUP_SIZE
 from services.local.random_checkpoint.dims import RandomDims
 from services.local.random_checkpoint.safetensors_writer import write_safetensors
 from services.local.random_checkpoint.vocabulary import write_vocabulary

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.checkpoint.config import GROUP_SIZE
+from services.checkpoint.architecture import GROUP_SIZE
 
 
 def as_int4(weight: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from services.attention.engine.generation import Event, Failed, Generation, Hand
 from services.attention.sampling.on_host import SamplingParams
 from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import BlockNames
-from services.checkpoint.token_table import load_tokens
-from services.local.random_checkpoint.vocabulary import write_small_vocabulary
+from services.checkpoint.vocabulary import load_tokens
 from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.redis_server import RedisServer
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.services.attention.constraint.constraining import Desk
+from tests.small_tokenizer import write_small_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -144,9 +143,7 @@ async def store(tmp_path):
 def small(tmp_path_factory):
     """Constraints over a vocabulary of 1024 tokens."""
     folder = tmp_path_factory.mktemp("small")
-    write_small_vocabulary(folder, 1024)
-    text_config = {"vocab_size": 1280, "max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps({"eos_token_id": 1026, "text_config": text_config}))
+    write_small_tokenizer(folder, 1024)
     return Desk(load_tokens(folder, 1280), load_vocabulary(folder))
 
 

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from services.checkpoint.config import YarnConfig, load_config
+from services.checkpoint.config import load_config
+from services.checkpoint.rope_fields import YarnConfig
 from services.local.random_checkpoint.dims import tiny_dims
 from services.model.rope import yarn_inv_freq
 from tests.reference.model import yarn_frequencies

@@ -7,7 +7,6 @@ import jsonschema
 import pytest
 
 from services.checkpoint.markers import Marker
-from services.local.random_checkpoint.vocabulary import write_small_vocabulary
 from services.nano.train.rendering import example
 from services.nano.train.sample import Answer
 from services.nano.train.skills import GENERATORS, generate, texts
@@ -19,6 +18,7 @@ from services.tokenizer.tools import declared_tools, parse_tools
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import MediaConfig
 from tests.services.tokenizer.answers import Call, parse
+from tests.small_tokenizer import write_small_tokenizer
 
 NUM_SAMPLES = 40
 # Nano's own limit of patches.
@@ -50,9 +50,7 @@ def conversation(sample):
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary")
-    write_small_vocabulary(folder, 256)
-    text_config = {"vocab_size": 512, "max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps({"eos_token_id": 258, "text_config": text_config}))
+    write_small_tokenizer(folder, 256)
     return load_vocabulary(folder)
 
 

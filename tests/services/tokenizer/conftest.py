@@ -1,11 +1,9 @@
 """Two vocabularies: the real one, from the oracles, and a small one of the same form."""
 
-import json
-
 import pytest
 
-from services.local.random_checkpoint.vocabulary import write_small_vocabulary
 from services.tokenizer.vocabulary import Vocabulary, load_vocabulary
+from tests.small_tokenizer import write_small_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +29,7 @@ def kimi(kimi_folder) -> Vocabulary:
 def tiny_folder(tmp_path_factory):
     """A byte vocabulary, so that every character beyond ASCII is cut by tokens."""
     folder = tmp_path_factory.mktemp("tiny")
-    write_small_vocabulary(folder, 256)
-    text_config = {"vocab_size": 512, "max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps({"eos_token_id": 258, "text_config": text_config}))
+    write_small_tokenizer(folder, 256)
     return folder
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from protos.media_pb2 import MediaRef
+from services.checkpoint.media_names import media_key, model_name
 from services.local.random_checkpoint.dims import RandomDims, tiny_dims
 from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
-from services.model.media import features_from_bytes, media_key, model_name
+from services.model.media_features import features_from_bytes
 from services.model.tensor_names import vision_specs
 from services.runtime.channels import open_channel, wait_ready
 from services.runtime.errors import CheckpointError, InvalidRequest, Overloaded, StoreUnavailable

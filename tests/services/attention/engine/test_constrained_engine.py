@@ -6,9 +6,11 @@ import jsonschema
 import pytest
 
 from protos import attention_pb2 as pb
-from services.attention.constraint.plan import ENDS
 from services.attention.engine.generation import Generation
-from services.checkpoint.token_table import load_tokens
+from services.checkpoint.markers import STOPS
+from services.checkpoint.vocabulary import load_tokens
+
+ENDS = tuple(marker.value for marker in STOPS)
 
 SCHEMA = {
     "type": "object",

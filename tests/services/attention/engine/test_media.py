@@ -14,8 +14,9 @@ from services.attention.engine.roster import Chunk
 from services.attention.requests import generation_from_proto
 from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames, MediaMark
+from services.checkpoint.media_names import media_key, model_name
 from services.model.checkpoint import Checkpoint
-from services.model.media import features_from_bytes, features_to_bytes, media_key, model_name
+from services.model.media_features import features_from_bytes, features_to_bytes
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import InvalidRequest, MediaMissing
 from services.runtime.redis_server import RedisServer

@@ -76,8 +76,10 @@ def test_weight_shape_tells_out_and_in(tensors):
 def test_the_configuration_is_that_of_the_dims(folder):
     config = load_config(folder)
     assert (config.text, config.vision) == (tiny_dims().text, tiny_dims().vision)
-    ids = (config.bos_token_id, config.eos_token_id, config.pad_token_id, config.media_placeholder_token_id)
-    assert ids == (320, 322, 575, 341)
+    values = json.loads((folder / "config.json").read_text())
+    ids = [values[f"{name}_token_id"] for name in ("bos", "eos", "pad", "media_placeholder")]
+    assert ids == [320, 322, 575, 341]
+    assert (config.stop_ids, config.media_placeholder_token_id) == ({322}, 341)
     generation = json.loads((folder / "generation_config.json").read_text())
     assert generation == {"eos_token_id": 322, "max_length": 4096}
 
@@ -165,8 +167,7 @@ def test_the_real_vocabulary_is_copied(tmp_path, shared_data):
     write_random_checkpoint(tmp_path / "real", dims=dims, vocabulary="real", vocabulary_from=source)
     config = load_config(tmp_path / "real")
     assert config.text.vocab_size == 163840
-    ids = (config.bos_token_id, config.eos_token_id, config.pad_token_id, config.media_placeholder_token_id)
-    assert ids == (163584, 163586, 163839, 163605)
+    assert (config.stop_ids, config.media_placeholder_token_id) == ({163586}, 163605)
     for name in ("tiktoken.model", "tokenizer_config.json"):
         assert (tmp_path / "real" / name).read_bytes() == (source / name).read_bytes()
     assert len(ReferenceModel(tmp_path / "real").generate([1, 2, 3], 4)) == 4
