@@ -1,7 +1,11 @@
 import dataclasses
+import json
 
 import pytest
 import torch
+from transformers import DeepseekV3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale
 
 from services.checkpoint.config import load_config
 from services.checkpoint.rope_fields import YarnConfig
@@ -42,3 +46,22 @@ def test_equal_to_the_reference(change):
     text = dataclasses.replace(tiny_dims().text, **change)
     values = dataclasses.asdict(text)
     assert torch.equal(yarn_inv_freq(text), yarn_frequencies(values))
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize(
+    "absent",
+    [(), ("beta_fast",), ("beta_slow",), ("original_max_position_embeddings",)],
+    ids="+".join,
+)
+def test_equal_to_transformers_where_fields_are_absent(shared_data, tmp_path, name, absent):
+    text = json.loads((shared_data / "kimi-k2-tokenizer" / "model_config.json").read_text())["text_config"]
+    yarn = {field: value for field, value in text.pop("rope_scaling").items() if field not in absent}
+    text[name] = yarn
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    theirs = DeepseekV3Config(**{field: value for field, value in text.items() if field != "model_type"})
+    expected, cos_factor = ROPE_INIT_FUNCTIONS["yarn"](theirs)
+    ours = load_config(tmp_path).text
+    assert cos_factor == 1.0
+    torch.testing.assert_close(yarn_inv_freq(ours), expected, rtol=1e-6, atol=0)
+    assert ours.softmax_scale == pytest.approx(yarn_apply_mscale(theirs.rope_parameters, ours.qk_head_dim**-0.5))
