@@ -1,4 +1,4 @@
-"""A checkpoint folder in the released format: tensors by name or slice, memory-mapped, checked when touched.
+"""A checkpoint folder in the released format: tensors by name, memory-mapped.
 
 Names are the released full names, "language_model.model.layers.3.self_attn.q_a_proj.weight".
 """
@@ -23,10 +23,10 @@ SAMPLE_BYTES = 4096
 
 
 class Checkpoint:
-    """One checkpoint folder. Opening reads config and index; headers and data are read when a tensor is asked for.
+    """One checkpoint folder. Opening reads config, index and the header of every file, and so checks their sizes.
 
-    Owned by the thread that loads the weights. Every fault of the files is a CheckpointError: a sentence with
-    tensor, file, expected and found.
+    Owned by the thread that loads the weights; data are read when a tensor is touched. Every fault of the files is a
+    CheckpointError: a sentence with tensor, file, expected and found.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,8 +36,9 @@ class Checkpoint:
                 f"{path}: expected a checkpoint folder, found {'a file' if path.exists() else 'none'}"
             )
         self.config: ModelConfig = load_config(path)
-        self._files: dict[str, SafetensorsFile] = {}
         self._file_of = self._read_index()
+        # A download that was cut is found here, not after an hour of loading.
+        self._files = {name: SafetensorsFile(path / name) for name in sorted(set(self._file_of.values()))}
         self._bytes_read = 0
 
     @property
@@ -47,7 +48,7 @@ class Checkpoint:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the tensors and slices handed out so far."""
+        """Bytes of the tensors handed out so far."""
         return self._bytes_read
 
     def has(self, name: str) -> bool:
@@ -67,23 +68,6 @@ class Checkpoint:
         self._bytes_read += view.nbytes
         return view
 
-    def slice(
-        self,
-        name: str,
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-        *,
-        shape: tuple[int, ...] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Rows and columns of a matrix, as a view; only their pages are read. `shape` is that of the whole tensor."""
-        view = self._view(name, shape, dtype)
-        if view.dim() < 2:
-            raise CheckpointError(f"tensor {name} in {self.file_of(name)}: expected a matrix, found {list(view.shape)}")
-        part = view[rows, columns]
-        self._bytes_read += part.nbytes
-        return part
-
     def digest(self) -> bytes:
         """32 bytes that identify the weights: SHA-256 of config, index, and of each file its size, header and samples.
 
@@ -93,39 +77,34 @@ class Checkpoint:
         for name in (CONFIG_FILE, INDEX_FILE):
             file = self.path / name
             _update(state, name, file.read_bytes() if file.exists() else b"")
-        for name in sorted(set(self._file_of.values())):
+        for name in self._files:
             file = self.path / name
-            _update(state, name, header_bytes(file) + _samples(file))
+            try:
+                _update(state, name, header_bytes(file) + _samples(file))
+            except OSError as error:
+                raise CheckpointError(f"{file}: expected a readable file, found: {error.strerror}") from error
         return state.digest()
 
     def _view(self, name: str, shape: tuple[int, ...] | None, dtype: torch.dtype | None) -> Tensor:
         path = self.file_of(name)
         stored = self._stored_name(name)
-        file = self._open(path.name)
-        entry = file.entries.get(stored)
-        if entry is None:
+        file = self._files[path.name]
+        if stored not in file.names:
             raise CheckpointError(
                 f"tensor {name}: expected in {path} as the index says, found {self._whereabouts(stored)}"
             )
+        found, found_shape = file.form(stored)
         expected = next((text for text, known in DTYPES.items() if known == dtype), None)
-        if (dtype is not None and entry.dtype != expected) or entry.dtype not in DTYPES:
+        if (dtype is not None and found != expected) or found not in DTYPES:
             raise CheckpointError(
-                f"tensor {name} in {path}: expected dtype {expected or ' or '.join(DTYPES)}, found {entry.dtype}"
+                f"tensor {name} in {path}: expected dtype {expected or ' or '.join(DTYPES)}, found {found}"
             )
-        if shape is not None and entry.shape != tuple(shape):
-            raise CheckpointError(f"tensor {name} in {path}: expected shape {list(shape)}, found {list(entry.shape)}")
+        if shape is not None and found_shape != tuple(shape):
+            raise CheckpointError(f"tensor {name} in {path}: expected shape {list(shape)}, found {list(found_shape)}")
         return file.tensor(stored)
 
     def _whereabouts(self, stored: str) -> str:
-        for other in sorted(set(self._file_of.values())):
-            if stored in self._open(other).entries:
-                return f"it in {other}"
-        return "it in no file"
-
-    def _open(self, file_name: str) -> SafetensorsFile:
-        if file_name not in self._files:
-            self._files[file_name] = SafetensorsFile(self.path / file_name)
-        return self._files[file_name]
+        return next((f"it in {name}" for name, file in self._files.items() if stored in file.names), "it in no file")
 
     def _stored_name(self, name: str) -> str:
         # A text-only copy of the model may lack the wrapper's prefix.
@@ -134,7 +113,7 @@ class Checkpoint:
     def _read_index(self) -> dict[str, str]:
         index = self.path / INDEX_FILE
         if not index.exists() and (self.path / SINGLE_FILE).exists():
-            return dict.fromkeys(self._open(SINGLE_FILE).entries, SINGLE_FILE)
+            return dict.fromkeys(SafetensorsFile(self.path / SINGLE_FILE).names, SINGLE_FILE)
         file_of = read_json_object(index).get("weight_map")
         if not isinstance(file_of, dict) or not file_of:
             raise CheckpointError(
@@ -155,13 +134,10 @@ def _update(state: "hashlib._Hash", name: str, content: bytes) -> None:
 
 
 def _samples(file: Path) -> bytes:
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as data:
-            pieces = [size.to_bytes(8, "little")]
-            for sample in range(SAMPLES_PER_FILE):
-                data.seek(sample * max(size - SAMPLE_BYTES, 0) // (SAMPLES_PER_FILE - 1))
-                pieces.append(data.read(SAMPLE_BYTES))
-    except OSError as error:
-        raise CheckpointError(f"{file}: expected a readable file, found: {error.strerror}") from error
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        pieces = [size.to_bytes(8, "little")]
+        for sample in range(SAMPLES_PER_FILE):
+            data.seek(sample * max(size - SAMPLE_BYTES, 0) // (SAMPLES_PER_FILE - 1))
+            pieces.append(data.read(SAMPLE_BYTES))
     return b"".join(pieces)

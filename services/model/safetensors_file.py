@@ -1,147 +1,46 @@
-"""One safetensors file: its header checked, its data memory-mapped. Nothing in it is ever executed.
+"""One safetensors file, memory-mapped by the safetensors library: opening reads its header, pages come when touched."""
 
-Layout: u64 header length, JSON header {name: {dtype, shape, data_offsets}}, then the data without gaps.
-"""
-
-import itertools
-import json
-import math
-import mmap
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from services.model.safetensors_faults import LENGTH_BYTES, describe_fault
 from services.runtime.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I32": torch.int32, "F16": torch.float16, "I64": torch.int64}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: dtype as the file spells it, shape, and its bytes' place in the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
 class SafetensorsFile:
-    """A safetensors file, mapped read-only as far as the disk is concerned; pages are read when touched.
+    """A file whose size and layout are those that its header describes, else CheckpointError.
 
-    The mapping is private: a tensor handed out is a view of it and lives as long as that view does.
-    Raises CheckpointError when the header does not describe exactly this file.
+    The mapping is private: writing to a tensor changes no file, and a tensor keeps the mapping alive.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         try:
-            with path.open("rb") as file:
-                self.size_bytes = os.fstat(file.fileno()).st_size
-                header = _read_header(path, file.read(8), self.size_bytes, file.read)
-                # Copy-on-write, because torch warns about memory that it may not write to.
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._file: Any = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
         except OSError as error:
-            raise CheckpointError(f"{path}: expected a readable file, found: {error.strerror}") from error
-        self.entries = _check_entries(path, header.values, header.data_begin, self.size_bytes)
+            raise CheckpointError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+        except SafetensorError as error:
+            raise CheckpointError(describe_fault(path, error)) from error
+        self.names = frozenset(self._file.keys())
+
+    def form(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """The dtype, as the file spells it, and the shape of a tensor in `names`."""
+        part = self._file.get_slice(name)
+        return part.get_dtype(), tuple(part.get_shape())
 
     def tensor(self, name: str) -> Tensor:
-        """A view of the mapped bytes. The name must be in `entries` and its dtype in DTYPES."""
-        entry = self.entries[name]
-        dtype = DTYPES[entry.dtype]
-        if entry.begin == entry.end:
-            return torch.zeros(entry.shape, dtype=dtype)
-        count = math.prod(entry.shape)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+        """A view of the mapped bytes of a tensor in `names`."""
+        view: Tensor = self._file.get_tensor(name)
+        return view
 
 
 def header_bytes(path: Path) -> bytes:
-    """The raw header of a file, length included, for fingerprints. CheckpointError when it is not there."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            return start + _header_text(path, start, os.fstat(file.fileno()).st_size, file.read)
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected a readable file, found: {error.strerror}") from error
-
-
-@dataclass(frozen=True)
-class _Header:
-    values: dict[str, Any]
-    data_begin: int
-
-
-def _header_text(path: Path, start: bytes, size_bytes: int, read: Any) -> bytes:
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-        raise CheckpointError(
-            f"{path}: expected a safetensors header that fits the file, found header length {length} "
-            f"in a file of {size_bytes} bytes"
-        )
-    text: bytes = read(length)
-    return text
-
-
-def _read_header(path: Path, start: bytes, size_bytes: int, read: Any) -> _Header:
-    text = _header_text(path, start, size_bytes, read)
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
-            raise CheckpointError(f"{path}: tensor {twice}: expected one entry in the header, found two")
-        return values
-
-    try:
-        values = json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a JSON header, found: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object as header, found {type(values).__name__}")
-    values.pop("__metadata__", None)
-    return _Header(values, 8 + len(text))
-
-
-def _check_entries(path: Path, values: dict[str, Any], data_begin: int, size_bytes: int) -> dict[str, Entry]:
-    entries = {name: _entry(path, name, value, data_begin) for name, value in values.items()}
-    placed = sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
-    end = data_begin
-    for name, entry in placed:
-        if entry.begin != end:
-            what = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
-            raise CheckpointError(
-                f"{path}: tensor {name}: expected data offset {end - data_begin}, found {entry.begin - data_begin}, "
-                f"which {what}"
-            )
-        end = entry.end
-        if end > size_bytes:
-            raise CheckpointError(
-                f"{path}: tensor {name}: expected data up to byte {end}, found a file of {size_bytes} bytes; "
-                "it is truncated"
-            )
-    if end != size_bytes:
-        raise CheckpointError(f"{path}: expected {end} bytes as its header says, found {size_bytes}")
-    return entries
-
-
-def _entry(path: Path, name: str, value: Any, data_begin: int) -> Entry:
-    try:
-        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: tensor {name}: expected dtype, shape and data_offsets, found {value}"
-        ) from error
-    numbers = list(itertools.chain(shape, (begin, end)))
-    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise CheckpointError(f"{path}: tensor {name}: expected whole numbers as shape and offsets, found {value}")
-    if dtype in DTYPES and end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise CheckpointError(
-            f"{path}: tensor {name}: expected {math.prod(shape) * DTYPES[dtype].itemsize} bytes for {dtype} "
-            f"{list(shape)}, found data offsets {begin}..{end}"
-        )
-    return Entry(dtype, shape, data_begin + begin, data_begin + end)
+    """The raw header of a file, its length included, for fingerprints."""
+    with path.open("rb") as file:
+        length = file.read(LENGTH_BYTES)
+        return length + file.read(int.from_bytes(length, "little"))
