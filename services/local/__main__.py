@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.checkpoint.manifest import verify, write_manifest
 from services.local import settings_table
 from services.local.answer import ChatClient, ChatFailed
 from services.local.chat import ChatOptions, Conversation, converse, note
@@ -27,6 +28,7 @@ from services.local.run_folder import ClusterState, cache_folder, running_cluste
 from services.local.terminal import Terminal
 from services.local.topology import DType, Topology, default_threads
 from services.local.up import command_name, run_cluster
+from services.runtime.errors import CheckpointError
 from services.runtime.redis_server import find_redis_server
 
 # For what it does to `input`: line editing and history. Not every build of Python has it.
@@ -63,6 +65,9 @@ def up(
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Log of all processes; default: in the cache.")] = None,
     start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all processes have to serve.")] = 300,
+    verify_digests: Annotated[
+        bool, typer.Option("--verify", help="First compare every file of the checkpoint with its SHA256SUMS.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the processes log.")] = False,
 ) -> None:
     """Start a whole cluster on this machine; Ctrl-C stops it."""
@@ -72,6 +77,8 @@ def up(
     if free != port:
         console.print(f"Port {port} is taken, using {free}.", highlight=False)
     chosen = _served(model, cache, console)
+    if verify_digests:
+        _verify(chosen.path, console)
     topology = Topology(
         model=chosen.path,
         model_name=model_name or chosen.name,
@@ -108,6 +115,24 @@ def up(
             )
         )
     )
+
+
+@app.command()
+def verify_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder with a SHA256SUMS of all its files.")],
+    write: Annotated[
+        bool, typer.Option("--write", help="Write SHA256SUMS of a copy that is known to be right.")
+    ] = False,
+) -> None:
+    """Compare every file of a checkpoint with its digest."""
+    console = Console()
+    if not write:
+        _verify(folder, console)
+        return
+    try:
+        console.print(f"{folder}: digests of {write_manifest(folder)} files written.", highlight=False, soft_wrap=True)
+    except CheckpointError as error:
+        raise _stop(error.message) from None
 
 
 @app.command()
@@ -191,6 +216,13 @@ def settings(
         json.dumps(settings_table.as_json(table), indent=2) if json_format else settings_table.as_markdown(table),
         nl=json_format,
     )
+
+
+def _verify(folder: Path, console: Console) -> None:
+    try:
+        console.print(f"{folder}: all {verify(folder)} files are right.", highlight=False, soft_wrap=True)
+    except CheckpointError as error:
+        raise _stop(error.message) from None
 
 
 def _table(cluster: ClusterState) -> Table:
