@@ -35,6 +35,7 @@ from services.checkpoint.vocabulary import load_tokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
+from services.model.memory import check_room, edge_bytes, expert_bytes, layer_bytes
 from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
@@ -118,6 +119,7 @@ class Assembly:
         self._digest = self._checkpoint.digest()
         self._ranges = layer_ranges(self._config.num_hidden_layers, settings.num_shards)
         self._layers = self._ranges[settings.shard]
+        self._check_room()
         self._store = self._open_store()
 
     def replica(self) -> Replica:
@@ -164,6 +166,20 @@ class Assembly:
         engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media(), spans)
         constraints = Constraints(tokens)
         return Replica(engine, constraints, limits, experts, further, self._store)
+
+    def _check_room(self) -> None:
+        settings, text = self._settings, self._config
+        width, kv_dtype = self._token()
+        kv_tokens = settings.num_blocks * settings.block_tokens
+        needs = {
+            "layers": layer_bytes(text, self._layers),
+            "latent KV": kv_tokens * len(self._layers) * width * kv_dtype.itemsize,
+        }
+        if settings.shard == 0:
+            needs["embedding and head"] = edge_bytes(text)
+        if not settings.expert_addresses:
+            needs["experts"] = expert_bytes(text, text.n_routed_experts)
+        check_room(f"attention shard {settings.shard} of {settings.num_shards}", needs, self._device)
 
     def further_shard(self) -> FurtherShard:
         """The layers of another shard."""

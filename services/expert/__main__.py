@@ -19,6 +19,7 @@ from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
+from services.model.memory import check_room, expert_bytes
 from services.runtime.errors import CheckpointError
 from services.runtime.server import run, serve
 from services.runtime.settings import load
@@ -66,7 +67,10 @@ def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
         placement = expert_placement(num_experts, settings.num_shards)
     except ValueError as error:
         raise CheckpointError(f"MOONSHARD_NUM_SHARDS={settings.num_shards}: {error}") from error
-    shard = load_expert_shard(checkpoint, placement[settings.shard], device)
+    own_ids = placement[settings.shard]
+    needs = {"experts": expert_bytes(checkpoint.config.text, len(own_ids))}
+    check_room(f"expert shard {settings.shard} of {settings.num_shards}", needs, device)
+    shard = load_expert_shard(checkpoint, own_ids, device)
     digest = checkpoint.digest()
     seconds = time.perf_counter() - started
     LOAD_SECONDS.set(seconds)

@@ -21,12 +21,13 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file: Any = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            opened: Any = safe_open(path, framework="pt")
         except OSError as error:
             raise CheckpointError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
         except SafetensorError as error:
             raise CheckpointError(describe_fault(path, error)) from error
-        self.names = frozenset(self._file.keys())
+        self._file = opened
+        self.names: frozenset[str] = frozenset(opened.keys())
 
     def form(self, name: str) -> tuple[str, tuple[int, ...]]:
         """The dtype, as the file spells it, and the shape of a tensor in `names`."""

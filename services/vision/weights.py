@@ -6,6 +6,7 @@ from torch import Tensor
 from services.checkpoint.config import VisionConfig
 from services.model.checkpoint import Checkpoint
 from services.model.device import CPU
+from services.model.memory import check_room, vision_bytes
 from services.model.tensor_names import vision_specs
 from services.runtime.errors import CheckpointError
 
@@ -20,6 +21,8 @@ def load_vision(
     config = checkpoint.config.vision
     if config is None:
         raise CheckpointError(f"{checkpoint.path}: expected vision_config in config.json, found none")
+    needs = {"tower and projector": vision_bytes(config, dtype)}
+    check_room("the vision process", needs, device)
     views = {
         spec.name: checkpoint.tensor(spec.name, shape=spec.shape, dtype=spec.dtype) for spec in vision_specs(config)
     }

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import grpc
 
 from protos import expert_pb2, expert_pb2_grpc
-from services.attention.experts.in_flight import Call
+from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS
 from services.attention.experts.transports import Carrier, GrpcCarrier, UnixCarrier
 from services.runtime.channels import open_channel
@@ -55,23 +55,27 @@ class ShardIdentity:
 
 
 class ReplicaConnection:
-    """One replica of an expert shard and its stream. Owned by its shard's calls, used on their loop only.
+    """One replica of an expert shard and its stream, used on the loop of its shard's calls only.
 
-    `on_up`, `on_lost` and `on_frame` tell the owner what happens; `refusal` is set while the peer is the wrong one.
+    calls    get what happens to the stream
+    refusal  set while the peer is the wrong one
     """
 
     def __init__(
-        self, address: str, expected: ShardIdentity, transport: Transport, tls: TlsFiles | None = None
+        self,
+        address: str,
+        expected: ShardIdentity,
+        calls: ShardCalls,
+        transport: Transport,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.address = address
         self.state = "is not connected yet"
         self.suspect = False
         self.in_flight: dict[int, Call] = {}
         self.refusal: CheckpointError | None = None
-        self.on_up: Callable[[], None] = lambda: None
-        self.on_lost: Callable[[ReplicaConnection], None] = lambda _: None
-        self.on_frame: Callable[[ReplicaConnection, Buffer], None] = lambda *_: None
         self._expected = expected
+        self._calls = calls
         self._transport = transport
         self._tls = tls
         self._carrier: Carrier | None = None
@@ -95,7 +99,7 @@ class ReplicaConnection:
         self.state = f"was lost: {reason}"
         if not self._broken.done():
             self._broken.set_result(reason)
-        self.on_lost(self)
+        self._calls.on_lost(self)
 
     async def run(self) -> None:
         """Connects, and again whenever the stream breaks, until cancelled."""
@@ -124,7 +128,7 @@ class ReplicaConnection:
             self.state = "is connected"
             log.info("expert replica connected", extra={"address": self.address, "shard": self._expected.shard})
             LIVE_REPLICAS.labels(self._expected.shard).inc()
-            self.on_up()
+            self._calls.on_up()
             reason = await self._broken
             log.warning("expert replica lost", extra={"address": self.address, "reason": reason})
             return None
@@ -172,7 +176,7 @@ class ReplicaConnection:
             return UnixCarrier(sock, self._take, self.disconnect)
 
     def _take(self, frame: Buffer) -> None:
-        self.on_frame(self, frame)
+        self._calls.on_frame(self, frame)
 
 
 def _summary(expert_ids: Sequence[int]) -> str:

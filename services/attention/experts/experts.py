@@ -1,6 +1,6 @@
 """The experts as the attention layers see them: dispatch a batch's tokens, await one weighted sum.
 
-Two implementations: in this process, or on expert shards elsewhere over persistent streams (dispatch_carrier.py).
+Two implementations: in this process, or on expert shards elsewhere over persistent streams (transports.py).
 """
 
 import asyncio
@@ -122,37 +122,31 @@ class RemoteExperts:
         self._identities = [
             ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest) for shard, ids in enumerate(placement)
         ]
-        self._replicas = [
-            [ReplicaConnection(address, identity, transport, tls) for address in of_shard]
-            for of_shard, identity in zip(addresses, self._identities, strict=True)
-        ]
-        self._shards = [
-            ShardCalls(shard, replicas, self._limits.repeat_s) for shard, replicas in enumerate(self._replicas)
-        ]
-        self._finder = ExpertFinder(name, self._identities, self._add, discover_s, tls) if name else None
+        self._shards = [ShardCalls(shard, self._limits.repeat_s) for shard in range(len(placement))]
+        self._addresses = addresses
+        self._finder = ExpertFinder(name, self._identities, self._found, discover_s, tls) if name else None
         self._tasks: dict[ReplicaConnection | None, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._trace: tuple[Tracer, str] | None = None
 
     async def open(self) -> None:
-        """Returns when every shard has a live replica.
+        """Return when every shard has a live replica.
 
-        Raises CheckpointError when a replica that was told is of another shard or checkpoint, ExpertsUnavailable after
+        Raises CheckpointError when a replica of `addresses` is of another shard or checkpoint, ExpertsUnavailable after
         `open_s`. One that was found behind a name and is the wrong one is left alone.
         """
-        told = [replica for of_shard in self._replicas for replica in of_shard]
-        for shard, replicas in enumerate(self._replicas):
-            for replica in replicas:
-                self._start(shard, replica)
+        given = [
+            self._connect(shard, address) for shard, of_shard in enumerate(self._addresses) for address in of_shard
+        ]
         if self._finder is not None:
             self._tasks[None] = asyncio.create_task(self._finder.run())
         deadline_s = time.monotonic() + self._limits.open_s
-        while missing := [of_shard for of_shard in self._replicas if not any(r.live for r in of_shard)]:
-            for replica in told:
+        while missing := [calls for calls in self._shards if not calls.has_live_replica]:
+            for replica in given:
                 if replica.refusal is not None:
                     raise replica.refusal
             if time.monotonic() > deadline_s:
-                reports = [f"{r.address} {r.state}" for of_shard in missing for r in of_shard]
+                reports = [report for calls in missing if (report := calls.report())]
                 report = "; ".join([*reports, *(self._finder.report() if self._finder is not None else ())])
                 raise ExpertsUnavailable(f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}")
             await asyncio.sleep(POLL_OPEN_S)
@@ -185,21 +179,21 @@ class RemoteExperts:
             self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
         return dispatched
 
-    def _add(self, shard: int, address: str) -> Found:
-        """Connects to a replica that was found."""
-        replica = ReplicaConnection(address, self._identities[shard], self._transport, self._tls)
-        self._replicas[shard].append(replica)
-        self._start(shard, replica)
-        return Found(replica, lambda: self._drop(shard, replica))
-
-    def _start(self, shard: int, replica: ReplicaConnection) -> None:
+    def _connect(self, shard: int, address: str) -> ReplicaConnection:
         calls = self._shards[shard]
-        replica.on_up, replica.on_lost, replica.on_frame = calls.on_up, calls.on_lost, calls.on_frame
+        replica = ReplicaConnection(address, self._identities[shard], calls, self._transport, self._tls)
+        calls.add(replica)
         self._tasks[replica] = asyncio.create_task(replica.run())
+        return replica
 
-    def _drop(self, shard: int, replica: ReplicaConnection) -> None:
-        self._replicas[shard].remove(replica)
-        self._tasks.pop(replica).cancel()
+    def _found(self, shard: int, address: str) -> Found:
+        replica = self._connect(shard, address)
+
+        def drop() -> None:
+            self._shards[shard].drop(replica)
+            self._tasks.pop(replica).cancel()
+
+        return Found(replica, drop)
 
     def _check(self) -> None:
         now_s = time.monotonic()

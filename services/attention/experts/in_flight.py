@@ -85,7 +85,7 @@ class Dispatched:
         return to_device(combine(*self._shape, self._parts, partials), self._device)
 
 
-class Replica(Protocol):
+class ExpertReplica(Protocol):
     """One replica of an expert shard, as its calls see it."""
 
     address: str
@@ -115,11 +115,11 @@ class Call:
     part_index: int
     deadline_s: float
     sent_s: float = 0.0
-    holders: list[Replica] = field(default_factory=list)
+    holders: list[ExpertReplica] = field(default_factory=list)
     overdue: bool = False
 
 
-def choose_replica(replicas: Sequence[Replica], holders: Sequence[Replica], turn: int) -> int | None:
+def choose_replica(replicas: Sequence[ExpertReplica], holders: Sequence[ExpertReplica], turn: int) -> int | None:
     """Index of the live replica with the fewest calls that does not hold this one; equals take turns.
 
     A suspect is chosen only when there is no other.
@@ -131,11 +131,14 @@ def choose_replica(replicas: Sequence[Replica], holders: Sequence[Replica], turn
 
 
 class ShardCalls:
-    """The calls in flight to one expert shard, by call id, and the replicas that can answer them."""
+    """The calls in flight to one expert shard, by call id, and the replicas that can answer them.
 
-    def __init__(self, shard: int, replicas: Sequence[Replica], repeat_s: float) -> None:
+    A replica reports `on_up`, `on_lost` and `on_frame` from when it is added until it is dropped.
+    """
+
+    def __init__(self, shard: int, repeat_s: float) -> None:
         self._shard = shard
-        self._replicas = replicas
+        self.replicas: list[ExpertReplica] = []
         self._repeat_s = repeat_s
         self._calls: dict[int, Call] = {}
         self._turn = 0
@@ -148,20 +151,33 @@ class ShardCalls:
         """Sends a new call, or keeps it until a replica is there."""
         if len(self._calls) >= MAX_CALLS:
             call.dispatched.fail(
-                ExpertsUnavailable(f"expert shard {self._shard} owes {MAX_CALLS} answers: {self._report()}")
+                ExpertsUnavailable(f"expert shard {self._shard} owes {MAX_CALLS} answers: {self.report()}")
             )
             return
         self._calls[call.name.call_id] = call
         self._send(call)
 
+    @property
+    def has_live_replica(self) -> bool:
+        return any(replica.live for replica in self.replicas)
+
+    def add(self, replica: ExpertReplica) -> None:
+        """From now on the replica gets calls while it is live."""
+        self.replicas.append(replica)
+
+    def drop(self, replica: ExpertReplica) -> None:
+        """Send no further call to the replica, and the ones that only it has to another one."""
+        self.replicas.remove(replica)
+        self.on_lost(replica)
+
     def on_up(self) -> None:
-        """A replica has connected: it gets what nobody has."""
+        """A replica has connected: send it the calls that no replica has."""
         for call in list(self._calls.values()):
             if not call.holders:
                 self._send(call)
 
-    def on_lost(self, replica: Replica) -> None:
-        """The stream of a replica broke: what it had goes to another one."""
+    def on_lost(self, replica: ExpertReplica) -> None:
+        """The stream of a replica broke: send its calls to another one."""
         orphans = list(replica.in_flight.values())
         replica.in_flight.clear()
         for call in orphans:
@@ -172,8 +188,8 @@ class ShardCalls:
                 REPEATED_CALLS.labels("lost").inc()
                 self._send(call)
 
-    def on_frame(self, replica: Replica, frame: Buffer) -> None:
-        """An answer has come."""
+    def on_frame(self, replica: ExpertReplica, frame: Buffer) -> None:
+        """Take an answer. One that makes no sense breaks the stream, one for no call is counted and dropped."""
         try:
             answer = decode_answer(frame)
         except WireError as error:
@@ -227,12 +243,12 @@ class ShardCalls:
             call.dispatched.fail(ExpertsUnavailable("this process is shutting down"))
 
     def _send(self, call: Call) -> bool:
-        index = choose_replica(self._replicas, call.holders, self._turn)
+        index = choose_replica(self.replicas, call.holders, self._turn)
         call.sent_s = time.monotonic()
         if index is None:
             return False
         self._turn = index + 1
-        replica = self._replicas[index]
+        replica = self.replicas[index]
         replica.in_flight[call.name.call_id] = call
         call.holders.append(replica)
         replica.send(call.frame)
@@ -245,12 +261,13 @@ class ShardCalls:
 
     def _too_late(self, call: Call) -> ExpertsUnavailable:
         return ExpertsUnavailable(
-            f"expert shard {self._shard} did not answer layer {call.name.layer} in time: {self._report()}",
+            f"expert shard {self._shard} did not answer layer {call.name.layer} in time: {self.report()}",
             retry_after_s=1.0,
         )
 
-    def _report(self) -> str:
-        return "; ".join(f"{replica.address} {replica.state}" for replica in self._replicas)
+    def report(self) -> str:
+        """For people: the state of every replica."""
+        return "; ".join(f"{replica.address} {replica.state}" for replica in self.replicas)
 
 
 def _record(call: Call, shard: int, tracer: Tracer, parent: str, began_s: float, ended_s: float) -> None:

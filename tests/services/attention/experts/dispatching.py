@@ -20,7 +20,7 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix"])
 async def connected(model, addresses, transport, **limits):
     """A client of all shards, every replica connected."""
     async with opened(model, addresses, transport, **limits) as experts:
-        await until(lambda: all(replica.live for of_shard in experts._replicas for replica in of_shard))
+        await until(lambda: all(replica.live for calls in experts._shards for replica in calls.replicas))
         yield experts
 
 

@@ -64,7 +64,7 @@ async def behind_the_name(model, **limits):
 
 def held(experts) -> list[set[str]]:
     """The addresses in use, by shard."""
-    return [{replica.address for replica in of_shard} for of_shard in experts._replicas]
+    return [{replica.address for replica in of_shard} for of_shard in [calls.replicas for calls in experts._shards]]
 
 
 async def test_replicas_come_and_go(stack, model, records):
@@ -81,7 +81,7 @@ async def test_replicas_come_and_go(stack, model, records):
         records.add(replica.address)
         await until(lambda: held(experts)[1] == {second.address, replica.address})
         second.stop()
-        await until(lambda: [one.live for one in experts._replicas[1]] == [False, True])
+        await until(lambda: [one.live for one in experts._shards[1].replicas] == [False, True])
         records.remove(second.address)
         await until(lambda: held(experts)[1] == {replica.address})
         assert_same(await dispatch(experts, work, step=1), plain_sum(model, 2, work))

@@ -80,7 +80,7 @@ async def test_a_killed_replica_is_replaced_by_the_other_and_comes_back(stack, m
         replicas[0].kill()
         await load.progress()
         replicas[0].start()
-        await until(lambda: experts._replicas[0][0].live)
+        await until(lambda: experts._shards[0].replicas[0].live)
         replicas[1].kill()
         await load.progress()
 
@@ -135,7 +135,7 @@ async def test_draining_finishes_the_message_in_hand(stack, model, transport):
         server.shard.release()
         assert_same(await result, plain_sum(model, 2, work))
         assert repeats("lost") == before
-        await until(lambda: not experts._replicas[0][0].live)
+        await until(lambda: not experts._shards[0].replicas[0].live)
 
 
 @TRANSPORTS
@@ -147,7 +147,7 @@ async def test_a_replica_of_another_checkpoint_is_not_used_when_it_comes_back(st
         experts = await connection.__aenter__()
     try:
         stack.enter_context(ServerThread(model, address, digest=b"\7" * 32))
-        await until(lambda: experts._replicas[0][0].refusal)
+        await until(lambda: experts._shards[0].replicas[0].refusal)
         with pytest.raises(ExpertsUnavailable, match="found 0707070707070707"):
             await dispatch(experts, random_work(model, 1))
     finally:
