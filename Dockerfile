@@ -37,23 +37,26 @@ RUN find services/nano -type f ! -name "*.py" -delete && python -m pip wheel --n
 # What others wrote lies below what we wrote: a new version of ours is a layer of a few megabytes.
 FROM base AS slim-packages
 RUN --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
+    --mount=type=bind,source=requirements.lock,target=/src/requirements.lock \
     python -c "import tomllib; project = tomllib.load(open('/src/pyproject.toml', 'rb'))['project']; \
     print(*project['dependencies'], sep='\n')" > /tmp/requirements.txt \
-    && python -m pip install --requirement /tmp/requirements.txt \
+    && python -m pip install --constraint /src/requirements.lock --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
 FROM slim-packages AS torch-packages
-# Where pip also looks for torch. Empty: PyPI, whose x86-64 wheels bring CUDA; for CPUs name PyTorch's index of CPU wheels.
+# Where pip finds torch itself; what torch needs comes from PyPI. Empty: PyPI too, whose x86-64 wheels are for CUDA. For
+# CPUs name PyTorch's index of CPU wheels.
 ARG TORCH_INDEX_URL=""
 # Triton compiles its launchers with a C compiler at run time. A CPU image may do without: --build-arg C_COMPILER=""
 ARG C_COMPILER="gcc libc6-dev"
 RUN if [ -n "${C_COMPILER}" ]; then apt-get update && apt-get install --yes --no-install-recommends ${C_COMPILER} \
     && rm -rf /var/lib/apt/lists/*; fi
 RUN --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
+    --mount=type=bind,source=requirements.lock,target=/src/requirements.lock \
     python -c "import tomllib; project = tomllib.load(open('/src/pyproject.toml', 'rb'))['project']; \
     print(*project['optional-dependencies']['torch'], sep='\n')" > /tmp/requirements.txt \
-    && python -m pip install ${TORCH_INDEX_URL:+--index-url ${TORCH_INDEX_URL}} "$(grep '^torch=' /tmp/requirements.txt)" \
-    && python -m pip install --requirement /tmp/requirements.txt \
+    && python -m pip install --no-deps ${TORCH_INDEX_URL:+--index-url ${TORCH_INDEX_URL}} "$(grep '^torch=' /tmp/requirements.txt)" \
+    && python -m pip install --constraint /src/requirements.lock --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
 
 FROM slim-packages AS slim

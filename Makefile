@@ -3,8 +3,15 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+LOCK := requirements.lock
 
-.PHONY: help serve chat test check bench kind clean
+# Bytecode is kept whatever the shell says: without it every process compiles our modules, and pytest every test, anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The clusters' tests share one worker, each other file has one of its own (tests/conftest.py).
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: help serve chat quick test check coverage bench kind lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -15,13 +22,23 @@ serve: $(VENV)/.installed ## start a whole cluster on this machine and print its
 chat: $(VENV)/.installed ## talk to the running cluster in the terminal
 	$(BIN)/moonshard chat $(ARGS)
 
+quick: $(VENV)/.tested ## run the tests for every edit, in less than three minutes on two cores
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(addprefix --ignore=tests/,cluster kind reference services/nano) $(ARGS)
+
 test: $(VENV)/.tested ## run all tests (ARGS="-k chat")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/.tested ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+coverage: $(VENV)/.tested ## measure branch coverage with all tests, and fail where a package is below its floor
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet
+	$(BIN)/python -m tests.coverage_floors
 
 bench: $(VENV)/.tested ## measure, and print one table
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -36,18 +53,24 @@ kind: $(VENV)/.tested ## build the nano image, install it in a kind cluster and 
 	kind get kubeconfig --name moonshard > $(VENV)/kubeconfig
 	MOONSHARD_TEST_IMAGE=$(IMAGE) KUBECONFIG=$(CURDIR)/$(VENV)/kubeconfig $(BIN)/python -m pytest tests/kind $(ARGS)
 
+lock: $(VENV)/bin/pip ## resolve the dependencies anew into requirements.lock (ARGS="--upgrade-package grpcio")
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --strip-extras --annotation-style line \
+		--custom-compile-command "make lock" --output-file $(LOCK) $(ARGS) pyproject.toml
+
 clean: ## remove the virtual environment and all build products
-	rm -rf $(VENV) dist protos/*_pb2* kernels/native/*.so
+	rm -rf $(VENV) dist .coverage* protos/*_pb2* kernels/native/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Installing builds the protobuf modules and the CPU kernels, so their sources are prerequisites.
-SOURCES := pyproject.toml $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
+SOURCES := pyproject.toml $(LOCK) $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
-	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[local]'
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[local,test]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[local,test]'
 	@$(PROMTOOL)
 	@touch $@
 

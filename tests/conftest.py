@@ -1,28 +1,39 @@
 """What every test shares: poisoned uninitialised memory and the shared oracles."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-# Where there is no GPU, Triton's kernels run in its interpreter; Triton looks at this once, while it is imported.
-if torch.cuda.is_available():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else `nan_filled_empty` makes products fail
-else:
-    os.environ["TRITON_INTERPRET"] = "1"
+# Deterministic products, which `nan_filled_empty` asks for, need this on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ROOT = Path(__file__).resolve().parent.parent
+CLUSTERS = ("tests/cluster", "tests/services/nano")  # their clusters would take the cores from each other
 
 
-def pytest_configure() -> None:
-    """One thread: small tensors gain nothing from more, and the clusters of the tests need the cores."""
-    torch.set_num_threads(1)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one of the parallel workers, for its fixtures' sake, and all clusters to the same one."""
+    for item in items:
+        folder = str(item.path.parent.relative_to(ROOT))
+        group = "clusters" if folder in CLUSTERS else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    """Compute on one thread: small tensors gain nothing from more, and the clusters of the tests need the cores."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def nan_filled_empty():
-    """`torch.empty` returns NaN, so that a kernel that forgets an element is caught."""
+    """Fill `torch.empty` with NaN, so that a kernel that forgets an element is caught. Most tests never load torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     before = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
     # On a GPU some references have no deterministic form (cumsum), which is none of this fixture's business.

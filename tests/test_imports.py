@@ -158,7 +158,16 @@ def test_kernels_is_ours():
 def test_top_level_is_as_agreed():
     agreed = {
         *("pyproject.toml", "README.md", "protos", "services", "kernels", "helm", "tests", "gateway"),
-        *("LICENSE", "CHANGELOG.md", "Makefile", "Dockerfile", "dist"),
+        *(
+            "LICENSE",
+            "CHANGELOG.md",
+            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "Makefile",
+            "Dockerfile",
+            "requirements.lock",
+            "dist",
+        ),
     }
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} <= agreed
 

@@ -4,11 +4,15 @@
 The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# Triton reads this once, while it is imported.
+os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
 from kernels import implementations
 from kernels.gpu.kernels import TritonKernels
