@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -10,6 +11,11 @@ import pytest
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ROOT = Path(__file__).resolve().parent.parent
+RELEASED = {  # file of a released checkpoint -> its name in the data beside the repository
+    "config.json": "model_config.json",
+    "tiktoken.model": "tiktoken.model",
+    "tokenizer_config.json": "tokenizer_config.json",
+}
 CLUSTERS = ("tests/cluster", "tests/services/nano")  # their clusters would take the cores from each other
 
 
@@ -43,13 +49,35 @@ def nan_filled_empty():
     torch.use_deterministic_algorithms(before[1])
 
 
+def missing(message: str) -> NoReturn:
+    """Skip the test, or fail it where nothing may be skipped."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The oracles beside the project; without them the test skips, and fails under CI."""
+    """The data of others that tests compare with, in a folder beside the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        message = f"the oracles are not at {folder}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(f"there is no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the released `config.json`, `tiktoken.model` and `tokenizer_config.json` of K2.6."""
+    if named := os.environ.get("MOONSHARD_RELEASED"):
+        folder = Path(named)
+        absent = [name for name in RELEASED if not (folder / name).is_file()]
+        if absent:
+            pytest.fail(f"MOONSHARD_RELEASED={named} has no {absent[0]}")
+        return folder
+    source = ROOT.parent / "shared" / "data" / "kimi-k2-tokenizer"
+    if not source.is_dir():
+        missing(f"MOONSHARD_RELEASED names no folder of a released checkpoint, and there is no {source}")
+    folder = tmp_path_factory.mktemp("released")
+    for name, name_there in RELEASED.items():
+        (folder / name).symlink_to(source / name_there)
     return folder

@@ -148,10 +148,6 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def real(shared_data, tmp_path_factory):
+def real(released):
     """The same over K2.6's own."""
-    folder = tmp_path_factory.mktemp("real")
-    for name in ("tiktoken.model", "tokenizer_config.json"):
-        (folder / name).symlink_to(shared_data / "kimi-k2-tokenizer" / name)
-    (folder / "config.json").symlink_to(shared_data / "kimi-k2-tokenizer" / "model_config.json")
-    return Desk(load_tokens(folder, 163840), load_vocabulary(folder))
+    return Desk(load_tokens(released, 163840), load_vocabulary(released))

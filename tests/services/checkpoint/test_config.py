@@ -7,8 +7,8 @@ from services.checkpoint.config import load_config
 from services.runtime.errors import CheckpointError
 
 
-def test_released_configuration(shared_data):
-    config = load_config(shared_data / "kimi-k2-tokenizer" / "model_config.json")
+def test_released_configuration(released):
+    config = load_config(released)
     text = config.text
     assert (text.hidden_size, text.num_hidden_layers, text.num_attention_heads) == (7168, 61, 64)
     assert (text.q_lora_rank, text.kv_lora_rank, text.latent_dim) == (1536, 512, 576)
@@ -25,8 +25,8 @@ def test_released_configuration(shared_data):
     assert (config.stop_ids, config.media_placeholder_token_id) == ({163586}, 163605)
 
 
-def test_released_vision_configuration(shared_data):
-    vision = load_config(shared_data / "kimi-k2-tokenizer" / "model_config.json").vision
+def test_released_vision_configuration(released):
+    vision = load_config(released).vision
     assert vision is not None
     assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (1152, 27, 16)
     assert (vision.intermediate_size, vision.patch_size, vision.merge_kernel_size) == (4304, 14, (2, 2))

@@ -14,8 +14,8 @@ from services.model.rope import yarn_inv_freq
 from tests.reference.model import yarn_frequencies
 
 
-def test_released_check_values(shared_data):
-    text = load_config(shared_data / "kimi-k2-tokenizer" / "model_config.json").text
+def test_released_check_values(released):
+    text = load_config(released).text
     found = yarn_inv_freq(text)
     assert found.shape == (32,)
     assert found.dtype == torch.float32

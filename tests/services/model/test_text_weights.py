@@ -27,8 +27,8 @@ ATTENTION = {
 }
 
 
-def test_the_release_has_these_tensors(shared_data):
-    config = load_config(shared_data / "kimi-k2-tokenizer" / "model_config.json")
+def test_the_release_has_these_tensors(released):
+    config = load_config(released)
     specs = {spec.name: spec for spec in text_specs(config.text)}
     # 208,215 in the release, three weight_shape per expert included.
     assert len(specs) == 208_215 - 60 * 384 * 3

@@ -7,22 +7,8 @@ from tests.small_tokenizer import write_small_tokenizer
 
 
 @pytest.fixture(scope="session")
-def kimi_folder(shared_data, tmp_path_factory):
-    """The real vocabulary in a folder of the released layout: the oracle calls its config.json otherwise."""
-    folder = tmp_path_factory.mktemp("kimi")
-    source = shared_data / "kimi-k2-tokenizer"
-    for name, original in {
-        "tiktoken.model": "tiktoken.model",
-        "tokenizer_config.json": "tokenizer_config.json",
-        "config.json": "model_config.json",
-    }.items():
-        (folder / name).symlink_to(source / original)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def kimi(kimi_folder) -> Vocabulary:
-    return load_vocabulary(kimi_folder)
+def kimi(released) -> Vocabulary:
+    return load_vocabulary(released)
 
 
 @pytest.fixture(scope="session")

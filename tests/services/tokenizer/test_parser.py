@@ -9,6 +9,7 @@ from services.runtime.errors import InvalidRequest
 from services.tokenizer.parser import Dropped
 from services.tokenizer.parser_options import MAX_STOP_CHARS, MAX_STOPS, ParserOptions, State, options_from_proto
 from services.tokenizer.tools import DeclaredTool
+from tests.golden import read_golden
 from tests.services.tokenizer.answers import Call, parse
 
 TOOLS = (
@@ -44,8 +45,8 @@ def message_of(parsed, stopped_by):
     }
 
 
-def test_golden_answers(kimi, shared_data):
-    cases = json.loads((shared_data / "parser-cases.json").read_text())["cases"]
+def test_golden_answers(kimi):
+    cases = read_golden("answers.json")["cases"]
     assert len(cases) == 40
     for case in cases:
         token_ids = kimi.encode_with_special(case["raw"])

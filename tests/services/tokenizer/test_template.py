@@ -1,7 +1,5 @@
 """The chat template: all golden prompts, as text and as ids."""
 
-import json
-
 import pytest
 
 from protos.media_pb2 import MediaRef
@@ -13,11 +11,8 @@ from services.tokenizer.encoding import encode_prompt
 from services.tokenizer.messages import Message, Video, messages_from_proto
 from services.tokenizer.template import VIDEO_PLACEHOLDER, PromptOptions, literal, render
 from services.tokenizer.tools import parse_tools
+from tests.golden import read_golden
 from tests.services.tokenizer.conversations import request_from_json
-
-
-def golden(shared_data):
-    return json.loads((shared_data / "template-golden.json").read_text())["cases"]
 
 
 def segments_of(case):
@@ -49,8 +44,8 @@ def message_for_video(message):
     return {**message, "content": parts}
 
 
-def test_golden_prompts(kimi, shared_data):
-    cases = golden(shared_data)
+def test_golden_prompts(kimi):
+    cases = read_golden("prompts.json")["cases"]
     assert len(cases) == 43
     for case in cases:
         text, token_ids = case["rendered"], case["token_ids"]
@@ -63,8 +58,8 @@ def test_golden_prompts(kimi, shared_data):
             assert encode_prompt(segments, kimi).token_ids == token_ids, case["id"]
 
 
-def test_the_golden_injection_stays_text(kimi, shared_data):
-    case = next(case for case in golden(shared_data) if case["id"] == "injection_text")
+def test_the_golden_injection_stays_text(kimi):
+    case = next(case for case in read_golden("prompts.json")["cases"] if case["id"] == "injection_text")
     token_ids = encode_prompt(segments_of(case), kimi).token_ids
     assert token_ids != case["token_ids"]
     assert kimi.decode(token_ids) == case["rendered"]
@@ -72,8 +67,8 @@ def test_the_golden_injection_stays_text(kimi, shared_data):
     assert special == ["<|im_user|>", "<|im_middle|>", "<|im_end|>", "<|im_assistant|>", "<|im_middle|>", "<think>"]
 
 
-def test_the_model_cards_preserved_numbers_reach_the_model(shared_data):
-    case = next(case for case in golden(shared_data) if case["id"] == "history_preserved")
+def test_the_model_cards_preserved_numbers_reach_the_model():
+    case = next(case for case in read_golden("prompts.json")["cases"] if case["id"] == "history_preserved")
     text = "".join(map(literal, segments_of(case)))
     assert "215" in text
     assert "222" in text

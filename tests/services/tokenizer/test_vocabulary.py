@@ -8,10 +8,11 @@ import pytest
 from services.checkpoint.markers import Marker
 from services.runtime.errors import CheckpointError, InvalidRequest
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS, cut_points, load_vocabulary
+from tests.golden import read_golden
 
 
-def test_golden_ids(kimi, shared_data):
-    cases = json.loads((shared_data / "kimi-k2-tokenizer" / "tokenizer-golden.json").read_text())["cases"]
+def test_golden_ids(kimi):
+    cases = read_golden("token-ids.json")["cases"]
     assert len(cases) == 137
     for case in cases:
         encode = kimi.encode_with_special if case["special"] else kimi.encode

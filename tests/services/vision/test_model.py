@@ -1,7 +1,5 @@
 """Tower and projector against the golden file and against transformers' own modules."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,6 +7,7 @@ from kernels.reference.vision import grid_angles, interpolate_grid, vit_attentio
 from services.checkpoint.config import VisionConfig
 from services.model.tensor_names import vision_specs
 from services.vision.model import Grid, VisionModel
+from tests.golden import read_golden
 from tests.reference.transformers_vision import TransformersVision
 from tests.services.vision.golden import golden_config, golden_pixels, golden_weight
 
@@ -30,8 +29,8 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def golden(shared_data):
-    return json.loads((shared_data / "vision-tower-golden.json").read_text())
+def golden():
+    return read_golden("vision-tower.json")
 
 
 @pytest.fixture(scope="module")

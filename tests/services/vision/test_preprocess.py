@@ -10,14 +10,15 @@ from PIL import Image
 from services.vision.grid import MediaConfig, frame_size
 from services.vision.preprocess import fit, patchify, value_table
 from services.vision.sampling import plan_chunks, timestamp
+from tests.golden import read_golden
 from tests.services.vision.golden import golden_images
 
 CONFIG = MediaConfig()
 
 
 @pytest.fixture(scope="module")
-def counts(shared_data):
-    return json.loads((shared_data / "vision-token-counts.json").read_text())
+def counts():
+    return read_golden("vision-token-counts.json")
 
 
 def pixel_values(image):

@@ -84,11 +84,11 @@ def test_the_configuration_is_that_of_the_dims(folder):
     assert generation == {"eos_token_id": 322, "max_length": 4096}
 
 
-def test_quantization_config_is_the_released_one(folder, shared_data):
-    released = json.loads((shared_data / "kimi-k2-tokenizer" / "model_config.json").read_text())["text_config"]
+def test_quantization_config_is_the_released_one(folder, released):
+    expected = json.loads((released / "config.json").read_text())["text_config"]
     written = json.loads((folder / "config.json").read_text())["text_config"]
-    assert written["quantization_config"] == released["quantization_config"]
-    assert written.keys() <= released.keys()
+    assert written["quantization_config"] == expected["quantization_config"]
+    assert written.keys() <= expected.keys()
 
 
 def test_every_group_has_a_minus_eight_and_a_short_scale(tensors):
@@ -147,29 +147,27 @@ def test_small_vocabularies_are_byte_pair_encodings(base):
         known.add(token)
 
 
-def test_the_tokenizer_files_are_as_released(folder, shared_data):
-    source = shared_data / "kimi-k2-tokenizer"
-    lines = [(f / "tiktoken.model").read_text().splitlines() for f in (folder, source)]
+def test_the_tokenizer_files_are_as_released(folder, released):
+    lines = [(f / "tiktoken.model").read_text().splitlines() for f in (folder, released)]
     assert lines[0][:257] == lines[1][:257]
     assert [int(line.split()[1]) for line in lines[0]] == list(range(320))
     assert all(base64.b64decode(line.split()[0], validate=True) for line in lines[0])
-    written, released = (json.loads((f / "tokenizer_config.json").read_text()) for f in (folder, source))
-    shifted = {str(int(id_) - 163584 + 320): token for id_, token in released.pop("added_tokens_decoder").items()}
+    written, expected = (json.loads((f / "tokenizer_config.json").read_text()) for f in (folder, released))
+    shifted = {str(int(id_) - 163584 + 320): token for id_, token in expected.pop("added_tokens_decoder").items()}
     assert written.pop("added_tokens_decoder") == shifted
-    released.pop("auto_map")  # points to code, which is not written
-    assert written == released
+    expected.pop("auto_map")  # points to code, which is not written
+    assert written == expected
 
 
-def test_the_real_vocabulary_is_copied(tmp_path, shared_data):
-    source = shared_data / "kimi-k2-tokenizer"
+def test_the_real_vocabulary_is_copied(tmp_path, released):
     text = dataclasses.replace(tiny_dims().text, hidden_size=32, num_hidden_layers=1)
     dims = dataclasses.replace(tiny_dims(), text=text, vision=None)
-    write_random_checkpoint(tmp_path / "real", dims=dims, vocabulary="real", vocabulary_from=source)
+    write_random_checkpoint(tmp_path / "real", dims=dims, vocabulary="real", vocabulary_from=released)
     config = load_config(tmp_path / "real")
     assert config.text.vocab_size == 163840
     assert (config.stop_ids, config.media_placeholder_token_id) == ({163586}, 163605)
     for name in ("tiktoken.model", "tokenizer_config.json"):
-        assert (tmp_path / "real" / name).read_bytes() == (source / name).read_bytes()
+        assert (tmp_path / "real" / name).read_bytes() == (released / name).read_bytes()
     assert len(ReferenceModel(tmp_path / "real").generate([1, 2, 3], 4)) == 4
 
 
