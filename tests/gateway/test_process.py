@@ -14,6 +14,8 @@ import pytest
 from tests.gateway.site import HELLO
 from tests.gateway.streams import read_stream
 
+pytestmark = pytest.mark.slow
+
 NUM_STREAMS = 16
 
 

@@ -48,6 +48,7 @@ def variables(container):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("component", CLASSES)
+@pytest.mark.slow
 def test_every_variable_is_known_and_its_value_taken(component, variant, monkeypatch):
     container = processes(variant).get(component)
     if container is None:

@@ -32,6 +32,7 @@ def test_mla_decode(fast, oracle, dtype, block_tokens, heads, latent, rope, lens
     assert_near(fast.mla_decode(*arguments), oracle.mla_decode(*arguments))
 
 
+@pytest.mark.slow
 def test_mla_decode_with_the_sizes_of_k26(fast, oracle, dtype):
     lens = [1, 200, 70]
     cache, tables = filled_cache(3, lens, 64, 576, dtype)

@@ -16,6 +16,8 @@ from tests.bench.gpu_kernels.reading import TILE, reader
 from tests.bench.gpu_kernels.timing import SETS, Ceilings, Timing, amounts, ceilings, measured, summary
 from tests.kernels.triton_device import DEVICE
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sizes(
     **{"hidden": 256, "width": 128, "experts": 3, "top_k": 2, "heads": 4, "latent": 32, "rope": 16, "nope": 16},
     **{"value": 16, "vocab": 300, "tokens": 5, "contexts": (1, 0, 70), "vision_heads": 2, "vision_width": 16},

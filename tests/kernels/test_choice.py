@@ -33,6 +33,7 @@ def test_other_devices_have_no_kernels_yet():
         kernels.silu_mul(torch.empty(1, 2, device="meta"))
 
 
+@pytest.mark.slow
 def test_a_cpu_does_not_wait_for_triton():
     code = "import kernels, sys, torch; kernels.silu_mul(torch.ones(1, 2)); sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

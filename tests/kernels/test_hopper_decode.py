@@ -36,6 +36,7 @@ def splits(monkeypatch, split_tiles, max_splits):
 @pytest.mark.skipif(DEVICE == "cuda", reason="the kernel itself runs here")
 class TestOnCpu:
     @pytest.mark.parametrize("lens", [[1], [64, 0], [65], [200, 63], [64 * 9 + 1]], ids=str)
+    @pytest.mark.slow
     def test_it_is_the_reference(self, gluon_on_cpu, oracle, lens):
         arguments = inputs(lens)
         assert_near(attention_decode.mla_decode(*arguments, SCALE), oracle.mla_decode(*arguments, SCALE))
@@ -46,6 +47,7 @@ class TestOnCpu:
         arguments = inputs([64 * 5 + 3])
         assert_near(attention_decode.mla_decode(*arguments, SCALE), oracle.mla_decode(*arguments, SCALE))
 
+    @pytest.mark.slow
     def test_one_layer_of_a_cache_of_many_and_heads_apart(self, gluon_on_cpu, oracle):
         """As the engine has them: a layer's blocks lie apart, and absorbed queries come head by head."""
         q_latent, q_rope, cache, tables, lens = inputs([130, 7], block_tokens=128)
@@ -55,6 +57,7 @@ class TestOnCpu:
         actual = attention_decode.mla_decode(by_head, q_rope, layers[:, 1], tables, lens, SCALE)
         assert_near(actual, oracle.mla_decode(q_latent, q_rope, cache, tables, lens, SCALE))
 
+    @pytest.mark.slow
     def test_a_number_that_is_none_stays_in_its_row(self, gluon_on_cpu):
         q_latent, q_rope, cache, tables, lens = inputs([40, 40])
         cache[tables[1, 0], 3] = float("nan")

@@ -164,6 +164,7 @@ def test_mla_decode_in_splits(monkeypatch, oracle, dtype, lens):
     assert_near(actual.cpu(), oracle.mla_decode(*arguments, 0.2))
 
 
+@pytest.mark.slow
 def test_mla_decode_with_the_sizes_of_k26(fast, oracle, dtype):
     lens = [1, 200, 70]
     cache, tables, plain = filled(lens, 64, 512, 64)

@@ -44,6 +44,7 @@ def logits_of(kind, rows, vocab):
 
 
 @pytest.mark.parametrize("kind, vocab", [("normal", 1), ("ties", 5), ("equal", 1023), ("ties", 1025)])
+@pytest.mark.slow
 def test_the_same_tokens_on_every_device(kind, vocab):
     logits = logits_of(kind, len(PARAMS), vocab)
     positions = [i * 1000 for i in range(len(PARAMS))]
@@ -57,6 +58,7 @@ def test_the_same_tokens_on_every_device(kind, vocab):
     assert torch.equal(top.cpu(), largest) and torch.equal(largest, logits.max(-1).values)
 
 
+@pytest.mark.slow
 def test_only_what_is_allowed_is_drawn():
     logits = logits_of("ties", len(PARAMS), 300)
     allowed = torch.rand(logits.shape) < 0.05

@@ -12,6 +12,8 @@ import pytest
 from kernels.gpu.device import MAX_SHARED_BYTES
 from tests.kernels.sm90.report import all_variants
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = {variant.name: variant for variant in all_variants()}
 ROOT = Path(__file__).resolve().parents[2]
 

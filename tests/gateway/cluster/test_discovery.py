@@ -57,6 +57,7 @@ async def test_replicas_come_and_go(records, start):
     assert len(second.decodes) == 1
 
 
+@pytest.mark.slow
 async def test_a_stream_on_a_replica_that_is_gone_from_dns_ends_well(records, start):
     site = await start()
     first, second = site.decodes

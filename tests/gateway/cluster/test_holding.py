@@ -100,6 +100,7 @@ async def test_a_held_stream_gets_comments(watched):
     assert events_of(raw)[-1] == "[DONE]"
 
 
+@pytest.mark.slow
 async def test_running_requests_need_no_prefill_replica(watched):
     site, watcher = await watched()
     site.decodes[0].token_s = 0.05

@@ -164,6 +164,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.slow
 async def test_malformed_requests_name_their_field(raw):
     wrong = []
     for fields, param in MALFORMED:

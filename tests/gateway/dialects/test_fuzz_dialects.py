@@ -13,6 +13,8 @@ from tests.gateway.dialects.message_streams import check_message, read_message_s
 from tests.gateway.dialects.response_streams import read_response_stream
 from tests.gateway.fuzzing import MANY, VALUES, client_of_site
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
 RESPONSES = "/v1/responses"

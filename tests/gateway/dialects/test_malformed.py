@@ -211,6 +211,7 @@ async def refused(site):
     return send
 
 
+@pytest.mark.slow
 async def test_malformed_requests_name_their_field(refused):
     # One site for all rows: each is refused before any engine sees it.
     wrong = [

@@ -38,6 +38,7 @@ def contents(message):
     )
 
 
+@pytest.mark.slow
 async def test_stream_equals_whole(site):
     for case in ANSWERS:
         fields, answer, reason = case.values

@@ -115,6 +115,7 @@ async def refused(site, path, fields):
     return body["error"]["message"]
 
 
+@pytest.mark.slow
 async def test_malformed_requests_name_their_field(site):
     rows = [("/v1/messages", *row) for row in [*MALFORMED, *ONLY_WITH_ANSWER]]
     rows += [("/anthropic/v1/messages/count_tokens", *row) for row in MALFORMED]

@@ -51,6 +51,7 @@ def said(items):
     return [{key: value for key, value in item.items() if key != "id"} for item in items]
 
 
+@pytest.mark.slow
 async def test_stream_equals_whole(site):
     for case in ANSWERS:
         fields, answer, kinds = case.values
@@ -97,6 +98,7 @@ async def test_the_sdk_reads_both(site):
         ({"top_logprobs": 3}, 3),
     ],
 )
+@pytest.mark.slow
 async def test_logprobs_of_the_text(site, fields, num_top):
     whole = (await site.http.post(PATH, json={**BASE, **fields})).json()
     check_response(whole)

@@ -1,5 +1,7 @@
 """Requests to the Responses dialect that can never be served: a 4xx in OpenAI's form that names the field."""
 
+import pytest
+
 HI = {"role": "user", "content": "Hi"}
 BASE = {"model": "kimi-k2.6", "input": "Hi"}
 TOOL = {"type": "function", "name": "f"}
@@ -83,6 +85,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.slow
 async def test_malformed_requests_name_their_field(site):
     wrong = []
     for fields, param in MALFORMED:

@@ -15,6 +15,8 @@ from gateway.dialects.chat.unsupported import NEVER, NOT_YET
 from tests.gateway.site import Site
 from tests.gateway.streams import read_stream
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 MANY = settings(
     max_examples=150,

@@ -121,6 +121,7 @@ async def test_requests_per_minute(start_site, keys_file, redis_server, shared):
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.slow
 async def test_tokens_per_minute(start_site, redis_server, stream):
     site = await start_site(tokens_per_minute=60, limits_store=(redis_server.url,))
     first = await site.http.post(CHAT, json={**BODY, "stream": stream, "stream_options": None})

@@ -145,6 +145,7 @@ async def test_every_answer_has_ids(site):
     assert all(len(answer.headers["x-trace-id"]) == 32 for answer in answers)
 
 
+@pytest.mark.slow
 async def test_a_silent_stream_is_kept_alive(start_site):
     site = await start_site(keep_alive_s=0.1)
     site.decodes[0].token_s = 0.35

@@ -67,6 +67,7 @@ def operations(url):
     return [result.ok() for result in schema.get_all_operations()]
 
 
+@pytest.mark.slow
 def test_the_page_is_whole(operations):
     assert len(operations) >= OPERATIONS
     posts = [operation for operation in operations if operation.method == "post"]
@@ -80,6 +81,7 @@ def test_answers_are_told_for_operations_that_there_are(operations):
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.slow
 def test_every_operation(operations, mode):
     for operation in operations:
         # There is no wrong text for a path.

@@ -131,6 +131,7 @@ async def test_a_seed_is_kept_and_each_choice_has_its_own(site):
     assert {request.sampling.seed for request in site.prefills[0].prefills} == seeds
 
 
+@pytest.mark.slow
 async def test_without_a_seed_there_is_a_new_one_each_time(site):
     await site.chat()
     await site.chat()

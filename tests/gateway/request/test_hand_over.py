@@ -68,6 +68,7 @@ async def test_the_only_decode_replica_restarts(start_site, num_tokens):
     assert len(engine.decodes) == 2
 
 
+@pytest.mark.slow
 async def test_it_dies_again_and_again(start_site):
     site = await start_site(answer=ANSWER)
     engine = site.decodes[0]

@@ -69,6 +69,7 @@ async def test_left_while_held(start_site):
     await all_quiet(site)
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_nothing_is_left_to_itself(start_site):
     # It holds its own answer back, not the others.
     site = await start_site(answer="</think>" + "abcdefgh" * 200 + "<|im_end|>")

@@ -8,6 +8,7 @@ from services.runtime.errors import Overloaded
 from tests.gateway.streams import stream_chat
 
 
+@pytest.mark.slow
 async def test_nobody_to_serve(start_site):
     site = await start_site(hold_s=0.2)
     await site.decodes[0].stop()

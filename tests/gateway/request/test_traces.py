@@ -82,6 +82,7 @@ async def test_what_was_said_is_told_only_where_asked_for(vocabulary, collector,
     ]
 
 
+@pytest.mark.slow
 async def test_a_collector_that_is_gone_disturbs_nobody(vocabulary):
     async with Site(vocabulary, trace_endpoint="http://127.0.0.1:1/v1/traces", trace_sample_ratio=1.0) as site:
         assert (await site.chat()).status_code == 200

@@ -88,6 +88,7 @@ async def asleep(api):
     await until(lambda: not any(asked(api).values()))
 
 
+@pytest.mark.slow
 async def test_from_zero_and_back(api, gateway):
     async with autoscaler(api, gateway):
         await until(lambda: ("lease", f"leases/{LEASE}", "autoscaler-0") in api.writes)
@@ -133,6 +134,7 @@ async def test_an_expired_watch(api, gateway):
         await until(lambda: api.replicas("statefulsets/decode") == 3)
 
 
+@pytest.mark.slow
 async def test_too_many_requests(api, gateway):
     async with autoscaler(api, gateway):
         await until(lambda: api.writes)
@@ -142,6 +144,7 @@ async def test_too_many_requests(api, gateway):
         assert api.pauses == 0
 
 
+@pytest.mark.slow
 async def test_slow_answers(api, gateway):
     """Slower than a call may take: nothing is decided in the dark, and all is well when the server is."""
     async with autoscaler(api, gateway, api_s=0.3):
@@ -197,6 +200,7 @@ async def test_a_lease_that_was_created_in_the_same_moment(api, gateway):
         await awake(api)
 
 
+@pytest.mark.slow
 async def test_a_leader_that_lost_its_lease_stops_deciding(api, gateway):
     async with autoscaler(api, gateway) as scaler:
         gateway.say(prefill=1, decode=1)
@@ -216,6 +220,7 @@ async def test_a_leader_that_lost_its_lease_stops_deciding(api, gateway):
         await until(lambda: api.replicas("statefulsets/decode") == 3)
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_is_silent_takes_nothing_away(api, gateway):
     async with autoscaler(api, gateway):
         gateway.say(prefill=1, decode=1)
@@ -228,6 +233,7 @@ async def test_a_gateway_that_is_silent_takes_nothing_away(api, gateway):
         await asleep(api)
 
 
+@pytest.mark.slow
 async def test_a_path_that_starts_is_kept(api, gateway):
     api.ready_s = 1.5
     async with autoscaler(api, gateway):

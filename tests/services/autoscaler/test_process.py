@@ -7,9 +7,12 @@ import signal
 import sys
 
 import httpx
+import pytest
 
 from tests.services.autoscaler.api_server import NAMESPACE, ApiServer
 from tests.services.autoscaler.gateway import Gateway
+
+pytestmark = pytest.mark.slow
 
 START_S = 120
 

@@ -16,6 +16,8 @@ from services.model.tensor_names import expert_specs
 from services.runtime.channels import open_channel
 from tests.services.expert.serving import ExpertProcess, short_folder
 
+pytestmark = pytest.mark.slow
+
 
 def tensor_bytes(model, expert_ids) -> int:
     """Packed weights and scales of these experts in every MoE layer, from their shapes."""

@@ -175,6 +175,7 @@ def test_answer_that_is_all_thinking():
     assert "thinking used up all tokens" in asked.stderr
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong(tmp_path):
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     nobody = moonshard("chat", "hello", env=environ)

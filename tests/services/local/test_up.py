@@ -21,6 +21,8 @@ from services.local.random_checkpoint.write import write_random_checkpoint
 from services.local.run_folder import running_clusters, sweep
 from tests.services.local.typist import Typist
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 120
 

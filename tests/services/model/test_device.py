@@ -36,6 +36,7 @@ def test_with_a_gpu_it_computes_unless_told_otherwise():
         ("gpu", "Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
+@pytest.mark.slow
 def test_a_device_that_is_none_stops_the_process(service, value, sentence, tmp_path):
     if service == "vision":
         pytest.importorskip("av")

@@ -78,6 +78,7 @@ async def test_a_server_killed_in_mid_operation(store, redis_server):
     await works_again(store)
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs(store, redis_server):
     await store.put({"a": SMALL})
     os.kill(redis_server.pid, signal.SIGSTOP)
@@ -132,6 +133,7 @@ async def test_one_instance_of_two_takes_only_its_own_values(socket_folder):
             server.stop()
 
 
+@pytest.mark.slow
 async def test_a_cancelled_read_writes_nothing_more_and_spoils_nothing(store):
     values = {f"v{i}": os.urandom(4 * CHUNK_BYTES) for i in range(12)}
     await store.put(values)

@@ -208,6 +208,7 @@ async def test_health_of_a_peer_that_dies_and_returns(start_probe):
         assert await converse(channel, "unary_unary", b"again") == b"again"
 
 
+@pytest.mark.slow
 async def test_health_of_a_peer_that_hangs(start_probe):
     process = start_probe()
     address = (await process.line("listening"))["address"]

@@ -174,6 +174,7 @@ def test_video_is_refused_with_the_reason(outcomes, name):
 
 
 @pytest.mark.parametrize("name", SEEN_IMAGES)
+@pytest.mark.slow
 def test_image_is_what_pillow_makes_of_it(outcomes, name):
     data, corner = SEEN_IMAGES[name]
     plan, (pixels,) = outcomes.images[name]
@@ -214,12 +215,14 @@ async def one(data, kind="image", **changes):
         await pool.close()
 
 
+@pytest.mark.slow
 async def test_a_picture_that_needs_more_memory_than_there_is_names_the_cap():
     refused, (plan, _) = await one(png(9000, 9000), memory_bytes=400 << 20)
     assert "decoder_memory_bytes" in refused.message
     assert plan.num_tokens == 6
 
 
+@pytest.mark.slow
 async def test_decoding_that_takes_too_long_ends():
     refused, (plan, _) = await one(png(9000, 9000), cpu_s=0.3)
     assert "decode_s" in refused.message

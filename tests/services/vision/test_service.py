@@ -227,6 +227,7 @@ def test_a_checkpoint_without_vision_is_refused(tmp_path):
         load_vision(Checkpoint(tmp_path / "text"), torch.float32)
 
 
+@pytest.mark.slow
 async def test_the_process_serves_and_ends(tiny_checkpoint, redis, tmp_path):
     path = redis.url.removeprefix("unix://").rsplit("/", 1)[0] + "/vision.sock"
     settings = {"MODEL": str(tiny_checkpoint), "LISTEN": f"unix:{path}", "STORE": redis.url, "DTYPE": "float32"}

@@ -93,6 +93,7 @@ def check(text, schema):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+@pytest.mark.slow
 def test_content_is_valid_in_every_budget(desk, schema):
     wanted = pb.Constraint(json_schema=json.dumps(schema), starts_in_reasoning=True)
     least = desk.least(wanted)
@@ -106,6 +107,7 @@ def test_content_is_valid_in_every_budget(desk, schema):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+@pytest.mark.slow
 def test_the_same_tokens_after_a_move_at_every_token(small, schema):
     wanted = pb.Constraint(json_schema=json.dumps(schema))
     budget = small.least(wanted) + 25
@@ -140,6 +142,7 @@ def check_calls(calls, first=0):
         assert isinstance(json.loads(arguments), dict)
 
 
+@pytest.mark.slow
 def test_every_tool_is_called_sometimes(small):
     wanted = pb.Constraint(tools=callable_tools(TOOLS), tool_use=pb.TOOL_USE_REQUIRED)
     answers = [small.parse(small.draw(wanted, 120, seed=seed), TOOLS)[2] for seed in range(25)]

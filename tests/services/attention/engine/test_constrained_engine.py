@@ -103,6 +103,7 @@ async def test_constrained_and_free_rows_do_not_meet(start_rig, ask, reference, 
 
 
 @pytest.mark.parametrize("wanted", [JSON, CALL], ids=["json", "call"])
+@pytest.mark.slow
 async def test_the_same_tokens_after_a_move_at_every_token(start_rig, ask, table, wanted):
     rig, other = await start_rig(), await start_rig()
     tokens = await (await ask(rig, wanted, 70)).tokens()

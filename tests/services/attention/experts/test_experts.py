@@ -182,6 +182,7 @@ async def test_a_late_answer_is_repeated_elsewhere_and_then_dropped(stack, model
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_a_shard_that_does_not_answer_fails_its_callers_in_time(stack, model, transport):
     servers = serve(stack, model, 2)
     async with connected(model, addresses(servers), transport, deadline_s=3) as experts:

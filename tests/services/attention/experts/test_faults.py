@@ -71,6 +71,7 @@ class Streams:
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_a_killed_replica_is_replaced_by_the_other_and_comes_back(stack, model, transport):
     folder = short_folder(stack)
     replicas = [ExpertProcess(model, f"unix:{folder}/{i}") for i in range(2)]
@@ -86,6 +87,7 @@ async def test_a_killed_replica_is_replaced_by_the_other_and_comes_back(stack, m
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_without_a_second_replica_callers_wait_for_the_restart(stack, model, transport):
     folder = short_folder(stack)
     only = stack.enter_context(ExpertProcess(model, f"unix:{folder}/0", 0, 2))
@@ -105,6 +107,7 @@ async def test_without_a_second_replica_callers_wait_for_the_restart(stack, mode
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_sigterm_under_load_loses_nothing(stack, model, transport):
     folder = short_folder(stack)
     replicas = [ExpertProcess(model, f"unix:{folder}/{i}") for i in range(2)]
@@ -214,6 +217,7 @@ async def test_calls_in_flight_are_bounded(stack, model, transport):
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_a_defect_of_a_replica_is_repeated_until_the_deadline(stack, model, transport, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # a raw stream's thread ends with the defect
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))

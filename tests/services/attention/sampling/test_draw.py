@@ -100,6 +100,7 @@ def test_draws_are_those_of_the_definition(logits, shape):
         assert draw(logits, shape, uniform) == tokens[place]
 
 
+@pytest.mark.slow
 def test_a_full_vocabulary():
     shape = Shape(1.0, 0, 0.95, 0.0)
     for logits in (peaked(163840), normal(163840, 1.0)):
