@@ -146,6 +146,7 @@ def test_write_latent(fast, oracle, dtype):
 @pytest.mark.parametrize("block_tokens", [1, 16, 64])
 @pytest.mark.parametrize("heads, latent, rope", [(1, 4, 2), (3, 20, 6), (18, 132, 8)])
 @pytest.mark.parametrize("lens", [[], [1], [64], [130, 0, 7, 129, 2]], ids=str)
+@pytest.mark.slow
 def test_mla_decode(fast, oracle, dtype, block_tokens, heads, latent, rope, lens):
     cache, tables, _ = filled(lens, block_tokens, latent, rope)
     q_latent, q_rope = torch.randn(len(lens), heads, latent).to(dtype), torch.randn(len(lens), heads, rope).to(dtype)

@@ -91,7 +91,7 @@ def test_newest_first(tmp_path):
 
 
 def test_sweep_removes_what_a_killed_supervisor_left(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunFolder()
     folder.socket("gateway").touch()
     code = (
         "import os, pathlib, sys; from services.local.run_folder import *;"
