@@ -13,6 +13,7 @@ from services.runtime.errors import (
     MoonshardError,
     NotFound,
     Overloaded,
+    RequestTooLarge,
 )
 
 DEFAULT_RETRY_S = 1.0
@@ -30,7 +31,7 @@ class ContextExceeded(InvalidRequest):
         self.context_tokens = context_tokens
 
 
-class BodyTooLarge(InvalidRequest):
+class BodyTooLarge(RequestTooLarge):
     """The body is over the limit. The client must send less."""
 
 
@@ -88,7 +89,7 @@ _INTERNAL = _Rule(500, "server_error", None)
 # The first class that fits.
 _BY_CLASS: tuple[tuple[type[MoonshardError], _Rule], ...] = (
     (ContextExceeded, _Rule(400, "invalid_request_error", "context_length_exceeded")),
-    (BodyTooLarge, _Rule(413, "invalid_request_error", "request_too_large")),
+    (RequestTooLarge, _Rule(413, "invalid_request_error", "request_too_large")),
     (MethodNotAllowed, _Rule(405, "invalid_request_error", "method_not_allowed")),
     (InvalidRequest, _INVALID),
     (ModelNotFound, _Rule(404, "resource_not_found_error", "model_not_found")),

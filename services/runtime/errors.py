@@ -40,6 +40,10 @@ class InvalidRequest(MoonshardError):
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
+class RequestTooLarge(InvalidRequest):
+    """The request is over a limit of size. Send less."""
+
+
 class NotFound(MoonshardError):
     """What the request names does not exist here."""
 

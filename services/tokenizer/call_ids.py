@@ -67,6 +67,7 @@ class _Conversation:
     def __init__(self) -> None:
         self._num_calls = 0
         self._numbers: set[str] = set()
+        self._next_number: dict[int, int] = {}
         self._waiting = _Waiting()
         self._waiting_by_client_id: dict[str, _Waiting] = {}
         self._ids_by_client_id: dict[str, str] = {}
@@ -90,13 +91,18 @@ class _Conversation:
     def _canonical(self, call: Call) -> str:
         number = str(self._num_calls)
         canonical = split_canonical(call.id)
-        if canonical and canonical[0] == call.name:
-            number = canonical[1]
-        else:
-            while number in self._numbers:
-                number = str(int(number) + 1)
+        number = canonical[1] if canonical and canonical[0] == call.name else str(self._free_from(self._num_calls))
         self._numbers.add(number)
         return f"functions.{call.name}:{number}"
+
+    def _free_from(self, number: int) -> int:
+        """The first number from this one that no call has. Remembers what it passed, so that runs are passed once."""
+        passed = []
+        while str(number) in self._numbers:
+            passed.append(number)
+            number = self._next_number.get(number, number + 1)
+        self._next_number.update(dict.fromkeys(passed, number))
+        return number
 
     def _answered(self, client_id: str) -> str:
         """The id that a tool message means: by id, else by order. An answer to nothing keeps its own."""

@@ -9,6 +9,8 @@ from google.protobuf.message import Message as ProtoMessage
 
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceServicer
+from services.runtime.errors import RequestTooLarge
+from services.tokenizer.bounds import check_conversation
 from services.tokenizer.invalid import invalid
 from services.tokenizer.long_work import LongWork
 from services.tokenizer.metrics import TOKENS, ParserMetrics
@@ -39,6 +41,7 @@ class TokenizerServicer(TokenizerServiceServicer):
 
     async def Render(self, request: pb.RenderRequest, context: Context) -> pb.RenderResponse:
         size_bytes = self._size(request, "messages")
+        check_conversation(request, self._vocabulary.context_tokens)
         response = await self._work.run(size_bytes, partial(render_prompt, request, self._vocabulary))
         TOKENS.labels("prompts").inc(len(response.token_ids))
         return response
@@ -76,7 +79,7 @@ class TokenizerServicer(TokenizerServiceServicer):
     def _size(self, request: ProtoMessage, field: str) -> int:
         size_bytes = request.ByteSize()
         if size_bytes > self._max_request_bytes:
-            raise invalid(field, f"{size_bytes} bytes, at most {self._max_request_bytes}")
+            raise RequestTooLarge(f"{field}: {size_bytes} bytes, at most {self._max_request_bytes}", field=field)
         return size_bytes
 
 

@@ -13,6 +13,9 @@ class TokenizerSettings(ServiceSettings):
     model: Path = Field(description="Folder of the checkpoint.")
     threads: PositiveInt = Field(2, description="Threads for texts that are too long for the event loop.")
     max_waiting: PositiveInt = Field(256, description="Long texts that are encoded or queued. More are refused.")
+    max_waiting_bytes: PositiveInt = Field(
+        128 * 1024 * 1024, description="Bytes of all long texts that are encoded or queued. More are refused."
+    )
     max_request_bytes: PositiveInt = Field(
         16 * 1024 * 1024, description="Size of one gRPC request, about ten times a full context."
     )

@@ -12,6 +12,7 @@ from services.runtime.errors import (
     NotFound,
     NumericError,
     Overloaded,
+    RequestTooLarge,
     Unavailable,
 )
 
@@ -26,6 +27,7 @@ from services.runtime.errors import (
         (errors.ModelNotFound("x"), 404, "not_found_error"),
         (NotFound("x"), 404, "not_found_error"),
         (errors.BodyTooLarge("x"), 413, "request_too_large"),
+        (RequestTooLarge("x", field="messages"), 413, "request_too_large"),
         (errors.RateLimited("x", {}, retry_after_s=2), 429, "rate_limit_error"),
         (Overloaded("x"), 529, "overloaded_error"),
         (Unavailable("x"), 529, "overloaded_error"),

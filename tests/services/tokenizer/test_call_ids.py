@@ -1,4 +1,6 @@
-"""Ids of calls in a conversation (text-model.md 5.6)."""
+"""Ids of calls in a conversation."""
+
+import time
 
 import pytest
 
@@ -109,3 +111,12 @@ def test_many_repeated_ids_are_matched_quickly():
     turns = 20_000
     ids = renamed(["x f"] * turns, *["x"] * turns)
     assert ids[1:] == [f"functions.f:{i}" for i in range(turns)]
+
+
+def test_a_long_run_of_taken_numbers_is_passed_once():
+    count = 40_000
+    taken = [f"functions.f:{number} f" for number in range(count, 2 * count)]
+    started = time.perf_counter()
+    [_, foreign] = renamed(taken, ["x f"] * count)
+    assert time.perf_counter() - started < 10
+    assert foreign == [f"functions.f:{number} f" for number in range(2 * count, 3 * count)]

@@ -13,7 +13,7 @@ import pytest
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub, add_TokenizerServiceServicer_to_server
 from services.runtime.channels import open_channel, wait_ready
-from services.runtime.errors import InvalidRequest, Overloaded
+from services.runtime.errors import InvalidRequest, Overloaded, RequestTooLarge
 from services.runtime.server import start_server
 from services.tokenizer.long_work import SHORT_BYTES, LongWork
 from services.tokenizer.metrics import CALLS_DROPPED, TOKENS
@@ -27,7 +27,7 @@ MAX_REQUEST_BYTES = 1_000_000
 
 @pytest.fixture
 def work():
-    work = LongWork(threads=1, max_waiting=4)
+    work = LongWork(threads=1, max_waiting=4, max_waiting_bytes=1 << 24)
     yield work
     work.close()
 
@@ -176,7 +176,7 @@ async def _result(call):
 
 
 async def test_too_much_long_work_is_refused():
-    work = LongWork(threads=1, max_waiting=2)
+    work = LongWork(threads=1, max_waiting=2, max_waiting_bytes=1 << 24)
     go_on = threading.Event()
     running = [asyncio.ensure_future(work.run(SHORT_BYTES + 1, go_on.wait)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -199,6 +199,56 @@ async def test_too_much_long_work_is_refused():
             await asyncio.sleep(0.01)
     else:
         pytest.fail("the places were not given back")
+    work.close()
+
+
+async def test_the_bytes_of_long_work_are_bounded():
+    work = LongWork(threads=1, max_waiting=9, max_waiting_bytes=3 * SHORT_BYTES)
+    go_on = threading.Event()
+    running = asyncio.ensure_future(work.run(2 * SHORT_BYTES, go_on.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match=f"1 long texts of {2 * SHORT_BYTES} bytes"):
+        await work.run(2 * SHORT_BYTES, go_on.wait)
+    go_on.set()
+    assert await running
+    # One piece alone may be larger than all together.
+    assert await work.run(9 * SHORT_BYTES, lambda: 7) == 7
+    work.close()
+
+
+def tiny_messages(count, *, calls=0, parts=0):
+    return pb.RenderRequest(
+        messages=[
+            pb.ChatMessage(
+                role="assistant",
+                content=[pb.ContentPart(text="")] * parts,
+                tool_calls=[pb.ToolCall(id="x", name="f")] * calls,
+            )
+        ]
+        * count
+    )
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        pytest.param(tiny_messages(135_000), "135000 messages take at least 540000 tokens", id="messages"),
+        pytest.param(
+            tiny_messages(100, calls=1000),
+            "100 messages with 100000 tool calls take at least",
+            id="calls",
+        ),
+        pytest.param(tiny_messages(100, parts=2000), "200000 content parts, at most 4096", id="parts"),
+    ],
+)
+async def test_a_conversation_that_cannot_fit_is_refused_at_once(tiny, request_, message):
+    work = LongWork(threads=1, max_waiting=4, max_waiting_bytes=1 << 24)
+    servicer = TokenizerServicer(tiny, work, 1 << 24)
+    started = time.perf_counter()
+    with pytest.raises(RequestTooLarge, match=message) as caught:
+        await servicer.Render(request_, None)
+    assert time.perf_counter() - started < 0.5
+    assert caught.value.field == "messages"
     work.close()
 
 
