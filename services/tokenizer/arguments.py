@@ -1,4 +1,4 @@
-"""The arguments of one tool call while they arrive (text-model.md 6.3)."""
+"""The arguments of one tool call while they arrive (TEMPLATE.md)."""
 
 import json
 from dataclasses import dataclass

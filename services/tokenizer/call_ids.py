@@ -1,4 +1,4 @@
-"""Ids of tool calls in a conversation, in the only form that the model was trained on (text-model.md 5.6).
+"""Ids of tool calls in a conversation, in the only form that the model was trained on (TEMPLATE.md).
 
 The id is the one place where the prompt names the function of a call. On foreign ids the model imitates them, leaks
 markers or ends its turn with nothing.

@@ -1,4 +1,4 @@
-"""Which declared tool a call of the model means, and the id that the call gets (text-model.md 6.3).
+"""The declared tool that a call of the model means, and the id that the call gets (TEMPLATE.md).
 
 The model writes `functions.NAME:N`; every other form below was seen in production.
 """

@@ -1,4 +1,4 @@
-"""How a prompt declares tools: as TypeScript where their schemas allow it, else as JSON (text-model.md 5.5)."""
+"""How a prompt declares tools: as TypeScript where their schemas allow it, else as JSON (TEMPLATE.md)."""
 
 import json
 from collections.abc import Mapping, Sequence

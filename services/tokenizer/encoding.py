@@ -1,4 +1,4 @@
-"""Prompts as token ids: text that a client sent can never become a special token (text-model.md 4.5)."""
+"""Prompts as token ids: text that a client sent can never become a special token (TEMPLATE.md)."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence

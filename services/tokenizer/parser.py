@@ -1,4 +1,4 @@
-"""The parser of the model's output: token ids in, pieces of reasoning, content and tool calls out (text-model.md 6).
+"""The parser of the model's output: token ids in, pieces of reasoning, content and tool calls out (TEMPLATE.md).
 
 It works on ids, never on decoded text: the characters of a marker, generated as ordinary tokens, are text. What it
 hands out depends only on the tokens, not on how they were grouped, so that a second parser fed with all tokens again

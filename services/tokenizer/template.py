@@ -1,4 +1,4 @@
-"""The chat template of K2.6: a conversation as the sequence that the model was trained on (text-model.md 5)."""
+"""The chat template of K2.6: a conversation as the sequence that the model was trained on (TEMPLATE.md)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def literal(segment: Segment) -> str:
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
-    """Index of the last assistant message without tool calls, -1 if none: no reasoning up to it is kept (5.4)."""
+    """Index of the last assistant message without tool calls, -1 if none: no reasoning up to it is kept."""
     answers = (i for i, message in enumerate(messages) if message.role == "assistant" and not message.calls)
     return max(answers, default=-1)
 

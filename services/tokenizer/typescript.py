@@ -1,4 +1,4 @@
-"""JSON schemas as TypeScript types, in the dialect that K2.6 was trained on (text-model.md 5.5).
+"""JSON schemas as TypeScript types, in the dialect that K2.6 was trained on (TEMPLATE.md).
 
 Where the dialect differs from TypeScript (unescaped enum strings, `True`, names that need quotes) that is how the
 reference writes it, and the tokens must be the same.

@@ -13,7 +13,7 @@ from services.checkpoint.vocabulary import TokenTable, load_tokens
 from services.runtime.errors import CheckpointError
 from services.tokenizer.invalid import invalid
 
-# The split pattern of the K2 family, tried from left to right (text-model.md 4.2).
+# The split pattern of the K2 family, tried from left to right (TEMPLATE.md).
 SPLIT_PATTERN = "|".join(
     (
         r"[\p{Han}]+",
@@ -36,7 +36,7 @@ _SHORT_RUNS = re.compile(rf"(?:\S{{1,{RUN_CHARS}}}+(?!\S)|\s{{1,{RUN_CHARS}}}+(?
 
 
 def cut_points(text: str) -> Iterator[int]:
-    """Where the reference cuts text before encoding, in increasing order (text-model.md 4.4).
+    """Places where the reference cuts text before encoding, in increasing order (TEMPLATE.md).
 
     Every PIECE_CHARS characters, and inside such a piece after RUN_CHARS characters of white space, or of anything
     else, in a row. The parts are encoded on their own, so a cut changes the tokens around it.

@@ -1,4 +1,4 @@
-"""The parser of answers: the golden cases, and the table of text-model.md 6.3 row by row."""
+"""The parser of answers: the golden cases, and the table of TEMPLATE.md row by row."""
 
 import json
 
@@ -28,7 +28,7 @@ def weather(number=0, arguments="{}", end=END):
 
 
 def message_of(parsed, stopped_by):
-    """What a client without streaming gets, put together as api.md 4.1 says."""
+    """What a client without streaming gets, put together."""
     answer = parsed.answer
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
