@@ -1,4 +1,4 @@
-"""The fields of config.json of which one value is implemented. Where such a field is absent, it has that value."""
+"""The fields of config.json for which one value is implemented; an absent field has that value."""
 
 from typing import Annotated, Final, Literal
 

@@ -1,4 +1,4 @@
-"""Names of latent KV: who may read whose blocks, and what each block is called."""
+"""Names of latent KV blocks: equal names mean equal bytes, so only blocks of one layout share names."""
 
 import hashlib
 import struct
@@ -24,7 +24,7 @@ def layout_fingerprint(
 
 
 def block_hash(parent: bytes, token_ids: Sequence[int], media: bytes = b"") -> bytes:
-    """Name of the block that holds `token_ids` after everything that `parent` names.
+    """Name of the block of `token_ids` that follows the blocks up to `parent`.
 
     media  digests and places of the media in this block: equal placeholder tokens stand for different pictures
     """
@@ -36,7 +36,7 @@ def block_hash(parent: bytes, token_ids: Sequence[int], media: bytes = b"") -> b
 
 @dataclass(frozen=True)
 class MediaMark:
-    """Where the features of one medium stand among the tokens."""
+    """The place of one medium's features among the tokens."""
 
     offset: int
     num_tokens: int
@@ -45,7 +45,7 @@ class MediaMark:
 
 @dataclass
 class BlockNames:
-    """The chain of names of one token sequence, made as far as it is asked for. The media are in order."""
+    """The chain of names of one token sequence, made on demand. The media are in order."""
 
     root: bytes
     block_tokens: int

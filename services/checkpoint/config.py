@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says, checked once, so that later code needs no doubt.
+"""The config.json of a checkpoint, checked once, so that later code needs no doubt.
 
 Served are the released `kimi_k25` wrapper and a language model alone (`kimi_k2`, as K2-Thinking has it), each in the
 released spelling or in that of transformers 5.
@@ -164,14 +164,14 @@ def _text_config(values: Values, text_values: Values, file: Path, place: str) ->
     if text_values.get("num_key_value_heads") not in (None, config.num_attention_heads):
         expected = f"{config.num_attention_heads}"
         raise refusal(file, f"{place}num_key_value_heads", expected, text_values["num_key_value_heads"])
-    for name, (expected, holds) in _rules(config).items():
-        if not holds:
+    for name, (expected, kept) in _rules(config).items():
+        if not kept:
             raise refusal(file, place + name, expected, text_values[name])
     return config
 
 
 def _rules(config: TextConfig) -> dict[str, tuple[str, bool]]:
-    """Rules between fields: by field what is expected, and whether it holds."""
+    """Rules between fields: by field the expected value, in words, and whether the rule is kept."""
     experts, groups, chosen = config.n_routed_experts, config.n_group, config.num_experts_per_tok
     # A group's score is the sum of its two best experts, and enough experts must stay after the group limit.
     per_group = experts // groups

@@ -11,5 +11,5 @@ def media_key(model: str, digest: bytes) -> str:
 
 
 def model_name(checkpoint_digest: bytes) -> str:
-    """What separates the features of one checkpoint from those of others in the same store."""
+    """A prefix that separates the features of one checkpoint from those of others in the same store."""
     return checkpoint_digest[:16].hex()

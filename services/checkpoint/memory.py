@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the machine has, and what each control group around it allows."""
+"""The memory that this process may still take: the least that the machine and its control groups have left."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _NO_LIMIT_BYTES: Final = 1 << 60
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that can still be taken, and whose limit that is, for people."""
+    """Bytes that can still be taken, and the limit that says so, in words."""
 
     num_bytes: int
     limit: str

@@ -29,7 +29,7 @@ log = logging.getLogger(NAME)
 
 
 async def main(settings: ExpertSettings) -> None:
-    """Loads the shard, then serves it until told to stop."""
+    """Load the shard, then serve it until SIGTERM."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     shard, digest = load_shard(settings)

@@ -20,7 +20,7 @@ from services.wire.frames import (
     read_header,
 )
 
-# Four tokens of K2.6: 32 experts at most, about 20 ms of reading. The README has the measurement.
+# Four tokens of K2.6: 32 experts at most, about 20 ms of reading. DECISIONS.md has the measurement.
 INLINE_BYTES: Final = 1 << 16
 
 

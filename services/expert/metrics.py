@@ -1,4 +1,4 @@
-"""What an expert replica counts."""
+"""Metrics of an expert replica."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ LOAD_SECONDS = Gauge("moonshard_expert_load_seconds", "Reading and repacking thi
 
 @dataclass
 class Traffic:
-    """Plain numbers, since a counter of prometheus costs as much as decoding a frame. Owned by whoever computes."""
+    """Plain numbers: a Prometheus counter costs as much as decoding a frame. Only the computing thread changes them."""
 
     num_tokens: int = 0
     received_bytes: int = 0
@@ -30,7 +30,7 @@ class Traffic:
 
 
 class TrafficCollector(Collector):
-    """What the hot path counts, read when somebody asks."""
+    """The plain numbers of the hot path as Prometheus counters."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic

@@ -1,6 +1,6 @@
-"""The hot wire without gRPC, for callers on the same node: length-prefixed frames over a Unix socket.
+"""The wire without gRPC, for callers on the same node: length-prefixed frames over a Unix socket.
 
-One thread a connection, blocking: a wake-up by `recv` costs half of one through an event loop (README, 2026-07).
+One blocking thread a connection: a wake-up by `recv` costs half of one through an event loop (DECISIONS.md).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SOCKET_BYTES: Final = 1 << 20
 
 
 class RawSocket:
-    """Listens at a path and answers every connection's frames in their order. Owned by the process's event loop."""
+    """Listen at a path and answer every connection's frames in their order. Owned by the process's event loop."""
 
     def __init__(self, path: Path, compute: Compute) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class RawSocket:
         self._connections: dict[socket.socket, threading.Thread] = {}
 
     def start(self) -> None:
-        """Begins to listen. A socket file left by a process that was killed is replaced."""
+        """Begin to listen. A socket file left by a process that was killed is replaced."""
         self._path.unlink(missing_ok=True)
         self._listener.bind(str(self._path))
         self._listener.listen()
@@ -41,7 +41,7 @@ class RawSocket:
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self, grace_s: float) -> None:
-        """Answers what has arrived, then ends every connection; callers repeat elsewhere what they sent after it."""
+        """Answer the frames that have arrived, then end every connection; callers repeat later frames elsewhere."""
         asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         self._path.unlink(missing_ok=True)

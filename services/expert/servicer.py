@@ -1,4 +1,4 @@
-"""ExpertService over gRPC: the hot stream of raw frames, and what this replica is."""
+"""ExpertService over gRPC: the stream of raw frames, and the description of this replica."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ SERVICE: Final = expert_pb2.DESCRIPTOR.services_by_name["ExpertService"].full_na
 
 
 class ExpertServicer:
-    """Applies this shard's routed experts. Holds no state of its own between messages, but knows its open streams."""
+    """Apply this shard's routed experts. Stateless between messages, except for the set of open streams."""
 
     def __init__(self, description: expert_pb2.DescribeShardResponse, compute: Compute) -> None:
         self._description = description
@@ -26,10 +26,10 @@ class ExpertServicer:
         self._streams: set[asyncio.Task[None]] = set()
 
     async def Dispatch(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
-        """Answers frame after frame until the caller ends the stream, or this replica drains."""
+        """Answer frame after frame until the caller ends the stream, or this replica drains."""
         if self._draining:
             raise Unavailable("this expert replica is shutting down")
-        # Tells the caller that the stream is served, before its first frame.
+        # Metadata before the first frame say that the stream is served.
         await context.send_initial_metadata(())
         with STREAMS.labels("grpc").track_inprogress(), _Membership(self._streams):
             while (frame := await self._read(context)) is not grpc.aio.EOF:
@@ -38,13 +38,13 @@ class ExpertServicer:
     async def Describe(
         self, request: expert_pb2.DescribeShardRequest, context: object
     ) -> expert_pb2.DescribeShardResponse:
-        """Which experts of which checkpoint this replica holds. Unavailable while it drains."""
+        """Describe the experts and the checkpoint of this replica. Unavailable while it drains."""
         if self._draining:
             raise Unavailable("this expert replica is shutting down")
         return self._description
 
     async def drain(self) -> None:
-        """Ends every stream behind the message in hand; callers repeat elsewhere what they sent after it."""
+        """End every stream after the current frame; callers repeat later frames elsewhere."""
         self._draining = True
         for task in self._reading:
             task.cancel()
@@ -65,7 +65,7 @@ class ExpertServicer:
 
 
 def add_expert_service(servicer: ExpertServicer, server: grpc.aio.Server) -> None:
-    """Registers the service, Dispatch with identity serialisers: its frames are never protobuf."""
+    """Register the service, Dispatch with identity serialisers: its frames are never protobuf."""
     handlers = {
         "Dispatch": grpc.stream_stream_rpc_method_handler(servicer.Dispatch),
         "Describe": grpc.unary_unary_rpc_method_handler(
@@ -78,7 +78,7 @@ def add_expert_service(servicer: ExpertServicer, server: grpc.aio.Server) -> Non
 
 
 class _Membership:
-    """Holds the current task in a set for a while."""
+    """Membership of the current task in a set, while inside."""
 
     def __init__(self, tasks: "set[asyncio.Task[None]]") -> None:
         task = asyncio.current_task()

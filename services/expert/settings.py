@@ -22,6 +22,6 @@ class ExpertSettings(ShardSettings):
 
     @property
     def raw_socket(self) -> Path | None:
-        """Where the hot wire without gRPC listens: beside the gRPC socket, if that is a Unix socket."""
+        """The Unix socket of the wire without gRPC: beside the gRPC socket, if that is a Unix socket."""
         path = self.listen.removeprefix("unix:") + RAW_SUFFIX
         return Path(path) if self.listen.startswith("unix:") and len(path.encode()) <= MAX_SOCKET_PATH_BYTES else None

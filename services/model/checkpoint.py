@@ -56,7 +56,7 @@ class Checkpoint:
         return self._stored_name(name) in self._file_of
 
     def file_of(self, name: str) -> Path:
-        """The file that holds a tensor, as the index says."""
+        """The file of a tensor, as the index says."""
         stored = self._stored_name(name)
         if stored not in self._file_of:
             raise CheckpointError(f"tensor {name}: expected in the index of {self.path}, found nothing of that name")

@@ -1,4 +1,4 @@
-"""The device that computes, and the way of tensors to it and back: through pinned memory, waiting once where at all."""
+"""The device that computes, and copies to it and back through pinned memory."""
 
 from typing import Annotated, Final, Literal
 
@@ -16,7 +16,7 @@ def _usable(name: str) -> str:
 
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], AfterValidator(_usable)]
-"""What computes: a GPU if there is one (auto), or exactly this."""
+"""The device that computes: a GPU if there is one (auto), or exactly this one."""
 
 
 def torch_device(name: Device) -> torch.device:
@@ -46,5 +46,5 @@ def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def landing(tensor: Tensor) -> Tensor:
-    """Memory on the host for a tensor of this form, pinned if the tensor is on a GPU."""
+    """Uninitialised host memory in the form of a tensor, pinned if the tensor is on a GPU."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

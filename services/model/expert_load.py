@@ -1,4 +1,4 @@
-"""How often each expert was needed: counted where experts are applied, shown when somebody asks."""
+"""Prometheus counters of the tokens that each expert was applied to."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,15 +11,13 @@ from services.model.expert_shard import ExpertShard
 class ExpertLoadCollector(Collector):
     """The load of one shard's experts.
 
-    By expert and by layer, not by both: K2.6 has 384 experts in 60 layers, so 23040 pairs, but only 384 + 60 of these,
-    spread over the shards. A hot expert is hot in some layers only; which, the two together mostly tell.
+    By expert and by layer, not by both: the 384 experts of K2.6 in 60 layers would make 23040 series instead of 444.
     """
 
     def __init__(self, shard: ExpertShard) -> None:
         self._shard = shard
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For prometheus."""
         counts = self._shard.token_counts
         yield _counter(
             "moonshard_expert_tokens",

@@ -1,4 +1,4 @@
-"""The routed experts of one shard, in every MoE layer: loaded once, then applied to whatever arrives.
+"""The routed experts of one shard, in every MoE layer.
 
 The expert process and an attention process with experts of its own both use this.
 """
@@ -24,7 +24,7 @@ _ELSEWHERE: Final = -2  # an expert that this shard does not hold
 
 
 class ExpertShard:
-    """Packed experts by layer. Immutable but for `token_counts`, which belongs to whoever runs `forward`.
+    """Packed experts by layer. Immutable except for `token_counts`, which only the thread in `forward` changes.
 
     token_counts  [MoE layers, experts of this shard] i64, tokens applied so far that came from the host
     """
@@ -64,7 +64,7 @@ class ExpertShard:
             raise WireError(f"a token has {work.hidden.shape[1]} numbers, expected hidden size {self.hidden_size}")
         weights, counts = self._layers[layer]
         if not work.topk_ids.is_cpu:
-            # From our own router beside these experts: right by construction, and looking would make the host wait.
+            # Ids of the router on the same device are right by construction, and a check would make the host wait.
             return kernels.expert_mlp(work.hidden, self._localised(work.topk_ids), work.topk_weights, weights)
         local = self._localise(work.topk_ids.numpy())
         counts += np.bincount(local.ravel() + 1, minlength=len(counts) + 1)[1:]
@@ -81,12 +81,12 @@ class ExpertShard:
             num_experts = len(self._local_index) - 2
             if not 0 <= wrong < num_experts:
                 raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
-            raise WireError(f"expert {wrong} is not on this shard, which holds {_span(self.expert_ids)}")
+            raise WireError(f"expert {wrong} is not on this shard, which has {_span(self.expert_ids)}")
         return local
 
 
 def load_expert_shard(checkpoint: Checkpoint, expert_ids: Sequence[int], device: torch.device = CPU) -> ExpertShard:
-    """Reads these experts of every MoE layer, repacking one expert at a time, and no other tensor.
+    """Read these experts of every MoE layer, repacking one expert at a time, and no other tensor.
 
     CheckpointError when the ids are not distinct experts of this model, or a tensor is not as it should be.
     """

@@ -34,7 +34,7 @@ def dequantize(packed: Tensor, scale: Tensor) -> Tensor:
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds a matrix to INT4: scale = max |w| / 7 per group, at least 1e-5, so that q lies in -7..7.
+    """Round a matrix to INT4: scale = max |w| / 7 per group, at least 1e-5, so that q lies in -7..7.
 
     weight   [N, K] float, K a multiple of 32
     returns  packed [N, K / 8] i32, scale [N, K / 32] bf16

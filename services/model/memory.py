@@ -1,4 +1,4 @@
-"""What the parts of a model take in memory, and whether it is there: asked before loading begins."""
+"""The memory that the parts of a model need, compared with what is left before loading begins."""
 
 import math
 from collections.abc import Iterable, Mapping

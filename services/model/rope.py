@@ -9,7 +9,7 @@ from services.checkpoint.config import TextConfig
 
 
 def yarn_inv_freq(config: TextConfig) -> Tensor:
-    """How fast each pair of rope dimensions turns, in radians per position.
+    """Frequency of each pair of rope dimensions, in radians per position.
 
     Fast pairs (many turns within the original length) keep their frequency theta_i, slow ones are divided by
     `factor`, those between are blended (YaRN, arXiv 2309.00071, section 3.2). Static: the same at every length.

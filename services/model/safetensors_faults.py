@@ -1,4 +1,4 @@
-"""What is wrong with a safetensors file that the library does not open: the first fault, with expected and found."""
+"""The first fault of a safetensors file that the library does not open, with expected and found."""
 
 import itertools
 import json

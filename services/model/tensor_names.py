@@ -17,7 +17,7 @@ PROJECTIONS = ("gate", "up", "down")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor of the checkpoint must be. Linear weights are [out, in]."""
+    """The form that a tensor of the checkpoint must have. Linear weights are [out, in]."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class TensorSpec:
 
 
 def edge_specs(text: TextConfig) -> dict[str, TensorSpec]:
-    """What comes before the first and after the last layer, by field of EdgeWeights."""
+    """Embedding, final norm and head, by field of EdgeWeights."""
     table = (text.vocab_size, text.hidden_size)
     return {
         "embedding": TensorSpec(EMBEDDING, table),
@@ -58,13 +58,13 @@ def dense_mlp_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
 
 
 def shared_expert_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The expert that every token visits (several are stored as one wide MLP), by field of MlpWeights."""
+    """The shared expert, by field of MlpWeights. Several shared experts are stored as one wide MLP."""
     width = text.moe_intermediate_size * text.n_shared_experts
     return _mlp_specs(f"{TEXT}.layers.{layer}.mlp.shared_experts", text.hidden_size, width)
 
 
 def router_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The router, by field of RouterWeights; the bias only chooses and is the one F32 tensor."""
+    """The router, by field of RouterWeights; the bias is the one F32 tensor."""
     prefix, experts = f"{TEXT}.layers.{layer}.mlp.gate", text.n_routed_experts
     return {
         "gate": TensorSpec(f"{prefix}.weight", (experts, text.hidden_size)),

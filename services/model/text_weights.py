@@ -81,7 +81,7 @@ class ExpertTensors(NamedTuple):
 
 
 def edge_weights(checkpoint: Checkpoint) -> EdgeWeights:
-    """Embedding, final norm and head: what only attention shard 0 holds."""
+    """Embedding, final norm and head, which only attention shard 0 needs."""
     return EdgeWeights(**_load(checkpoint, tensor_names.edge_specs(checkpoint.config.text)))
 
 
@@ -119,7 +119,7 @@ def expert_tensors(checkpoint: Checkpoint, layer: int, expert: int) -> ExpertTen
 
 
 def check_complete(checkpoint: Checkpoint) -> None:
-    """Whether the index names every tensor of the language model; cheap, no file is opened.
+    """Check that the index names every tensor of the language model.
 
     Raises CheckpointError with the first missing tensor and the number of missing ones.
     """

@@ -20,7 +20,7 @@ async def _serve(settings: TokenizerSettings) -> None:
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Serve until SIGTERM."""
     settings = load(TokenizerSettings)
     run(settings, "tokenizer", lambda: _serve(settings))
 

@@ -9,7 +9,7 @@ from typing import Any
 class ClosedArguments:
     """Arguments whose end was met.
 
-    rest       what was not handed out yet
+    rest       text that was not streamed yet
     is_valid   the whole text is JSON
     keys       the keys of the JSON object that the text is; None if it is none, also if nothing was written
     """
@@ -20,10 +20,11 @@ class ClosedArguments:
 
 
 class ArgumentText:
-    """Passes the text of arguments through as it comes, without white space around it.
+    """Stream the text of arguments as it comes, without white space around it.
 
-    Text that begins with a double quote is kept until the end: it may be a JSON string that holds the real object.
-    `hold` keeps everything until the end."""
+    Text that begins with a double quote is kept until the end: it may be a JSON string that contains the real object.
+    `hold` keeps everything until the end.
+    """
 
     def __init__(self, *, hold: bool) -> None:
         self._hold = hold
@@ -31,7 +32,7 @@ class ArgumentText:
         self._space: list[str] = []
 
     def add(self, text: str) -> str:
-        """What can be handed out now."""
+        """The text that can be streamed now."""
         if not self._whole:
             text = text.lstrip()
             self._hold = self._hold or text.startswith('"')

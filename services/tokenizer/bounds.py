@@ -1,4 +1,4 @@
-"""The bound on one conversation: what cannot fit into the context is refused before it is rendered."""
+"""The bound on one conversation: one that cannot fit into the context is refused before it is rendered."""
 
 from typing import Final
 

@@ -62,7 +62,7 @@ class _Waiting:
 
 
 class _Conversation:
-    """What the messages so far say about calls."""
+    """The calls and ids of the messages so far."""
 
     def __init__(self) -> None:
         self._num_calls = 0

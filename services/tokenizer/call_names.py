@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from services.tokenizer.call_ids import split_canonical
 from services.tokenizer.tools import DeclaredTool
 
-# No id is longer; the forms need not be tried on a text that is no id at all.
+# No id is longer; a longer text is not tried in all forms.
 MAX_ID_CHARS = 512
 
-# Counters, and ids of other servers that the model imitates: they name no function.
+# Counters, and ids of other servers that the model imitates, name no function.
 _NAMELESS = re.compile(
     r"\d*|call[_-]?(?=[a-f-]*\d)[0-9a-f-]+|(?:call|toolu|chatcmpl-tool)[_-](?=[a-z]*\d)[0-9a-z]{8,}"
     r"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
@@ -32,7 +32,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Nameless:
-    """A call whose id names no function: its arguments must tell which tool is meant."""
+    """A call whose id names no function: the tool is inferred from its arguments."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CallNames:
         self._folded = {_fold(name): name for name in self._tools if alike[_fold(name)] == 1}
 
     def resolve(self, id_text: str) -> Named | Nameless | Unknown:
-        """What the text between call begin and argument begin means."""
+        """Resolve the text between call begin and argument begin."""
         canonical = split_canonical(id_text)
         if canonical and canonical[0] in self._tools:
             return Named(canonical[0], repaired=False)
@@ -93,7 +93,7 @@ class CallNames:
 
 
 def _candidates(id_text: str) -> Iterator[str]:
-    """The names that the text may stand for, the likeliest first."""
+    """The names that the text may stand for, the most likely first."""
     in_parentheses = re.fullmatch(r"functions\(([^()]+)\)(.*)", id_text, re.DOTALL)
     text = in_parentheses[1] + in_parentheses[2] if in_parentheses else id_text
     text = re.sub(r"(?<=\d)\.0$", "", text, flags=re.ASCII)

@@ -1,4 +1,4 @@
-"""How a prompt declares tools: as TypeScript where their schemas allow it, else as JSON (TEMPLATE.md)."""
+"""The declaration of tools in a prompt: as TypeScript where their schemas allow it, else as JSON (TEMPLATE.md)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def _function(function: object) -> list[str]:
     if definitions.refer_to_root:
         parameters = "parameters"
         interfaces = [f"interface parameters {root.text_in_key_order}"]
-    # A copy: what a definition defines in turn may be referred to, but gets no interface of its own.
+    # A copy: nested definitions can be referred to, but get no interface of their own.
     for name, schema in dict(definitions.schemas).items():
         if not isinstance(schema, Mapping):
             raise UndeclarableSchema(f"the definition of {name} is no object")

@@ -13,7 +13,7 @@ from services.tokenizer.vocabulary import RUN_CHARS, Vocabulary, cut_points
 
 @dataclass
 class Prompt:
-    """A rendered conversation: its ids, and where the features of its media go, in order of appearance."""
+    """A rendered conversation: its ids, and the places of its media in order of appearance."""
 
     token_ids: list[int] = field(default_factory=list)
     media: list[MediaSpan] = field(default_factory=list)

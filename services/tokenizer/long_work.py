@@ -1,4 +1,4 @@
-"""Work that would keep the event loop, and so every stream, waiting."""
+"""Work that would block the event loop, and so every stream."""
 
 import asyncio
 import threading
@@ -15,12 +15,12 @@ Result = TypeVar("Result")
 
 
 class LongWork:
-    """Does short work at once and long work in a few threads, with bounds on what is queued.
+    """Do short work at once and long work in a few threads, with bounds on the queue.
 
     The encoder releases the interpreter lock, so the event loop goes on meanwhile. Owns its threads: `close` it.
 
     max_waiting        pieces of long work, the running ones included
-    max_waiting_bytes  of all of them together: what a piece takes in memory is a multiple of its bytes
+    max_waiting_bytes  of all of them together; a piece takes several times its bytes in memory
     """
 
     def __init__(self, threads: int, max_waiting: int, max_waiting_bytes: int) -> None:
@@ -51,10 +51,10 @@ class LongWork:
                 self._waiting_bytes -= size_bytes
 
         future = self._pool.submit(work)
-        # Given back by the thread: a caller that leaves does not end work that runs.
+        # Given back when the thread is done: a caller that leaves does not end running work.
         future.add_done_callback(give_back)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Ends the threads; work that runs is finished, work that waits is not begun."""
+        """End the threads: running work is finished, queued work is dropped."""
         self._pool.shutdown(cancel_futures=True)

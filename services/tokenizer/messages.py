@@ -1,4 +1,4 @@
-"""Messages of a conversation, checked, as the template and the call ids work on them."""
+"""Messages of a conversation, checked: the input of the template and of the call ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from protos.media_pb2 import MediaRef
 from protos.tokenizer_pb2 import ChatMessage, ContentPart
 from services.tokenizer.invalid import invalid
 
-# A bound on what one request can make us allocate; an hour of video is below it.
+# Bounds the memory of one request; an hour of video is below it.
 MAX_MEDIA_TOKENS = 1 << 22
 
 

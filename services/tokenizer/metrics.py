@@ -1,4 +1,4 @@
-"""What the tokenizer measures."""
+"""Metrics of the tokenizer."""
 
 from prometheus_client import Counter
 
@@ -23,7 +23,7 @@ TEXT_DROPPED = Counter(
 
 
 class ParserMetrics:
-    """Counts what a parser repairs and drops."""
+    """Repairs and losses of a parser, counted."""
 
     def call_dropped(self, reason: Dropped) -> None:
         """A call is not returned."""

@@ -1,4 +1,4 @@
-"""A conversation as the client sent it, to the prompt that the model reads."""
+"""From a conversation as the client sent it to the prompt that the model reads."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from services.tokenizer.vocabulary import Vocabulary
 
 
 def render_prompt(request: RenderRequest, vocabulary: Vocabulary) -> RenderResponse:
-    """Token ids of the prompt, the places of its media, and what the parser of the answer has to know about it."""
+    """Token ids of the prompt, the places of its media, and the start of the parser of the answer."""
     messages = canonical_ids(messages_from_proto(request.messages))
     options = PromptOptions(
         thinking=request.thinking,
@@ -27,7 +27,7 @@ def render_prompt(request: RenderRequest, vocabulary: Vocabulary) -> RenderRespo
         _check_continuation(messages, options)
     prompt = encode_prompt(render(messages, declare(parse_tools(request.tools_json)), options), vocabulary)
     call_ids = [call.id for message in messages for call in message.calls]
-    # The prompt itself decides: no flag can disagree with what the model saw last.
+    # The prompt decides, so that no flag can disagree with the last token that the model saw.
     thinks = prompt.token_ids[-1:] == [vocabulary.marker_ids[Marker.THINK_BEGIN]]
     return RenderResponse(
         token_ids=prompt.token_ids,

@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TokenizerServicer(TokenizerServiceServicer):
-    """Text to tokens and back. Keeps nothing between calls; a parser lives as long as its stream."""
+    """Text to tokens and back. Stateless between calls; a parser lives as long as its stream."""
 
     def __init__(self, vocabulary: Vocabulary, work: LongWork, max_request_bytes: int) -> None:
         self._vocabulary = vocabulary

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds the stop string that is complete first, however the text is cut; of two, the one that began first.
+    """Find the stop string that is complete first, however the text is cut; of two, the one that began first.
 
     Text that may be the beginning of a stop string is held back.
     """
@@ -13,7 +13,7 @@ class StopStrings:
         self._stops = stops
         self._include = include
         self._held = ""
-        # What the beginning of a stop string may end with: most text ends otherwise, and need not be looked at.
+        # Last characters of unfinished stop strings: most text ends otherwise and needs no search.
         self._inner_chars = frozenset("".join(stop[:-1] for stop in stops))
 
     def add(self, text: str) -> tuple[str, str | None]:
@@ -32,7 +32,7 @@ class StopStrings:
         return text[: len(text) - num_held], None
 
     def flush(self) -> str:
-        """What was held back: no stop string came of it."""
+        """The text held back so far, when no more follows."""
         held, self._held = self._held, ""
         return held
 

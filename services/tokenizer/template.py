@@ -7,7 +7,7 @@ from protos.media_pb2 import MediaRef
 from services.checkpoint.markers import Marker
 from services.tokenizer.messages import Image, Message, Part, Video
 
-# What the released template prints for a video before its processor has looked at it: ordinary text.
+# Printed by the released template in place of a video that no processor has seen: ordinary text.
 VIDEO_PLACEHOLDER = "<|kimi_k25_video_placeholder|>"
 
 
@@ -24,7 +24,7 @@ Segment = Marker | str | Pads
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How a conversation is rendered.
+    """Options of rendering a conversation.
 
     thinking                the answer starts with reasoning
     preserve_thinking       the reasoning of finished answers stays in the prompt

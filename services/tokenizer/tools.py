@@ -45,7 +45,7 @@ def parse_tools(tools_json: str) -> list[Json]:
 
 
 def declared_tools(tools: Sequence[Json]) -> list[DeclaredTool]:
-    """The functions among the tools that have a name."""
+    """The named functions among the tools."""
     functions = [tool.get("function") for tool in tools if tool.get("type") == "function"]
     return [
         DeclaredTool(function["name"], _property_names(function.get("parameters")))

@@ -1,7 +1,7 @@
 """JSON schemas as TypeScript types, in the dialect that K2.6 was trained on (TEMPLATE.md).
 
-Where the dialect differs from TypeScript (unescaped enum strings, `True`, names that need quotes) that is how the
-reference writes it, and the tokens must be the same.
+Differences from TypeScript (unescaped enum strings, `True`, names that need quotes) are the reference's, because the
+tokens must be the same.
 """
 
 import json
@@ -117,7 +117,7 @@ def object_type(schema: Any, indent: str, definitions: Definitions) -> ObjectTyp
 
 
 def comment_lines(schema: Any, indent: str) -> list[str]:
-    """What stands above a type: its description, then its constraints."""
+    """The comment above a type: its description, then its constraints."""
     if not isinstance(schema, Mapping):
         return []
     lines = description_lines(schema, indent)

@@ -1,4 +1,4 @@
-"""The raw frames of ExpertService.Dispatch: what travels on the hot wire, whichever carrier takes it.
+"""The raw frames of ExpertService.Dispatch, equal on every transport.
 
 A frame is a header of 64 bytes and, right behind it, its tensors row by row; everything little endian.
 
@@ -44,7 +44,7 @@ with warnings.catch_warnings():
 
 
 class Kind(enum.IntEnum):
-    """What stands behind the header."""
+    """The content behind the header."""
 
     REQUEST = 1
     PARTIAL = 2
@@ -153,7 +153,7 @@ def decode_request(header: Header, frame: Buffer) -> RoutedTokens:
 
 
 def decode_answer(frame: Buffer) -> Partial | Refusal:
-    """What a shard says. WireError when the frame is not a well-formed answer."""
+    """Decode a shard's answer. WireError when the frame is not a well-formed answer."""
     header = read_header(frame)
     if header.kind is Kind.ERROR:
         return Refusal(header.name, bytes(frame[HEADER_BYTES:]).decode(errors="replace"))

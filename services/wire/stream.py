@@ -1,4 +1,4 @@
-"""Frames in a stream of bytes, each behind its length: for carriers that do not keep messages apart themselves."""
+"""Frames in a stream of bytes, each behind its length: for transports without message borders."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def with_length(frame: Sequence[Buffer]) -> list[Buffer]:
 
 
 class FrameReader:
-    """Cuts received bytes into frames. Used by one connection: fill `space()`, then say how much by `advance`.
+    """Cut received bytes into frames. Used by one connection: fill `space()`, then call `advance` with the length.
 
     Small frames are copied out of one buffer; a large frame is received in place. Each frame owns its memory.
     """
@@ -33,7 +33,7 @@ class FrameReader:
         self._num_filled = 0
 
     def space(self) -> memoryview:
-        """Where the next bytes go; never empty."""
+        """Buffer for the next bytes; never empty."""
         if self._large is not None:
             return self._large[self._num_filled :]
         if self._begin == self._end:

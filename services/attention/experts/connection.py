@@ -31,7 +31,7 @@ DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
 
 @dataclass(frozen=True)
 class ShardIdentity:
-    """What every replica of an expert shard must say about itself, else its sums would be of another model."""
+    """The description that every replica of an expert shard must give, else its sums would be of another model."""
 
     shard: int
     num_shards: int
@@ -57,7 +57,7 @@ class ShardIdentity:
 class ReplicaConnection:
     """One replica of an expert shard and its stream, used on the loop of its shard's calls only.
 
-    calls    get what happens to the stream
+    calls    is notified when the stream opens, breaks, or brings an answer
     refusal  set while the peer is the wrong one
     """
 
@@ -90,7 +90,7 @@ class ReplicaConnection:
         self._carrier.send(frame)
 
     def disconnect(self, reason: str) -> None:
-        """Breaks the stream; `run` opens a new one."""
+        """Break the stream; `run` opens a new one."""
         if self._carrier is None or self._broken is None:
             return
         self._carrier.close()
@@ -102,7 +102,7 @@ class ReplicaConnection:
         self._calls.on_lost(self)
 
     async def run(self) -> None:
-        """Connects, and again whenever the stream breaks, until cancelled."""
+        """Connect, and connect again whenever the stream breaks, until cancelled."""
         pause_s = FIRST_PAUSE_S
         try:
             while True:
@@ -115,7 +115,7 @@ class ReplicaConnection:
             self.disconnect("closed here")
 
     async def _attempt(self) -> MoonshardError | None:
-        """One connection from opening to loss; the reason, if none came about."""
+        """One connection from opening to loss; the error if it could not be opened."""
         async with AsyncExitStack() as stack:
             try:
                 channel = await stack.enter_async_context(open_channel(self.address, tls=self._tls))
@@ -140,7 +140,7 @@ class ReplicaConnection:
         self.state = str(error)
 
     async def _connect(self, channel: grpc.aio.Channel) -> Carrier:
-        """An open stream to a replica that is the right one."""
+        """An open stream to a replica whose description is right."""
         try:
             found = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
                 expert_pb2.DescribeShardRequest(), timeout=CONNECT_S

@@ -1,4 +1,4 @@
-"""Finds expert replicas behind a DNS name and sorts them by the shard that each says it holds."""
+"""Discovery of expert replicas behind a DNS name, sorted by the shard in their description."""
 
 import asyncio
 import logging
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """A replica that was found and is used; `drop` ends that."""
+    """A replica in use; `drop` ends its use."""
 
     connection: ReplicaConnection
     drop: Callable[[], None]
 
 
 class ExpertFinder:
-    """Keeps the replicas behind a name: each that comes is asked what it holds, each that is gone is dropped.
+    """Keep the replicas behind a name: new ones are asked for their description, absent ones are dropped.
 
-    One whose shard does not fit this model is named in the log and never used; it is asked again at every look-up,
+    A replica whose shard does not fit this model is logged and never used; it is asked again at every look-up,
     since another pod may get its address. All on the loop of the experts' owner.
 
     add  connects to a replica of that shard at that address
@@ -49,13 +49,13 @@ class ExpertFinder:
         self._refused: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Looks again and again, until cancelled."""
+        """Look up the name again and again, until cancelled."""
         async for listed in poll_addresses([self._name], self._every_s):
             self._drop_gone(listed)
             await asyncio.gather(*(self._ask(address) for address in sorted(listed - self._found.keys())))
 
     def report(self) -> Iterator[str]:
-        """For people: what is known of replicas that are not used."""
+        """For people: the replicas that are not used, and why."""
         yield f"{self._name} has {len(self._found)} replicas that fit"
         yield from self._refused.values()
 
@@ -76,7 +76,7 @@ class ExpertFinder:
                 described = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
                     expert_pb2.DescribeShardRequest(), timeout=CONNECT_S
                 )
-            # One of a shard that there is not fits no shard, the first as little as any other.
+            # An unknown shard number fits no identity; any identity refuses it.
             shard = min(described.shard, len(self._identities) - 1)
             self._identities[shard].check(address, described)
         except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""The experts as the attention layers see them: dispatch a batch's tokens, await one weighted sum.
+"""The experts for the attention layers: dispatch a batch's tokens, await one weighted sum.
 
 Two implementations: in this process, or on expert shards elsewhere over persistent streams (transports.py).
 """
@@ -31,15 +31,15 @@ class Experts(Protocol):
     """The routed experts of every MoE layer. Used on the engine's loop only."""
 
     async def open(self) -> None:
-        """Connects to at least one replica of every shard; before that nothing may be dispatched."""
+        """Connect to at least one replica of every shard, before the first dispatch."""
 
     async def close(self) -> None:
-        """Ends all connections; what is in flight fails."""
+        """End all connections; calls in flight fail."""
 
     def dispatch(
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
     ) -> Awaitable[Tensor]:
-        """Sends a micro-batch's tokens to their experts at once; await the sum [tokens, hidden] f32, once.
+        """Send a micro-batch's tokens to their experts at once; await the sum [tokens, hidden] f32, once.
 
         hidden        [tokens, hidden] f32 or bf16; not to be changed before the sum is there
         topk_ids      [tokens, top_k] i32, global expert ids
@@ -47,7 +47,7 @@ class Experts(Protocol):
         """
 
     def trace(self, tracer: Tracer | None, parent: str) -> None:
-        """From now on a span is recorded under `parent` for every answer of an expert shard; None: no more."""
+        """Record a span under `parent` for every answer of an expert shard from now on; None: no more."""
 
 
 class LocalExperts:
@@ -63,7 +63,7 @@ class LocalExperts:
         pass
 
     def trace(self, tracer: Tracer | None, parent: str) -> None:
-        """There are no expert shards: their work is the step's own."""
+        """No-op: there are no expert shards."""
 
     def dispatch(
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
@@ -75,7 +75,7 @@ class LocalExperts:
 
 @dataclass(frozen=True)
 class DispatchLimits:
-    """How long a call may take.
+    """Limits of the time that a call may take.
 
     deadline_s  from dispatch to ExpertsUnavailable
     repeat_s    after that the frame goes to a further replica too, if the shard has one
@@ -152,7 +152,7 @@ class RemoteExperts:
             await asyncio.sleep(POLL_OPEN_S)
 
     async def close(self) -> None:
-        """Ends the streams; what is in flight fails with ExpertsUnavailable."""
+        """End the streams; calls in flight fail with ExpertsUnavailable."""
         for calls in self._shards:
             calls.close()
         for task in self._tasks.values():

@@ -1,4 +1,4 @@
-"""Calls in flight to the experts: who has them, when they are repeated, when they fail. Never a partial sum.
+"""Calls in flight to the experts: their replicas, repeats and deadlines. Never a partial sum.
 
 Experts are idempotent, so a frame may go to several replicas of its shard; the first answer counts and later ones are
 dropped by call id.
@@ -30,7 +30,7 @@ MAX_CALLS: Final = 1024  # in flight to one shard; an engine has one for each mi
 
 
 class Dispatched:
-    """What became of one `dispatch`: await it, once, for the sum over shards [tokens, hidden] f32.
+    """The result of one `dispatch`: await it, once, for the sum over shards [tokens, hidden] f32.
 
     Raises ExpertsUnavailable when a shard did not answer in time, WireError when one refused its frame.
     """
@@ -56,11 +56,11 @@ class Dispatched:
 
     @property
     def done(self) -> bool:
-        """Whether nobody waits for a partial sum any more: complete, failed, or given up by the caller."""
+        """Whether no partial sum is needed any more: complete, failed, or cancelled by the caller."""
         return self._complete.done()
 
     def settle(self, index: int, partial: Tensor) -> None:
-        """Takes the sum of part `index`."""
+        """Take the sum of part `index`."""
         if not self.done:
             self._partials[index] = partial
             self._num_missing -= 1
@@ -70,10 +70,10 @@ class Dispatched:
                 DISPATCH_SECONDS.observe(self._completed_s - self.started_s)
 
     def fail(self, error: MoonshardError) -> None:
-        """Ends the wait with an error."""
+        """End the wait with an error."""
         if not self.done:
             self._complete.set_exception(error)
-            # Marks it as seen: the caller may have failed elsewhere and never await this.
+            # Marks it as retrieved: a caller that failed elsewhere never awaits it.
             self._complete.exception()
 
     def __await__(self) -> Generator[Any, None, Tensor]:
@@ -86,7 +86,7 @@ class Dispatched:
 
 
 class ExpertReplica(Protocol):
-    """One replica of an expert shard, as its calls see it."""
+    """One replica of an expert shard: the interface for its calls."""
 
     address: str
     state: str  # for people: "connected", or why it is not
@@ -98,10 +98,10 @@ class ExpertReplica(Protocol):
         """Whether frames can be sent."""
 
     def send(self, frame: Sequence[Buffer]) -> None:
-        """Hands a frame to the open stream."""
+        """Hand a frame to the open stream."""
 
     def disconnect(self, reason: str) -> None:
-        """Breaks a stream that cannot be trusted."""
+        """Break a stream that cannot be trusted."""
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class ShardCalls:
         return len(self._calls)
 
     def start(self, call: Call) -> None:
-        """Sends a new call, or keeps it until a replica is there."""
+        """Send a new call, or keep it until a replica is there."""
         if len(self._calls) >= MAX_CALLS:
             call.dispatched.fail(
                 ExpertsUnavailable(f"expert shard {self._shard} owes {MAX_CALLS} answers: {self.report()}")
@@ -198,7 +198,7 @@ class ShardCalls:
         call = self._calls.get(answer.name.call_id)
         if call is None or call.name != answer.name:
             if isinstance(answer, Refusal) and answer.name.call_id == 0:
-                # It could not even read the name, so we do not know whose frame it was.
+                # The replica could not read the name of the frame, so the call is unknown.
                 replica.disconnect(answer.message)
                 return
             DROPPED_ANSWERS.inc()
@@ -220,7 +220,7 @@ class ShardCalls:
             call.dispatched.settle(call.part_index, answer.total)
 
     def check(self, now_s: float) -> None:
-        """Repeats what is late and fails what is past its deadline. Called a few times a second."""
+        """Repeat late calls and fail those past their deadline. Called a few times a second."""
         for call in list(self._calls.values()):
             if call.dispatched.done:
                 self._forget(call)
@@ -237,7 +237,7 @@ class ShardCalls:
                     REPEATED_CALLS.labels("late").inc()
 
     def close(self) -> None:
-        """Fails everything in flight."""
+        """Fail all calls in flight."""
         for call in list(self._calls.values()):
             self._forget(call)
             call.dispatched.fail(ExpertsUnavailable("this process is shutting down"))

@@ -1,4 +1,4 @@
-"""What the attention side counts about its experts."""
+"""Metrics of the dispatch to expert shards."""
 
 from prometheus_client import Counter, Gauge
 
@@ -33,7 +33,7 @@ REPEATED_CALLS = Counter(
 
 DROPPED_ANSWERS = Counter(
     "moonshard_dispatch_dropped_answers_total",
-    "Answers nobody waited for any more: duplicates after a repeat, or later than the deadline.",
+    "Answers to no call: duplicates after a repeat, or later than the deadline.",
 )
 
 LIVE_REPLICAS = Gauge(

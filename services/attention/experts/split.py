@@ -1,4 +1,4 @@
-"""Dispatch and combine as arithmetic: which tokens go to which expert shard, and the sum of what comes back."""
+"""Dispatch and combine as arithmetic: the split of tokens over expert shards, and the sum of their answers."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -13,7 +13,7 @@ from kernels.interface import RoutedTokens
 
 
 class Part(NamedTuple):
-    """What one shard gets of a batch.
+    """One shard's part of a batch.
 
     rows  [tokens of the part] i64, their places in the batch; None where all tokens travel
     """
@@ -24,13 +24,13 @@ class Part(NamedTuple):
 
 
 class Splitter:
-    """Knows the shard of every expert. Each token travels once to each shard that has one of its experts."""
+    """Split a batch over the shards: each token travels once to each shard that has one of its experts."""
 
     def __init__(self, placement: Sequence[Sequence[int]]) -> None:
         placed = sorted(expert for shard in placement for expert in shard)
         if placed != list(range(len(placed))):
             raise ValueError(f"a placement must name every expert once, found {placed}")
-        # For each shard the id of every expert that it holds, -1 for all others. One more entry than experts: index -1,
+        # For each shard the id of every expert that it has, -1 for all others. One more entry than experts: index -1,
         # "no expert", finds the last one.
         self._own_id = np.full((len(placement), len(placed) + 1), -1, dtype=np.int32)
         for shard, expert_ids in enumerate(placement):

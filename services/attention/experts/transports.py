@@ -1,4 +1,4 @@
-"""What takes frames to one expert replica and brings the answers: a gRPC stream, or a raw Unix socket."""
+"""Transports of frames to one expert replica and back: a gRPC stream, or a raw Unix socket."""
 
 import asyncio
 import itertools
@@ -28,10 +28,10 @@ class Carrier(Protocol):
     """
 
     def send(self, frame: Sequence[Buffer]) -> None:
-        """Hands a frame over at once; what does not fit into the socket follows when there is room."""
+        """Send a frame at once; the rest of one that does not fit into the socket follows when there is room."""
 
     def close(self) -> None:
-        """Ends the stream; neither callback is called any more."""
+        """End the stream; no callback is called after it."""
 
 
 class GrpcCarrier:
@@ -61,17 +61,19 @@ class GrpcCarrier:
                 await self._stream.write(self._backlog.popleft())
             self._writing = False
         except MoonshardError:
-            # The reader learns of it as well and says so.
+            # The reader fails as well and reports it.
             self._backlog.clear()
 
     def _resume(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on with a coroutine until it waits. A task would begin in the loop's next pass only, after the caller's
-        own computation, which is meant to overlap with the experts'."""
+        """Run a coroutine until it waits.
+
+        A task would begin in the loop's next pass, after the caller's own computation, which should overlap with this.
+        """
         try:
             future: asyncio.Future[Any] = work.send(None)
         except (StopIteration, asyncio.CancelledError):
             return
-        # As a task does, so that the future lets go of whoever awaits it.
+        # As a task does, so that the future accepts its awaiter.
         future._asyncio_future_blocking = False
         future.add_done_callback(lambda _: self._resume(work))
 
