@@ -81,7 +81,7 @@ class ExpertShard:
             num_experts = len(self._local_index) - 2
             if not 0 <= wrong < num_experts:
                 raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
-            raise WireError(f"expert {wrong} is not on this shard, which has {_span(self.expert_ids)}")
+            raise WireError(f"expert {wrong} is not on this shard, which holds {_span(self.expert_ids)}")
         return local
 
 
