@@ -1,6 +1,5 @@
-"""What README and Makefile promise exists."""
+"""The commands, options and variables that the documents name exist."""
 
-import importlib
 import os
 import re
 import shutil
@@ -10,19 +9,16 @@ from pathlib import Path
 import pytest
 import typer.main
 from hatchling.builders.wheel import WheelBuilder
-from pydantic_settings import BaseSettings
 
+from services.local import settings_table
 from services.local.__main__ import app
 from services.local.checkpoints import NANO
+from tests.test_documents import TRACKED
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-SETTINGS = {
-    "gateway.settings": "GatewaySettings",
-    "services.attention.settings": "AttentionSettings",
-    "services.expert.settings": "ExpertSettings",
-    "services.tokenizer.settings": "TokenizerSettings",
-}
+# Read by the tests, not by a process.
+OTHER_VARIABLES = {"MOONSHARD_RELEASED", "MOONSHARD_TEST_IMAGE"}
 
 
 def make(*arguments):
@@ -31,17 +27,6 @@ def make(*arguments):
         name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
     }
     return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def settings_fields():
-    classes: list[type[BaseSettings]] = [getattr(importlib.import_module(m), name) for m, name in SETTINGS.items()]
-    return {f"MOONSHARD_{name.upper()}": field for kind in classes for name, field in kind.model_fields.items()}
-
-
-def rows(heading):
-    """The cells of the table whose header begins with this word."""
-    table = re.search(rf"^\| {heading} \|.*\n\|[- |]+\n((?:\|.*\n)+)", README, re.MULTILINE)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
 
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -67,31 +52,25 @@ def test_commands_of_the_readme_exist():
         assert name in commands
 
 
-def test_options_of_the_readme_exist():
+def test_options_of_the_readmes_exist():
     up = typer.main.get_command(app).commands["up"]
-    options = {name: option for option in up.params for name in option.opts}
-    for named, default, _ in rows("option"):
-        for name, said in zip(named.replace("`", "").split(", "), default.split(", "), strict=False):
-            assert name in options
-            if said.isdigit() and name != "--num-blocks":
-                assert str(options[name].default) == said, name
-    assert set(re.findall(r"(?<!-)--[a-z][a-z-]+", README)) - {"--help"} <= set(options)
+    options = {name for option in up.params for name in option.opts}
+    text = README + (ROOT / "services" / "local" / "README.md").read_text()
+    named = set(re.findall(r"--[a-z][a-z-]+", "\n".join(re.findall(r"(?:moonshard up|make serve)[^`\n]*", text))))
+    assert "--experts" in named
+    assert named - {"--help"} <= options
 
 
-def test_variables_of_the_readme_exist():
-    fields = settings_fields()
-    listed = rows("variable")
-    assert listed
-    for name, default, _ in listed:
-        assert str(fields[name.strip("`")].default) == default, name
-    assert set(re.findall(r"MOONSHARD_[A-Z_]+", README)) <= set(fields)
-    defaults = {row[0]: row[1] for row in rows("option")}
-    assert str(fields["MOONSHARD_NUM_BLOCKS"].default) == defaults["`--num-blocks`"]
+@pytest.mark.parametrize("path", [path for path in TRACKED if path.endswith(".md")])
+def test_variables_of_the_documents_exist(path):
+    """A name that ends with _ stands for all variables that begin with it."""
+    known = {row.variable for row in settings_table.settings()} | OTHER_VARIABLES
+    named = set(re.findall(r"\bMOONSHARD_[A-Z_]+", (ROOT / path).read_text()))
+    assert [name for name in sorted(named - known) if not is_beginning(name, known)] == []
 
 
-def test_folders_of_the_readme_exist():
-    for name in re.findall(r"`([a-z_/]+/)`", README):
-        assert (ROOT / name).is_dir(), name
+def is_beginning(name, known):
+    return name.endswith("_") and any(each.startswith(name) for each in known)
 
 
 def code_of(text):
