@@ -1,7 +1,10 @@
-"""The table of architecture.md section 2: who may import whom."""
+"""Who may import whom, as ARCHITECTURE.md says it, and how large a file and a folder may be."""
 
 import ast
 import importlib.util
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ NO_TORCH = (
     "gateway",
 )
 TRAINING = "services/nano/train"
+MAX_ENTRIES = 30  # of a folder
+MAX_LINES = 300  # of a file
 
 ALLOWED = {
     "protos": [],
@@ -149,6 +154,30 @@ def test_light_processes_do_not_load_torch(folder):
     assert wrong == []
 
 
+# Imports every module of the folders, and says which of them brought torch along.
+WATCH = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    loaded = {"torch", "triton"} & set(sys.modules)
+    if loaded:
+        sys.exit(f"{name} loads {loaded}")
+"""
+
+
+def test_light_processes_do_not_load_torch_through_others():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for folder in NO_TORCH
+        for path in sources(folder)
+        if path != ROOT / "protos" / "build.py"
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, *modules], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_kernels_is_ours():
     spec = importlib.util.find_spec("kernels")
     assert spec is not None
@@ -172,11 +201,21 @@ def test_top_level_is_as_agreed():
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} <= agreed
 
 
+def test_folders_fit_on_a_screen():
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    paths = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    inside = {
+        (part.parent, part) for path in map(Path, paths) if (ROOT / path).exists() for part in (path, *path.parents)
+    }
+    sizes = Counter(folder for folder, _ in inside)
+    assert {str(folder): size for folder, size in sizes.items() if size > MAX_ENTRIES} == {}
+
+
 def test_files_stay_small():
     long = [
         f"{path.relative_to(ROOT)}: {lines} lines"
         for folder in OURS
         for path in sources(folder)
-        if (lines := path.read_text().count("\n")) > 300
+        if (lines := path.read_text().count("\n")) > MAX_LINES
     ]
     assert long == []
