@@ -1,5 +1,7 @@
 """Who may come in, and how often: in front of every endpoint that does work."""
 
+from dataclasses import replace
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +34,7 @@ class Guard:
         limited = scope["method"] == "POST" and dialect_of(scope["path"]) in LIMITED
         try:
             owner = scope["moonshard.owner"] = self._keys.owner_of(_key_of(Headers(scope=scope)))
+            scope["moonshard.call"] = replace(call, owner=owner)
             told = await self._limits.admit(owner) if limited else {}
         except MoonshardError as error:
             await error_response(error, scope["path"], call.request_id)(scope, receive, send)

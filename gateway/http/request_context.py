@@ -36,6 +36,7 @@ class RequestContext:
     deadline_s: float
     meter: Meter = field(default_factory=Meter)
     first_token: FirstToken = field(default_factory=FirstToken)
+    owner: str = ""  # the short name of the caller's API key; empty: not known yet, or nobody needs a key
     tracer: Tracer | None = None
     root: Span | None = None  # of the whole request, where there are traces
 

@@ -205,6 +205,7 @@ class Generation:
             token_ids=[*self._start.prompt_ids, *self.token_ids],
             num_prompt_tokens=len(self._start.prompt_ids),
             media=self._start.media,
+            tenant=self._call.owner,
         )
 
     def _was_last(self) -> bool:

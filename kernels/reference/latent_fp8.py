@@ -82,7 +82,8 @@ def widened_blocks(
     """The blocks that contexts are in as a cache of their own in `dtype`, and the block tables into it."""
     counts = (context_lens + cache.shape[1] - 1) // cache.shape[1]
     used = torch.arange(block_tables.shape[1], device=counts.device) < counts[:, None]
-    blocks = block_tables[used].long()
+    # Rows of one generation share their context, which is widened once.
+    blocks, places = torch.unique(block_tables[used].long(), return_inverse=True)
     tables = torch.zeros_like(block_tables)
-    tables[used] = torch.arange(len(blocks), dtype=tables.dtype, device=tables.device)
+    tables[used] = places.to(tables.dtype)
     return widened(cache[blocks], kv_lora, dtype), tables

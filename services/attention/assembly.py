@@ -49,7 +49,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Replica:
+class EngineReplica:
     """Shard 0: the engine, and what its service needs to know."""
 
     engine: Engine
@@ -122,7 +122,7 @@ class Assembly:
         self._check_room()
         self._store = self._open_store()
 
-    def replica(self) -> Replica:
+    def replica(self) -> EngineReplica:
         """The engine of shard 0."""
         settings, config = self._settings, self._config
         experts = self._experts()
@@ -165,7 +165,7 @@ class Assembly:
         spans = StepSpans(self._tracer, experts, settings.trace_layer_ratio) if self._tracer is not None else None
         engine = Engine(settings.role, forward, shards, roster, settings.step_tokens, self._media(), spans)
         constraints = Constraints(tokens)
-        return Replica(engine, constraints, limits, experts, further, self._store)
+        return EngineReplica(engine, constraints, limits, experts, further, self._store)
 
     def _check_room(self) -> None:
         settings, text = self._settings, self._config

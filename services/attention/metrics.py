@@ -48,6 +48,10 @@ HANDOFF_SECONDS = Histogram(
 )
 GENERATIONS = Gauge("moonshard_generations", "Generations in this replica by phase.", ["phase"])
 BLOCKS = Gauge("moonshard_kv_blocks", "Blocks of latent KV by state.", ["state"])
+BLOCK_FAULTS = Counter(
+    "moonshard_kv_block_faults_total",
+    "Faults that an idle engine found in its bookkeeping of blocks; the log names them. Anything but 0 is a bug.",
+)
 PREEMPTIONS = Counter("moonshard_preemptions_total", "Generations sent back to wait because blocks were short.")
 FINISHED = Counter("moonshard_generations_finished_total", "Generations by how they ended.", ["reason"])
 PUBLISHED_BLOCKS = Counter("moonshard_kv_blocks_published_total", "Blocks given to the store by outcome.", ["outcome"])

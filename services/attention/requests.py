@@ -60,7 +60,10 @@ def generation_from_proto(
         num_prompt=prompt.num_prompt_tokens,
         sampling=_sampling(sampling, limits),
         max_tokens=min(prompt.num_prompt_tokens + sampling.max_new_tokens, limits.context_tokens),
-        names=BlockNames(limits.names_root, limits.block_tokens, prompt.cache_salt, media),
+        names=BlockNames(
+            limits.names_root, limits.block_tokens, prompt.cache_salt, media, num_prompt=prompt.num_prompt_tokens
+        ),
+        tenant=prompt.tenant,
         sink=sink,
         hand_over=hand_over,
         tail_name=manifest.tail_name if usable else "",

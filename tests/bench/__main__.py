@@ -2,7 +2,19 @@
 
 import sys
 
-from tests.bench import constraints, cpu_kernels, dispatch, engines, gateway, laptop, observing, scale, store, vision
+from tests.bench import (
+    constraints,
+    cpu_kernels,
+    dispatch,
+    engines,
+    gateway,
+    laptop,
+    losses,
+    observing,
+    scale,
+    store,
+    vision,
+)
 
 
 def main() -> None:
@@ -16,6 +28,7 @@ def main() -> None:
         "vision": vision.main,
         "engines": engines.main,
         "laptop": laptop.main,
+        "losses": losses.main,
         "scale": scale.main,
         "observing": observing.main,
     }

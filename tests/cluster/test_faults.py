@@ -32,11 +32,11 @@ def body(seed, **how):
     }
 
 
-async def stream(client, seed, progress=None):
+async def stream(client, seed, progress=None, request=None):
     """The pieces of one streamed answer, put together: text by field, finish reason, usage."""
     text = {"reasoning_content": "", "content": ""}
     finish, usage, done = None, None, False
-    async with client.stream("POST", "/v1/chat/completions", json=body(seed)) as response:
+    async with client.stream("POST", "/v1/chat/completions", json=request or body(seed)) as response:
         assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
             if not line.startswith("data: "):
@@ -108,11 +108,7 @@ async def test_a_prefill_replica_killed_in_mid_prompt_is_not_noticed(doubled, un
 
 
 async def test_every_kind_of_process_may_be_asked_to_stop(doubled):
-    """One after another under sixteen streams, which begin anew until the last has ended: not one is cut.
-
-    That the tokens stay the same is held above, by fewer streams: of very many, one may flip between two experts that
-    are all but equal, where latent KV was computed in another form than before.
-    """
+    """One after another under sixteen streams, which begin anew until the last has ended: not one is cut."""
     async with httpx.AsyncClient(base_url=doubled.url, timeout=TIMEOUT_S) as client:
         over = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The engine: one thread that plans steps, runs them, and says what came out."""
+"""The engine: one thread that plans steps, runs them and emits their tokens."""
 
 import asyncio
 import logging
@@ -15,15 +15,17 @@ import uvloop
 from services.attention.constraint.workers import Rules
 from services.attention.engine.fetcher import Fetched, Fetcher
 from services.attention.engine.forward import Forward
-from services.attention.engine.generation import Failed, FinishReason, Generation, HandedOver, Tokens
+from services.attention.engine.generation import Failed, Generation, HandedOver, Phase, Tokens
 from services.attention.engine.load import Load, load_of
 from services.attention.engine.media import MediaSource
-from services.attention.engine.publisher import Publisher
-from services.attention.engine.roster import Chunk, Roster
+from services.attention.engine.publisher import Published, Publisher
+from services.attention.engine.roster import Roster
 from services.attention.engine.spans import StepSpans
 from services.attention.engine.step_metrics import count_step, show_roster
+from services.attention.engine.turns import Chunk
 from services.attention.layers.local import LayerShard
 from services.attention.metrics import (
+    BLOCK_FAULTS,
     FINISHED,
     HANDOFF_SECONDS,
     PREFILL_SECONDS,
@@ -36,6 +38,10 @@ from services.runtime.errors import MoonshardError, Unavailable
 log = logging.getLogger(__name__)
 
 SHARD_PAUSE_S = 0.02
+CHECK_EVERY_S = 10.0  # at most so often an idle engine looks for faults in its bookkeeping
+
+StoreResult = Fetched | Published
+"""What the store's part of a generation gives to the engine."""
 
 
 class Engine:
@@ -65,9 +71,8 @@ class Engine:
         self._step_tokens = step_tokens
         self._spans = spans
         self._commands: deque[Callable[[], None]] = deque()
-        # Generations whose blocks the store reads or writes just now, and those of them that nobody waits for any more.
-        self._tasks: dict[Generation, asyncio.Task[Callable[[], None]]] = {}
-        self._abandoned: set[Generation] = set()
+        self._tasks: dict[Generation, asyncio.Task[StoreResult]] = {}  # the store reads or writes their blocks now
+        self._checked_s = 0.0
         self._step = 0
         self._stopping = False
         self._loop = uvloop.new_event_loop()
@@ -79,32 +84,32 @@ class Engine:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
-        """Runs a coroutine on the engine's loop; for opening connections that belong to it."""
+        """Run a coroutine on the engine's loop; for opening connections that belong to it."""
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def submit(self, generation: Generation) -> None:
-        """Queues a generation; everything about it, refusal included, reaches its sink."""
+        """Queue a generation; everything about it, refusal included, reaches its sink."""
         self._post(lambda: self._submit(generation))
 
     def cancel(self, generation: Generation) -> None:
-        """Ends a generation without a further event; its blocks are free before the next step."""
+        """End a generation without a further event; its blocks are free before the next step."""
         self._post(lambda: self._cancel(generation))
 
     def drain(self) -> None:
-        """Gives every stream back to its caller, who continues it on another replica; prompts are finished."""
+        """Give every stream back to its caller, who continues it on another replica; finish the prompts."""
         self._post(self._drain)
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread after the step in hand."""
+        """End the thread after the current step."""
         self._post(self._set_stopping)
         self._thread.join(timeout_s)
 
-    def check(self) -> None:
-        """Asserts that the block pool and the generations agree; for tests, on an idle engine."""
-        asyncio.run_coroutine_threadsafe(self._check(), self._loop).result(timeout=30)
+    def find_faults(self) -> list[str]:
+        """Return where the block pool and the generations disagree, a sentence each. Not for the engine's thread."""
+        return asyncio.run_coroutine_threadsafe(self._find_faults(), self._loop).result(timeout=30)
 
-    async def _check(self) -> None:
-        self._roster.check()
+    async def _find_faults(self) -> list[str]:
+        return self._roster.find_faults()
 
     def _post(self, command: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(self._enqueue, command)
@@ -139,6 +144,7 @@ class Engine:
                     await self._run_step(plan)
                     await asyncio.sleep(0)  # lets what arrived during a step without a wait come in
                 elif not (self._commands or self._stopping):
+                    self._check_if_idle()
                     self._wake.clear()
                     await self._wake.wait()
             except MoonshardError as error:
@@ -148,13 +154,23 @@ class Engine:
                 log.exception("a step failed")
                 self._fail([chunk.generation for chunk in plan], MoonshardError("internal error in a step"))
 
+    def _check_if_idle(self) -> None:
+        """Log and count faults of the bookkeeping. It goes on with them: a lost block costs memory, never an answer."""
+        now_s = time.monotonic()
+        if not self._roster.is_empty or now_s - self._checked_s < CHECK_EVERY_S:
+            return
+        self._checked_s = now_s
+        for fault in self._roster.find_faults():
+            log.error("the block pool is at fault: %s", fault)
+            BLOCK_FAULTS.inc()
+
     def _between_steps(self) -> None:
         while self._commands:
             self._commands.popleft()()
         losses = [shard.take_loss() for shard in self._shards]
         if any(losses):
             self._roster.pool.forget_all()
-            computed = [*self._roster.running, *self._roster.fetching, *self._roster.leaving]
+            computed = [g for g in self._roster.everyone() if g.phase is not Phase.WAITING]
             self._fail(computed, Unavailable("a shard of this replica was lost"))
         for generation in self._roster.admit():
             self._spawn(generation, self._fetch(generation))
@@ -188,22 +204,22 @@ class Engine:
             PREFILL_SECONDS.labels(self._role).observe(milestones.first_token_s - milestones.started_s)
         if generation.hand_over:
             self._roster.leave(generation)
-            self._spawn(generation, self._hand_over(generation, choice, finish_reason))
+            generation.first, generation.finish_reason = choice, finish_reason
+            self._spawn(generation, self._publish_rest(generation))
             return
         if finish_reason is not None:
             self._remove(generation, finish_reason.name.lower())
         first = milestones if is_first else None
         generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first))
 
-    async def _fetch(self, generation: Generation) -> Callable[[], None]:
-        """Looks in the store for what this replica's memory does not have, then lets the generation run."""
+    async def _fetch(self, generation: Generation) -> Fetched:
+        """Look in the store for what this replica's memory does not have."""
         milestones = generation.milestones
         if not milestones.admitted_s:
             milestones.admitted_s = time.monotonic()
             QUEUE_SECONDS.labels(self._role).observe(milestones.admitted_s - milestones.arrived_s)
         with HANDOFF_SECONDS.labels("fetched").time():
-            fetched = await self._fetcher.fetch(generation)
-        return lambda: self._start(generation, fetched)
+            return await self._fetcher.fetch(generation)
 
     def _start(self, generation: Generation, fetched: Fetched) -> None:
         comes_back = generation.num_cached is not None
@@ -216,25 +232,24 @@ class Engine:
             PREFIX_TOKENS.labels(self._role, "store").inc(num_cached - num_in_memory)
             PREFIX_TOKENS.labels(self._role, "computed").inc(generation.num_prompt - num_cached)
 
-    async def _hand_over(
-        self, generation: Generation, choice: SampledToken, finish_reason: FinishReason | None
-    ) -> Callable[[], None]:
-        """Publishes what is left, then tells the caller where to go on."""
+    async def _publish_rest(self, generation: Generation) -> Published:
         with HANDOFF_SECONDS.labels("published").time():
             published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
         generation.milestones.published_s = time.monotonic()
+        return published
+
+    def _hand_over(self, generation: Generation, published: Published) -> None:
+        """Tell the caller where to go on."""
+        assert generation.first is not None
         event = HandedOver(
-            choice=choice,
-            finish_reason=finish_reason,
+            choice=generation.first,
+            finish_reason=generation.finish_reason,
             num_cached=generation.num_cached or 0,
             block_names=published.block_names,
             tail_name=published.tail_name,
             num_tokens=generation.num_computed,
             milestones=generation.milestones,
         )
-        return lambda: self._handed_over(generation, event)
-
-    def _handed_over(self, generation: Generation, event: HandedOver) -> None:
         self._remove(generation, "handed_over")
         generation.sink(event)
 
@@ -247,13 +262,13 @@ class Engine:
 
     def _cancel(self, generation: Generation) -> None:
         if generation in self._tasks:
-            self._abandoned.add(generation)
+            self._roster.abandon(generation)
         else:
             self._remove(generation, "cancelled")
 
     def _fail(self, generations: Sequence[Generation], error: MoonshardError) -> None:
         for generation in generations:
-            if generation not in self._abandoned:
+            if generation.phase is not Phase.ABANDONED:
                 self._cancel(generation)
                 generation.sink(Failed(error))
 
@@ -262,18 +277,17 @@ class Engine:
         if self._roster.remove(generation):
             FINISHED.labels(reason).inc()
 
-    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, Callable[[], None]]) -> None:
-        """Lets the store read or write a generation's blocks beside the steps; they stay held until that is over."""
+    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, StoreResult]) -> None:
+        """Let the store read or write a generation's blocks beside the steps; they stay held until that is over."""
         task = self._loop.create_task(work)
         self._tasks[generation] = task
-        # The result is a command, since a step may be waiting for its experts just now.
+        # It is settled as a command, since a step may be waiting for its experts just now.
         task.add_done_callback(lambda _: self._enqueue(lambda: self._settle(generation)))
 
     def _settle(self, generation: Generation) -> None:
         task = self._tasks.pop(generation)
         error = task.exception()
-        if generation in self._abandoned:
-            self._abandoned.remove(generation)
+        if generation.phase is Phase.ABANDONED:
             self._remove(generation, "cancelled")
         elif isinstance(error, MoonshardError):
             self._fail([generation], error)
@@ -281,7 +295,14 @@ class Engine:
             log.error("the store's part of a request failed", exc_info=error)
             self._fail([generation], MoonshardError("internal error between steps"))
         else:
-            task.result()()
+            self._go_on(generation, task.result())
+
+    def _go_on(self, generation: Generation, result: StoreResult) -> None:
+        match result:
+            case Fetched():
+                self._start(generation, result)
+            case Published():
+                self._hand_over(generation, result)
 
     def _report(self) -> None:
         show_roster(self._roster)

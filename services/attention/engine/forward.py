@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from services.attention.engine.media import media_rows
-from services.attention.engine.roster import Chunk
+from services.attention.engine.turns import Chunk
 from services.attention.layers.batch import Batch, Row, make_batch, split
 from services.attention.layers.formulas import embed, logits
 from services.attention.layers.local import LayerShard, all_of
@@ -16,7 +16,7 @@ from services.model.device import to_device
 
 
 class Forward:
-    """Embedding, every shard's layers, final norm and head. Used on the engine's loop."""
+    """Runs embedding, every shard's layers, final norm and head. Used on the engine's loop."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Forward:
         self._micro_batch_tokens = micro_batch_tokens
 
     async def run(self, step: int, plan: Sequence[Chunk]) -> Tensor:
-        """Logits f32 [generations whose last chunk this is, vocabulary], in the order of the plan."""
+        """Return logits f32 [generations whose last chunk this is, vocabulary], in the order of the plan."""
         batch = make_batch([_row(chunk) for chunk in plan], self._block_tokens)
         # Below this size two halves cost more than the wait that they hide.
         halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
@@ -66,4 +66,5 @@ class Forward:
 def _row(chunk: Chunk) -> Row:
     generation = chunk.generation
     first, last = generation.num_computed, generation.num_computed + chunk.num_tokens
-    return Row(generation.token_ids[first:last], first, generation.block_ids, chunk.is_last)
+    tokens = generation.token_ids[first:last]
+    return Row(tokens, first, generation.block_ids, chunk.is_last, generation.is_past_prompt)

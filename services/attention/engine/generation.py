@@ -20,6 +20,17 @@ class FinishReason(Enum):
     LENGTH = 2
 
 
+class Phase(Enum):
+    """Where a generation is. The roster alone changes it; the values are labels of a metric."""
+
+    OUTSIDE = "outside"  # not in a roster yet, or over
+    WAITING = "waiting"  # without blocks
+    FETCHING = "fetching"  # the store fills its blocks
+    RUNNING = "running"  # takes part in steps
+    LEAVING = "leaving"  # computed; its blocks are being published
+    ABANDONED = "abandoned"  # over for its caller, but the store still reads or writes its blocks
+
+
 @dataclass
 class Milestones:
     """When a generation first got where, of time.monotonic; 0: not yet."""
@@ -81,11 +92,17 @@ class Generation:
     hand_over: bool = False  # role prefill: one token, then publish everything
     tail_name: str = ""  # in the store: the latent KV of the last, partly filled block
     tail_tokens: int = 0  # num_computed once the tail is fetched
-    arrival: int = 0
+    tenant: str = ""  # shares the steps with other tenants; empty: all such requests are one tenant
+    phase: Phase = Phase.OUTSIDE
+    arrival: int = 0  # a count of the roster's generations
+    due: float = 0.0  # its place in the order of prompts, in tokens of work (turns.py)
+    weight: int = 0  # of a token of its work in that order
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
+    first: SampledToken | None = None  # of a prompt to hand over, with the finish if it is also the last
+    finish_reason: FinishReason | None = None
     history: History | None = field(init=False)
     constraint: Constraint | None = None
     milestones: Milestones = field(default_factory=Milestones)
@@ -101,11 +118,26 @@ class Generation:
         return len(self.token_ids) - self.num_computed
 
     @property
+    def is_past_prompt(self) -> bool:
+        """Whether the next token to compute is a generated one."""
+        return self.num_computed >= self.num_prompt
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether a step computes its newest token and gives it the next one."""
+        return self.is_past_prompt and self.num_remaining == 1
+
+    @property
+    def num_next(self) -> int:
+        """The most tokens that the next step may compute: those up to the end of the prompt, or the generated ones."""
+        return self.num_remaining if self.is_past_prompt else self.num_prompt - self.num_computed
+
+    @property
     def num_new(self) -> int:
         return len(self.token_ids) - self.num_prompt
 
     def append(self, token_id: int) -> FinishReason | None:
-        """Adds a sampled token and says whether it is the last."""
+        """Add a sampled token; return why the generation ends with it, if it does."""
         self.token_ids.append(token_id)
         if token_id in self.sampling.stop_token_ids and self.num_new > self.sampling.min_new_tokens:
             return FinishReason.STOP

@@ -1,7 +1,8 @@
-"""What a replica has to do, as its callers are told."""
+"""How busy a replica is, for its callers."""
 
 from dataclasses import dataclass
 
+from services.attention.engine.generation import Phase
 from services.attention.engine.roster import Roster
 
 
@@ -16,10 +17,11 @@ class Load:
 
 
 def load_of(roster: Roster) -> Load:
-    """The load now."""
+    waiting = roster.of(Phase.WAITING)
+    to_compute = [*waiting, *roster.of(Phase.FETCHING), *roster.of(Phase.RUNNING)]
     return Load(
-        num_running=len(roster.running) + len(roster.fetching) + len(roster.leaving),
-        num_waiting=len(roster.waiting),
-        num_queued_tokens=sum(g.num_remaining for g in [*roster.waiting, *roster.fetching, *roster.running]),
+        num_running=len(roster.everyone()) - len(waiting),
+        num_waiting=len(waiting),
+        num_queued_tokens=sum(generation.num_remaining for generation in to_compute),
         num_free_blocks=roster.pool.num_free,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from services.attention.engine.roster import Chunk
+from services.attention.engine.turns import Chunk
 from services.checkpoint.block_names import MediaMark
 from services.checkpoint.media_names import media_key
 from services.model.media_features import features_from_bytes

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain
 
 
 class BlockPool:
     """Hands out block ids and shares complete blocks by name. Owned by the engine thread.
 
-    A block is held by `holders` generations. A complete block has a name, under which later generations find it. When
-    nobody holds a named block it stays as it is, remembered, until its memory is needed: least recently used first.
+    A complete block has a name, under which later generations find it. A named block that no generation holds is
+    remembered: it stays as it is until its memory is needed, least recently used first.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -29,7 +30,7 @@ class BlockPool:
         return len(self._remembered)
 
     def allocate(self, count: int) -> list[int] | None:
-        """`count` blocks for one new holder, or None if there are fewer; their contents are undefined."""
+        """Return `count` blocks for one new holder, or None if there are fewer; their contents are undefined."""
         if count > self.num_free:
             return None
         while len(self._blank) < count:
@@ -42,7 +43,7 @@ class BlockPool:
         return blocks
 
     def hold_prefix(self, names: Sequence[bytes]) -> list[int]:
-        """The remembered blocks of the longest known prefix of `names`, each with one more holder."""
+        """Return the blocks of the longest known prefix of `names`, each with one more holder."""
         blocks = []
         for name in names:
             block = self._block_of.get(name)
@@ -54,7 +55,7 @@ class BlockPool:
         return blocks
 
     def name(self, block: int, name: bytes) -> bool:
-        """Remembers a complete block; False if another block has the name already."""
+        """Remember a complete block; False if another block has the name already."""
         assert self._holders[block] > 0 and block not in self._name_of
         if name in self._block_of:
             return False
@@ -63,7 +64,7 @@ class BlockPool:
         return True
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Takes one holder from each block."""
+        """Take one holder from each block."""
         for block in reversed(blocks):  # so that the end of a prefix is forgotten before its beginning
             assert self._holders[block] > 0, f"block {block} is released twice"
             self._holders[block] -= 1
@@ -74,27 +75,30 @@ class BlockPool:
                     self._blank.append(block)
 
     def forget_all(self) -> None:
-        """Drops every name: the bytes behind them are gone. Held blocks stay held."""
+        """Drop every name: the bytes behind them are gone. Held blocks stay held."""
         self._blank += self._remembered
         self._remembered.clear()
         self._name_of.clear()
         self._block_of.clear()
 
-    def check(self, held: Sequence[Sequence[int]]) -> None:
-        """Asserts that exactly the blocks in `held`, one list per generation, are held and nothing is lost."""
+    def find_faults(self, held: Sequence[Sequence[int]]) -> list[str]:
+        """Return what is wrong, a sentence each: exactly the blocks in `held`, one list a generation, must be held."""
         holders = [0] * self.num_blocks
-        for blocks in held:
-            assert len(set(blocks)) == len(blocks), f"a generation holds a block twice: {blocks}"
-            for block in blocks:
-                holders[block] += 1
-        assert holders == self._holders, "holders and generations disagree"
+        for block in chain.from_iterable(held):
+            holders[block] += 1
         in_use = {block for block, count in enumerate(holders) if count}
-        blank, remembered = set(self._blank), set(self._remembered)
-        assert len(blank) == len(self._blank), "a block is blank twice"
-        assert not (blank & remembered) and not (in_use & (blank | remembered)), "a block is in two places"
-        assert in_use | blank | remembered == set(range(self.num_blocks)), "a block is lost"
-        assert {self._block_of[name]: name for name in self._block_of} == self._name_of, "names and blocks disagree"
-        assert remembered <= set(self._name_of) and not (blank & set(self._name_of)), "a nameless block is remembered"
+        blank, remembered, named = set(self._blank), set(self._remembered), set(self._name_of)
+        faults = {
+            "a generation holds a block twice": any(len(set(blocks)) != len(blocks) for blocks in held),
+            "holders and generations disagree": holders != self._holders,
+            "a block is blank twice": len(blank) != len(self._blank),
+            "a block is in two places": bool(blank & remembered or in_use & (blank | remembered)),
+            "a block is lost": in_use | blank | remembered != set(range(self.num_blocks)),
+            "names and blocks disagree": {block: name for name, block in self._block_of.items()} != self._name_of,
+            "a block without a name is remembered": not remembered <= named,
+            "a blank block has a name": bool(blank & named),
+        }
+        return [fault for fault, found in faults.items() if found]
 
     def _forget(self, block: int) -> None:
         del self._block_of[self._name_of.pop(block)]

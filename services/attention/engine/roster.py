@@ -1,129 +1,137 @@
-"""Who waits, who runs, and which blocks each has: the bookkeeping and the policy of the engine."""
+"""The generations of a replica by phase, and the blocks that each has: the engine's bookkeeping and policy."""
 
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.attention.engine.generation import Generation
+from services.attention.engine.generation import Generation, Phase
 from services.attention.engine.pool import BlockPool
+from services.attention.engine.turns import Chunk, Turns, plan_step
 from services.attention.layers.blocks import NamedBlock
 from services.runtime.errors import Overloaded
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The next `num_tokens` uncomputed tokens of a generation, as part of a step."""
-
-    generation: Generation
-    num_tokens: int
-
-    @property
-    def is_last(self) -> bool:
-        """The logits after this chunk give a new token."""
-        return self.num_tokens == self.generation.num_remaining
-
-
-def plan_step(running: Sequence[Generation], step_tokens: int) -> list[Chunk]:
-    """What goes into the next step: every running decode, then prompt chunks, first come first served.
-
-    Decodes go first so that a long prompt never stops the streams beside it; prompts share what is left of step_tokens.
-    """
-    plan = [Chunk(generation, 1) for generation in running if generation.num_remaining == 1]
-    budget = step_tokens - len(plan)
-    for generation in running:
-        if budget <= 0:
-            break
-        if generation.num_remaining > 1:
-            plan.append(Chunk(generation, min(generation.num_remaining, budget)))
-            budget -= plan[-1].num_tokens
-    return plan
+def _no_generations() -> dict[Phase, list[Generation]]:
+    return {phase: [] for phase in Phase if phase is not Phase.OUTSIDE}
 
 
 @dataclass
 class Roster:
-    """The generations of a replica. Owned by the engine thread; decides, but computes and sends nothing."""
+    """Owned by the engine thread; decides, but computes and sends nothing."""
 
     pool: BlockPool
     block_tokens: int
     max_running: int
     max_waiting: int
-    waiting: list[Generation] = field(default_factory=list)  # by arrival
-    fetching: list[Generation] = field(default_factory=list)
-    running: list[Generation] = field(default_factory=list)  # by arrival
-    leaving: list[Generation] = field(default_factory=list)  # done, but their blocks are still being published
+    _groups: dict[Phase, list[Generation]] = field(default_factory=_no_generations)
+    _turns: Turns = field(default_factory=Turns)
     _arrivals: int = 0
     _num_preempted: int = 0
 
+    def of(self, phase: Phase) -> Sequence[Generation]:
+        """Return the generations of a phase: by their turn where they wait, else by when they came into it."""
+        return self._groups[phase]
+
     def submit(self, generation: Generation) -> None:
-        """Queues a generation, or Overloaded if the queue is full."""
-        if len(self.waiting) >= self.max_waiting:
+        """Queue a generation; Overloaded if the queue is full."""
+        if len(self.of(Phase.WAITING)) >= self.max_waiting:
             raise Overloaded(f"{self.max_waiting} requests are waiting already", retry_after_s=1.0)
         self._arrivals += 1
         generation.arrival = self._arrivals
-        self.waiting.append(generation)
+        self._wait(generation)
 
     def admit(self) -> list[Generation]:
-        """Gives blocks to waiting generations, in order of arrival, as long as there are any; they are now fetching."""
+        """Give blocks to waiting generations, by turn, as long as there are any; they are now fetching."""
         admitted = []
-        while self.waiting and len(self.running) + len(self.fetching) < self.max_running:
-            generation = self.waiting[0]
+        waiting = self._groups[Phase.WAITING]
+        while waiting and len(self.of(Phase.RUNNING)) + len(self.of(Phase.FETCHING)) < self.max_running:
+            generation = waiting[0]
+            # Whoever comes later may not take the blocks that the first one waits for: it is due before them.
             if not self._give_blocks(generation):
                 break
-            self.waiting.pop(0)
-            self.fetching.append(generation)
+            self._move(generation, Phase.FETCHING)
             admitted.append(generation)
         return admitted
 
     def start(self, generation: Generation, num_fetched: int, tail_fetched: bool) -> int:
-        """A fetching generation runs, with so many further blocks from the store; returns its cached prompt tokens."""
-        self.fetching.remove(generation)
+        """Let a fetching generation run, with `num_fetched` more blocks; return its cached prompt tokens."""
+        self._move(generation, Phase.RUNNING)
         self._name(generation, generation.num_computed + num_fetched * self.block_tokens)
         if tail_fetched:
             generation.num_computed = generation.tail_tokens
         if generation.num_cached is None:
             generation.num_cached = min(generation.num_computed, generation.num_prompt)
-        insort(self.running, generation, key=lambda g: g.arrival)
+        self._turns.move_up(generation)
         return generation.num_cached
 
     def plan(self, step_tokens: int) -> list[Chunk]:
-        """The next step; if blocks are short for it, the youngest generations are sent back to wait."""
-        for generation in tuple(self.running):
-            while generation in self.running and not self._grow(generation):
-                self._preempt(self.running[-1])
-        return plan_step(self.running, step_tokens)
+        """Return the next step; if blocks are short for it, the youngest generations are sent back to wait."""
+        for generation in tuple(self.of(Phase.RUNNING)):
+            while generation.phase is Phase.RUNNING and not self._grow(generation):
+                self._preempt(max(self.of(Phase.RUNNING), key=lambda g: g.arrival))
+        return plan_step(self.of(Phase.RUNNING), step_tokens)
 
     def advance(self, chunk: Chunk) -> list[NamedBlock]:
-        """Records that a chunk is computed; returns the blocks that it completed and that are new here."""
-        return self._name(chunk.generation, chunk.generation.num_computed + chunk.num_tokens)
+        """Record that a chunk is computed; return the blocks that it completed and that are new here."""
+        generation = chunk.generation
+        named = self._name(generation, generation.num_computed + chunk.num_tokens)
+        if generation.weight:
+            self._turns.count(generation)
+            if not generation.num_remaining:
+                self._turns.leave(generation)
+        return named
 
     def leave(self, generation: Generation) -> None:
         """A running generation computes no more but keeps its blocks until `remove`."""
-        self.running.remove(generation)
-        self.leaving.append(generation)
+        self._move(generation, Phase.LEAVING)
+
+    def abandon(self, generation: Generation) -> None:
+        """A generation is over for its caller but keeps its blocks until `remove`."""
+        self._turns.leave(generation)
+        self._move(generation, Phase.ABANDONED)
 
     def remove(self, generation: Generation) -> bool:
-        """Ends a generation wherever it is and frees its blocks; False if it is not here."""
-        for group in (self.running, self.waiting, self.fetching, self.leaving):
-            if generation in group:
-                group.remove(generation)
-                self._take_blocks(generation)
-                return True
-        return False
+        """End a generation wherever it is and free its blocks; False if it is not here."""
+        if generation.phase is Phase.OUTSIDE:
+            return False
+        self._turns.leave(generation)
+        self._groups[generation.phase].remove(generation)
+        generation.phase = Phase.OUTSIDE
+        self._take_blocks(generation)
+        return True
 
     def take_num_preempted(self) -> int:
-        """Generations sent back to wait since the last call."""
+        """Return how many generations were sent back to wait since the last call."""
         count, self._num_preempted = self._num_preempted, 0
         return count
 
     def everyone(self) -> list[Generation]:
-        return [*self.running, *self.fetching, *self.leaving, *self.waiting]
+        return [generation for group in self._groups.values() for generation in group]
 
-    def check(self) -> None:
-        """Asserts that blocks and generations agree."""
-        self.pool.check([generation.block_ids for generation in self.everyone()])
-        for generation in self.running:
-            assert generation.num_remaining >= 1
-            assert generation.num_computed <= len(generation.block_ids) * self.block_tokens
+    @property
+    def is_empty(self) -> bool:
+        return not any(self._groups.values())
+
+    def find_faults(self) -> list[str]:
+        """Return where blocks and generations disagree, a sentence each; none on a sound replica."""
+        faults = self.pool.find_faults([generation.block_ids for generation in self.everyone()])
+        for generation in self.of(Phase.RUNNING):
+            num_computed, num_blocks = generation.num_computed, len(generation.block_ids)
+            if not 0 <= num_computed < len(generation.token_ids):
+                faults.append(f"{num_computed} of {len(generation.token_ids)} tokens of a running one are computed")
+            if num_computed > num_blocks * self.block_tokens:
+                faults.append(f"{num_computed} tokens are computed in {num_blocks} blocks")
+        return faults
+
+    def _move(self, generation: Generation, phase: Phase) -> None:
+        self._groups[generation.phase].remove(generation)
+        generation.phase = phase
+        self._groups[phase].append(generation)
+
+    def _wait(self, generation: Generation) -> None:
+        self._turns.enter(generation)
+        generation.phase = Phase.WAITING
+        insort(self._groups[Phase.WAITING], generation, key=lambda g: (g.due, g.arrival))
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_tokens)
@@ -133,8 +141,8 @@ class Roster:
         sharable = (len(generation.token_ids) - 1) // self.block_tokens
         shared = self.pool.hold_prefix(generation.names.upto(sharable, generation.token_ids))
         missing = self._blocks_for(len(generation.token_ids)) - len(shared)
-        # Every running generation can take one more block before anyone must be sent back.
-        spare = len(self.running) + len(self.fetching)
+        # Every running generation can take one more block before one must be sent back.
+        spare = len(self.of(Phase.RUNNING)) + len(self.of(Phase.FETCHING))
         fresh = self.pool.allocate(missing) if missing + spare <= self.pool.num_free else None
         if fresh is None:
             self.pool.release(shared)
@@ -158,11 +166,12 @@ class Roster:
         return True
 
     def _preempt(self, generation: Generation) -> None:
-        """Sends a generation back to wait. Its complete blocks are published, so it comes back by fetching them."""
-        self.running.remove(generation)
+        """Send a generation back to wait. Its complete blocks are published, so it comes back by fetching them."""
+        self._turns.leave(generation)
+        self._groups[Phase.RUNNING].remove(generation)
         self._take_blocks(generation)
         generation.tail_name = ""
-        insort(self.waiting, generation, key=lambda g: g.arrival)
+        self._wait(generation)
         self._num_preempted += 1
 
     def _name(self, generation: Generation, num_computed: int) -> list[NamedBlock]:
@@ -170,9 +179,10 @@ class Roster:
         generation.num_computed = num_computed
         if num_computed >= generation.names.media_end:
             generation.features = {}
-        names = generation.names.upto(last, generation.token_ids)
+        names = generation.names.between(first, last, generation.token_ids)
+        blocks = generation.block_ids[first:last]
         return [
-            NamedBlock(generation.block_ids[index], names[index])
-            for index in range(first, last)
-            if self.pool.name(generation.block_ids[index], names[index])
+            NamedBlock(block_id, name)
+            for block_id, name in zip(blocks, names, strict=True)
+            if self.pool.name(block_id, name)
         ]

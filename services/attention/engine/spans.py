@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from services.attention.engine.generation import Generation
-from services.attention.engine.roster import Chunk
+from services.attention.engine.turns import Chunk
 from services.attention.experts.experts import Experts
 from services.runtime.tracing import Tracer, is_recorded
 

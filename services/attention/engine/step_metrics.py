@@ -1,8 +1,10 @@
-"""What a step of the engine adds to the metrics."""
+"""The metrics of the engine's steps."""
 
 from collections.abc import Sequence
 
-from services.attention.engine.roster import Chunk, Roster
+from services.attention.engine.generation import Phase
+from services.attention.engine.roster import Roster
+from services.attention.engine.turns import Chunk
 from services.attention.metrics import (
     BLOCKS,
     GENERATIONS,
@@ -15,7 +17,7 @@ from services.attention.metrics import (
 
 
 def count_step(role: str, plan: Sequence[Chunk], num_sampled: int, seconds: float) -> None:
-    """One step that was carried out, in which so many generations got a token."""
+    """Count one step, in which `num_sampled` generations got a token."""
     num_prompt = sum(chunk.num_tokens for chunk in plan) - num_sampled
     STEP_TOKENS.labels("prompt").observe(num_prompt)
     STEP_TOKENS.labels("decode").observe(num_sampled)
@@ -26,16 +28,11 @@ def count_step(role: str, plan: Sequence[Chunk], num_sampled: int, seconds: floa
 
 
 def show_roster(roster: Roster) -> None:
-    """Who is where, and the blocks."""
+    """Show the generations by phase, and the blocks."""
     PREEMPTIONS.inc(roster.take_num_preempted())
-    phases = {
-        "waiting": roster.waiting,
-        "fetching": roster.fetching,
-        "running": roster.running,
-        "leaving": roster.leaving,
-    }
-    for phase, generations in phases.items():
-        GENERATIONS.labels(phase).set(len(generations))
+    for phase in Phase:
+        if phase is not Phase.OUTSIDE:
+            GENERATIONS.labels(phase.value).set(len(roster.of(phase)))
     BLOCKS.labels("free").set(roster.pool.num_free)
     BLOCKS.labels("used").set(roster.pool.num_blocks - roster.pool.num_free)
     BLOCKS.labels("remembered").set(roster.pool.num_remembered)

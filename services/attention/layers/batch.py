@@ -20,17 +20,23 @@ MAGIC = b"MSB1"
 
 @dataclass(frozen=True)
 class Row:
-    """What one generation contributes to a step: its next tokens and where their latent KV goes."""
+    """What one generation contributes to a step: its next tokens and where their latent KV goes.
+
+    Attention has two forms, which round differently. Prompt tokens take the expanded form (prefill), all in one
+    segment; generated tokens take the absorbed form (decode), each as a row of its own with its own context. So the
+    bits of a token depend neither on the size of a chunk nor on whether the token is computed again after a loss.
+    """
 
     token_ids: Sequence[int]
     start: int  # position of the first of them
     block_ids: Sequence[int]  # the generation's blocks in order; enough for its last new token
     wants_logits: bool  # of its last token
+    is_generated: bool  # the tokens come from sampling; else from the prompt
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A prefill chunk: several new tokens of one generation."""
+    """A prefill chunk: new prompt tokens of one generation."""
 
     tokens: slice  # its place in the flat tensors
     block_table: Tensor  # [blocks of the context] i32
@@ -39,14 +45,14 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step in flat tensors: first the rows of one token each (decode), then the segments (prefill chunks).
+    """One step in flat tensors: first the generated tokens (decode rows), then the segments (prefill chunks).
 
     token_ids, positions  [tokens] i64
     slots                 [tokens] i64, block * block_tokens + offset
     block_tables          [num_decode, max_blocks] i32, zeros past the context
     context_lens          [num_decode] i32, the row's own token included
     logit_rows            [rows that want logits] i64, flat index of their last token, in the caller's order
-    row_starts            flat index of each row's first token, in the caller's order
+    row_starts            [rows] i64, flat index of each `Row`'s first token, in the caller's order
     """
 
     token_ids: Tensor
@@ -112,18 +118,18 @@ class Batch:
 
 
 def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
-    """The batch of a plan. Rows may have any order and length; a prompt's last chunk of one token counts as decode."""
+    """Make the batch of a plan. Rows may have any order and length."""
     assert all(row.token_ids for row in rows), "a row without tokens"
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].token_ids) > 1)
+    order = sorted(range(len(rows)), key=lambda index: not rows[index].is_generated)
     ordered = [rows[index] for index in order]
-    decodes = [row for row in ordered if len(row.token_ids) == 1]
+    decodes = [row for row in ordered if row.is_generated]
     chunks = ordered[len(decodes) :]
     ends = np.cumsum([len(row.token_ids) for row in ordered], dtype=np.int64)
     row_ends = np.empty_like(ends)
     row_ends[order] = ends
     wants = [index for index, row in enumerate(rows) if row.wants_logits]
-    tables, positions, slots = _decode_places(decodes, block_tokens)
-    segments, places = [], [(positions, slots)]
+    tables, positions_of_decodes, slots = _decode_places(decodes, block_tokens)
+    segments, places = [], [(positions_of_decodes, slots)]
     for row, end in zip(chunks, ends[len(decodes) :].tolist(), strict=True):
         count, context_len = len(row.token_ids), row.start + len(row.token_ids)
         table = np.array(row.block_ids[: -(-context_len // block_tokens)], dtype=np.int32)
@@ -135,7 +141,7 @@ def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
         positions=torch.from_numpy(np.concatenate([positions for positions, _ in places])),
         slots=torch.from_numpy(np.concatenate([slots for _, slots in places])),
         block_tables=torch.from_numpy(tables),
-        context_lens=torch.tensor([row.start + 1 for row in decodes], dtype=torch.int32),
+        context_lens=torch.from_numpy((positions_of_decodes + 1).astype(np.int32)),
         segments=tuple(segments),
         logit_rows=torch.from_numpy(row_ends[wants] - 1),
         row_starts=torch.from_numpy(row_ends - np.array([len(row.token_ids) for row in rows], dtype=np.int64)),
@@ -146,9 +152,9 @@ def split(batch: Batch, num_parts: int = 2) -> list[Batch]:
     """Cuts a step between rows into parts of near-equal tokens, fewer if there are fewer rows.
 
     The parts follow one another in the flat tensors, so their concatenated results are those of the whole batch and
-    `logit_rows` of the whole batch holds for them. A chunk is never cut: its second half attends to the first.
+    `logit_rows` of the whole batch holds for them. A row is never cut: its later tokens attend to the earlier ones.
     """
-    ends = [*range(1, batch.num_decode + 1), *(segment.tokens.stop for segment in batch.segments)]
+    ends = sorted({*batch.row_starts.tolist(), batch.num_tokens} - {0})
     if not ends:
         return [batch]
     ideal = [batch.num_tokens * part / num_parts for part in range(1, num_parts)]
@@ -182,13 +188,17 @@ def _within(indexes: Tensor, first: int, last: int) -> Tensor:
 def _decode_places(
     rows: Sequence[Row], block_tokens: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Block tables, positions and slots of the rows that have one token."""
-    positions = np.array([row.start for row in rows], dtype=np.int64)
+    """Return block tables, positions and slots of generated tokens, one row of a table for each token."""
+    nothing = np.empty(0, dtype=np.int64)
+    positions = np.concatenate([nothing, *(np.arange(row.start, row.start + len(row.token_ids)) for row in rows)])
     columns = positions // block_tokens
-    tables = np.zeros((len(rows), columns.max(initial=-1) + 1), dtype=np.int32)
-    for index, (row, column) in enumerate(zip(rows, columns.tolist(), strict=True)):
-        tables[index, : column + 1] = row.block_ids[: column + 1]
-    blocks = tables[np.arange(len(rows)), columns]
+    tables = np.zeros((len(positions), columns.max(initial=-1) + 1), dtype=np.int32)
+    place = 0
+    for row in rows:
+        for column in columns[place : place + len(row.token_ids)].tolist():
+            tables[place, : column + 1] = row.block_ids[: column + 1]
+            place += 1
+    blocks = tables[np.arange(len(positions)), columns]
     return tables, positions, _slots(blocks, positions, block_tokens)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.attention.assembly import Assembly, Replica
+from services.attention.assembly import Assembly, EngineReplica
 from services.attention.engine.generation import Event, Failed, Generation, HandedOver, Tokens
 from services.attention.sampling.on_host import SamplingParams
 from services.attention.settings import AttentionSettings
@@ -76,7 +76,7 @@ class Request:
 class Rig:
     """A replica and the requests put to it."""
 
-    def __init__(self, replica: Replica):
+    def __init__(self, replica: EngineReplica):
         self.replica = replica
         self.engine = replica.engine
 
@@ -90,7 +90,7 @@ class Rig:
             num_prompt=num_prompt,
             sampling=SamplingParams(**{"temperature": 0.0, **sampling}),
             max_tokens=min(num_prompt + num_tokens, limits.context_tokens),
-            names=BlockNames(limits.names_root, limits.block_tokens),
+            names=BlockNames(limits.names_root, limits.block_tokens, num_prompt=num_prompt),
             sink=lambda event: loop.call_soon_threadsafe(events.put_nowait, event),
             hand_over=hand_over,
             tail_name=tail.tail_name if tail else "",
@@ -104,7 +104,7 @@ class Rig:
         async with asyncio.timeout(timeout_s):
             while self.engine.load.num_running or self.engine.load.num_waiting:
                 await asyncio.sleep(0.01)
-        self.engine.check()
+        assert self.engine.find_faults() == []
         assert self.engine.load.num_free_blocks == self.replica.limits.num_blocks
 
 

@@ -60,3 +60,22 @@ def test_different_pictures_never_share_a_block():
     assert all(x != y for x, y in zip(one[1:], other[1:], strict=True))
     moved = named(MediaMark(3, 3, b"a" * 32))
     assert moved[1] != one[1]
+
+
+def test_a_name_says_which_tokens_were_generated():
+    tokens = [1, 2, 3, 4, 5, 6]
+    prompt = BlockNames(b"root", 2).upto(3, tokens)
+    assert BlockNames(b"root", 2, num_prompt=6).upto(3, tokens) == prompt
+    generated = {n: BlockNames(b"root", 2, num_prompt=n).upto(3, tokens) for n in (1, 2, 3, 4, 5)}
+    for num_prompt, names in generated.items():
+        whole = num_prompt // 2
+        assert names[:whole] == prompt[:whole], "blocks of prompt tokens alone are shared with every prompt"
+        assert all(one != other for one, other in zip(names[whole:], prompt[whole:], strict=True))
+    assert len({names[2] for names in generated.values()}) == len(generated)
+
+
+def test_names_between_are_a_part_of_all():
+    tokens = list(range(20))
+    names = BlockNames(b"root", 2)
+    assert names.between(3, 5, tokens) == BlockNames(b"root", 2).upto(10, tokens)[3:5]
+    assert names.between(4, 4, tokens) == []

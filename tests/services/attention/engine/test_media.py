@@ -10,7 +10,7 @@ from protos import attention_pb2 as pb
 from protos.media_pb2 import MediaRef, MediaSpan
 from services.attention.engine.generation import Generation
 from services.attention.engine.media import MediaSource, marks_to_compute, media_rows
-from services.attention.engine.roster import Chunk
+from services.attention.engine.turns import Chunk
 from services.attention.requests import generation_from_proto
 from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames, MediaMark

@@ -33,7 +33,7 @@ def test_a_name_belongs_to_one_block():
     assert pool.name(first, b"a")
     assert not pool.name(second, b"a")
     pool.release([first, second])
-    pool.check([])
+    assert pool.find_faults([]) == []
 
 
 def test_releasing_twice_is_our_mistake():
@@ -50,21 +50,68 @@ def test_forgetting_keeps_what_is_held():
     pool.name(held[0], b"a")
     pool.forget_all()
     assert pool.hold_prefix([b"a"]) == []
-    pool.check([held])
+    assert pool.find_faults([held]) == []
     pool.release(held)
-    pool.check([])
+    assert pool.find_faults([]) == []
     assert pool.num_free == 2
 
 
-def test_check_finds_a_lost_block():
-    pool = BlockPool(2)
-    pool.allocate(1)
-    with pytest.raises(AssertionError):
-        pool.check([])
+def lose(pool, held):
+    pool._blank.pop()
+
+
+def hold_twice(pool, held):
+    held[0].append(held[0][0])
+
+
+def forget_a_holder(pool, held):
+    held.pop()
+
+
+def free_what_is_held(pool, held):
+    pool._blank.append(held[0][0])
+
+
+def free_twice(pool, held):
+    pool._blank.append(pool._blank[-1])
+
+
+def name_a_blank_one(pool, held):
+    pool._name_of[pool._blank[0]] = b"z"
+    pool._block_of[b"z"] = pool._blank[0]
+
+
+def name_one_way(pool, held):
+    pool._name_of[held[0][0]] = b"z"
+
+
+def remember_without_a_name(pool, held):
+    pool._remembered[pool._blank.pop()] = None
+
+
+@pytest.mark.parametrize(
+    "harm, found",
+    [
+        (lose, ["a block is lost"]),
+        (hold_twice, ["a generation holds a block twice", "holders and generations disagree"]),
+        (forget_a_holder, ["holders and generations disagree", "a block is lost"]),
+        (free_what_is_held, ["a block is in two places"]),
+        (free_twice, ["a block is blank twice"]),
+        (name_a_blank_one, ["a blank block has a name"]),
+        (name_one_way, ["names and blocks disagree"]),
+        (remember_without_a_name, ["a block without a name is remembered"]),
+    ],
+)
+def test_every_fault_is_found(harm, found):
+    pool = BlockPool(4)
+    held = [pool.allocate(1)]
+    assert pool.find_faults(held) == []
+    harm(pool, held)
+    assert pool.find_faults(held) == found
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Generations come, share, name, grow and go in any order; `check` holds after each."""
+    """Generations come, share, name, grow and go in any order; nothing is at fault after each."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +155,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def consistent(self):
-        self.pool.check(self.held)
+        assert self.pool.find_faults(self.held) == []
 
 
 TestPoolMachine = PoolMachine.TestCase

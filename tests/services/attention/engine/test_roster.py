@@ -5,9 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.attention.engine.generation import Generation
+from services.attention.engine.generation import Generation, Phase
 from services.attention.engine.pool import BlockPool
-from services.attention.engine.roster import Roster, plan_step
+from services.attention.engine.roster import Roster
 from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames
 from services.runtime.errors import Overloaded
@@ -37,21 +37,6 @@ def admit_all(roster):
         roster.start(admitted, 0, False)
 
 
-@pytest.mark.parametrize(
-    "remaining, step_tokens, planned",
-    [
-        pytest.param([], 8, [], id="idle"),
-        pytest.param([6, 4], 8, [6, 2], id="last-one-is-chunked"),
-        pytest.param([9, 1], 8, [1, 7], id="decode-goes-first"),
-        pytest.param([1, 1, 1], 2, [1, 1, 1], id="decodes-are-never-left-out"),
-        pytest.param([9, 9], 4, [4], id="first-come-first-served"),
-    ],
-)
-def test_step_plan(remaining, step_tokens, planned):
-    running = [generation(20, num_computed=20 - n) for n in remaining]
-    assert [chunk.num_tokens for chunk in plan_step(running, step_tokens)] == planned
-
-
 def test_waiting_queue_is_bounded():
     full = roster(max_waiting=1)
     full.submit(generation())
@@ -60,15 +45,57 @@ def test_waiting_queue_is_bounded():
     assert refused.value.retry_after_s
 
 
-def test_first_come_first_served_even_if_a_later_one_would_fit():
-    small = roster(num_blocks=3)
-    large, little = generation(12), generation(3, first=50)
+def test_none_passes_the_one_whose_turn_it_is_even_if_it_would_fit():
+    small = roster(num_blocks=4)
     small.submit(generation(5, first=100))
     admit_all(small)
+    large, little = generation(12), generation(3, first=50)
     small.submit(large)
+    little.due = large.due + 1  # as after a long wait of the large one
     small.submit(little)
     assert small.admit() == []
-    assert small.waiting == [large, little]
+    assert list(small.of(Phase.WAITING)) == [large, little]
+    assert small.remove(large)
+    assert small.admit() == [little]
+
+
+def test_a_short_prompt_waits_before_a_long_one():
+    full = roster(max_running=0)
+    long, short = generation(20), generation(3)
+    full.submit(long)
+    full.submit(short)
+    assert list(full.of(Phase.WAITING)) == [short, long]
+
+
+def test_a_generation_is_in_one_phase_at_a_time():
+    one = roster()
+    generations = [generation(5, first=10 * n) for n in range(3)]
+    for each in generations:
+        assert each.phase is Phase.OUTSIDE
+        one.submit(each)
+    assert one.admit() == generations
+    leaving, gone, running = generations
+    for each in (leaving, running):
+        one.start(each, 0, False)
+    one.leave(leaving)
+    one.abandon(gone)
+    phases = {phase: list(one.of(phase)) for phase in Phase if phase is not Phase.OUTSIDE}
+    assert phases == {
+        Phase.WAITING: [], Phase.FETCHING: [], Phase.RUNNING: [running], Phase.LEAVING: [leaving],
+        Phase.ABANDONED: [gone],
+    }  # fmt: skip
+    assert all(one.remove(each) for each in generations) and one.is_empty
+    assert not one.remove(gone)
+    assert one.find_faults() == []
+
+
+def test_faults_of_a_running_generation_are_named():
+    one = roster()
+    running = generation(5)
+    one.submit(running)
+    admit_all(one)
+    running.num_computed = 9
+    assert one.find_faults() == ["9 of 5 tokens of a running one are computed", "9 tokens are computed in 2 blocks"]
 
 
 def test_a_prefix_is_shared_but_its_last_token_is_computed():
@@ -85,7 +112,7 @@ def test_a_prefix_is_shared_but_its_last_token_is_computed():
     assert second.block_ids[1] != first.block_ids[1]
     assert (second.num_computed, second.num_cached) == (4, 4)
     assert shared.remove(first) and shared.remove(second)
-    shared.check()
+    assert shared.find_faults() == []
     assert shared.pool.num_free == 8
 
 
@@ -102,10 +129,10 @@ def test_the_youngest_goes_back_to_wait_and_keeps_its_turn():
     old.append(500)
     young.append(501)  # old takes the last free block
     assert [chunk.generation for chunk in tight.plan(100)] == [old]
-    assert tight.waiting == [young, late]
+    assert list(tight.of(Phase.WAITING)) == [young, late]
     assert tight.take_num_preempted() == 1
     assert young.token_ids[-1] == 501 and young.num_computed == 0
-    tight.check()
+    assert tight.find_faults() == []
 
 
 def test_a_generation_ends_at_stop_or_length():
@@ -128,7 +155,7 @@ class RosterMachine(RuleBasedStateMachine):
         self.alive: list[Generation] = []
         self.token = 1000
 
-    @precondition(lambda self: len(self.roster.waiting) < 5)
+    @precondition(lambda self: len(self.roster.of(Phase.WAITING)) < 5)
     @rule(num_tokens=st.integers(1, 20), first=st.sampled_from([0, 0, 100]))
     def submit(self, num_tokens, first):
         new = generation(num_tokens, first=first, max_tokens=24)
@@ -144,10 +171,11 @@ class RosterMachine(RuleBasedStateMachine):
 
     @rule(step_tokens=st.integers(1, 16))
     def step(self, step_tokens):
-        before = set(self.roster.running)
+        before = set(self.roster.of(Phase.RUNNING))
         plan = self.roster.plan(step_tokens)
-        assert bool(plan) == bool(self.roster.running)
-        assert before == set(self.roster.running) | (before & set(self.roster.waiting))
+        running, waiting = set(self.roster.of(Phase.RUNNING)), set(self.roster.of(Phase.WAITING))
+        assert bool(plan) == bool(running)
+        assert before == running | (before & waiting)
         for chunk in plan:
             last = chunk.is_last
             self.roster.advance(chunk)
@@ -165,9 +193,11 @@ class RosterMachine(RuleBasedStateMachine):
 
     @invariant()
     def consistent(self):
-        self.roster.check()
+        assert self.roster.find_faults() == []
         assert set(self.roster.everyone()) == set(self.alive)
-        assert [g.arrival for g in self.roster.waiting] == sorted(g.arrival for g in self.roster.waiting)
+        places = [(g.due, g.arrival) for g in self.roster.of(Phase.WAITING)]
+        assert places == sorted(places)
+        assert all(g in self.roster.of(g.phase) for g in self.alive)
 
     def teardown(self):
         for _ in range(1000):  # whatever happened, everyone ends

@@ -97,12 +97,15 @@ class Gen:
     def __init__(self, session, token_ids) -> None:
         self.session, self.token_ids, self.num_computed, self.block_ids = session, token_ids, 0, []
 
-    def next_row(self, num_tokens) -> Row:
+    def next_row(self, num_tokens, is_generated=None) -> Row:
+        """The next tokens; one alone counts as generated unless said."""
         first, last = self.num_computed, self.num_computed + num_tokens
         while len(self.block_ids) * BLOCK_TOKENS < last:
             self.block_ids.append(self.session.free_blocks.pop())
         self.num_computed = last
-        return Row(self.token_ids[first:last], first, self.block_ids, wants_logits=last == len(self.token_ids))
+        tokens, wants_logits = self.token_ids[first:last], last == len(self.token_ids)
+        is_generated = num_tokens == 1 if is_generated is None else is_generated
+        return Row(tokens, first, self.block_ids, wants_logits, is_generated)
 
     def logits_by_chunks(self, sizes) -> torch.Tensor:
         """Computes the tokens in chunks of these sizes, the last one repeatedly; logits after the last token."""

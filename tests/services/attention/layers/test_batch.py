@@ -11,11 +11,14 @@ from services.runtime.errors import WireError
 BLOCK = 4
 
 
-def row(num_tokens: int, start: int = 0, *, first_block: int = 0, wants_logits: bool = True) -> Row:
-    """A row with recognisable numbers: tokens 100 * block + i, blocks that count down."""
+def row(
+    num_tokens: int, start: int = 0, *, first_block: int = 0, wants_logits: bool = True, generated: bool | None = None
+) -> Row:
+    """A row with recognisable numbers: tokens 100 * block + i, blocks that count down. One token alone is generated."""
     num_blocks = -(-(start + num_tokens) // BLOCK)
     blocks = list(range(first_block + num_blocks, first_block, -1))
-    return Row([100 * first_block + i for i in range(num_tokens)], start, blocks, wants_logits)
+    generated = num_tokens == 1 if generated is None else generated
+    return Row([100 * first_block + i for i in range(num_tokens)], start, blocks, wants_logits, generated)
 
 
 PLANS = {
@@ -32,6 +35,15 @@ PLANS = {
         row(1, 16, first_block=40),
         row(1, 0, first_block=50, wants_logits=False),
         row(11, 30, first_block=60),
+    ],
+    "prompt-of-one-token": [row(1, generated=False)],
+    "generated-again": [row(6, 3, generated=True)],
+    "generated-again-beside-others": [
+        row(5, 6, first_block=10, generated=True),
+        row(1, 9, first_block=20),
+        row(4, 0, first_block=30),
+        row(9, 12, first_block=40, generated=True),
+        row(1, 8, first_block=50, generated=False),
     ],
 }
 EVERY_PLAN = pytest.mark.parametrize("rows", PLANS.values(), ids=PLANS.keys())
@@ -73,11 +85,13 @@ def test_batch_says_what_its_rows_say(rows):
 @EVERY_PLAN
 def test_decode_rows_come_first(rows):
     batch = make_batch(rows, BLOCK)
-    decodes, chunks = [r for r in rows if len(r.token_ids) == 1], [r for r in rows if len(r.token_ids) > 1]
-    assert batch.num_decode == len(decodes)
-    assert batch.context_lens.tolist() == [r.start + 1 for r in decodes]
-    for table, r in zip(batch.block_tables.tolist(), decodes, strict=True):
-        assert table == r.block_ids + [0] * (len(table) - len(r.block_ids))
+    decodes, chunks = [r for r in rows if r.is_generated], [r for r in rows if not r.is_generated]
+    tokens = [(r, position) for r in decodes for position in range(r.start, r.start + len(r.token_ids))]
+    assert batch.num_decode == len(tokens)
+    assert batch.context_lens.tolist() == [position + 1 for _, position in tokens]
+    for table, (r, position) in zip(batch.block_tables.tolist(), tokens, strict=True):
+        blocks = r.block_ids[: position // BLOCK + 1]
+        assert table == blocks + [0] * (len(table) - len(blocks))
     assert [s.context_len for s in batch.segments] == [r.start + len(r.token_ids) for r in chunks]
     assert [s.block_table.tolist() for s in batch.segments] == [r.block_ids for r in chunks]
     places = [place for s in batch.segments for place in range(s.tokens.start, s.tokens.stop)]
@@ -85,7 +99,7 @@ def test_decode_rows_come_first(rows):
 
 
 def test_blocks_beyond_the_context_are_left_out():
-    batch = make_batch([Row([5], 3, [7, 8, 9], True), Row([5, 6], 3, [1, 2, 3], True)], BLOCK)
+    batch = make_batch([Row([5], 3, [7, 8, 9], True, True), Row([5, 6], 3, [1, 2, 3], True, False)], BLOCK)
     assert batch.block_tables.tolist() == [[7]]
     assert batch.segments[0].block_table.tolist() == [1, 2]
 
@@ -127,6 +141,13 @@ def test_parts_concatenate_to_the_whole(rows, num_parts):
 def test_parts_are_near_equal(lengths, sizes):
     batch = make_batch([row(n, 8) for n in lengths], BLOCK)
     assert [part.num_tokens for part in split(batch)] == sizes
+
+
+def test_the_tokens_of_a_row_stay_in_one_part():
+    """The later ones attend to the earlier ones, whose latent KV another part might write too late."""
+    rows = [row(5, 3, generated=True), row(1, 9, first_block=20), row(6, 1, first_block=30, generated=True)]
+    assert [part.num_tokens for part in split(make_batch(rows, BLOCK), 3)] == [5, 1, 6]
+    assert [part.num_tokens for part in split(make_batch(rows[:1], BLOCK), 3)] == [5]
 
 
 @EVERY_PLAN

@@ -40,7 +40,7 @@ def decode_rows(starts):
     """One token each after `starts` tokens of context, in blocks of their own."""
     blocks = iter(range(NUM_BLOCKS))
     return [
-        Row([7 + start % 100], start, [next(blocks) for _ in range(start // BLOCK_TOKENS + 1)], True)
+        Row([7 + start % 100], start, [next(blocks) for _ in range(start // BLOCK_TOKENS + 1)], True, True)
         for start in starts
     ]
 
@@ -53,7 +53,7 @@ def test_the_next_larger_size(count, expected):
 def test_what_is_recorded():
     assert size_of(make_batch(decode_rows([0, 20, 40]), BLOCK_TOKENS)) == (4, BLOCKS[0])
     assert size_of(make_batch(decode_rows([BLOCK_TOKENS * 16]), BLOCK_TOKENS)) == (1, BLOCKS[1])
-    chunk = Row([1, 2, 3], 0, [0], True)
+    chunk = Row([1, 2, 3], 0, [0], True, False)
     assert size_of(make_batch([*decode_rows([5]), chunk], BLOCK_TOKENS)) is None
     assert size_of(make_batch([], BLOCK_TOKENS)) is None
     long = Row([1], BLOCK_TOKENS * 4096, list(range(4097)), True)
@@ -103,7 +103,7 @@ def test_a_recorded_step_computes_what_a_launched_one_does(model, where):
         torch.testing.assert_close(replayed, launched, rtol=1e-5, atol=1e-5)
     assert len(recordings) == 2
     torch.testing.assert_close(cache[:NUM_BLOCKS], plain, rtol=1e-5, atol=1e-5)
-    prompt = make_batch([Row(text(1, 20), 0, [0, 1], True)], BLOCK_TOKENS)
+    prompt = make_batch([Row(text(1, 20), 0, [0, 1], True, False)], BLOCK_TOKENS)
     assert graphs.run(prompt, embed(prompt.token_ids, model.ends, torch.float32)) is None
 
 

@@ -34,7 +34,7 @@ def test_what_is_no_frame_is_refused(data):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_comes_back(dtype):
-    batch = make_batch([Row([1, 2, 3], 0, [4], True), Row([9], 17, [1, 2], True)], 16)
+    batch = make_batch([Row([1, 2, 3], 0, [4], True, False), Row([9], 17, [1, 2], True, True)], 16)
     hidden = torch.randn(4, 8).to(dtype)
     body = memoryview(wire.pack_forward(7, 1, batch, hidden))
     step, micro_batch, same_batch, same_hidden = wire.unpack_forward(body, dtype, 8)
@@ -45,14 +45,14 @@ def test_a_step_comes_back(dtype):
 
 @pytest.mark.parametrize("cut", [0, 5, 60, -1, -8])
 def test_a_cut_step_is_refused(cut):
-    batch = make_batch([Row([1, 2, 3], 0, [4], True)], 16)
+    batch = make_batch([Row([1, 2, 3], 0, [4], True, False)], 16)
     body = wire.pack_forward(7, 1, batch, torch.zeros(3, 8))
     with pytest.raises(WireError):
         wire.unpack_forward(memoryview(body[:cut]), torch.float32, 8)
 
 
 def test_rows_and_tokens_must_agree():
-    batch = make_batch([Row([1, 2, 3], 0, [4], True)], 16)
+    batch = make_batch([Row([1, 2, 3], 0, [4], True, False)], 16)
     with pytest.raises(WireError, match="2 hidden rows for 3 tokens"):
         wire.unpack_forward(memoryview(wire.pack_forward(7, 1, batch, torch.zeros(2, 8))), torch.float32, 8)
 

@@ -1,0 +1,60 @@
+"""Streams through the gateway while processes are killed: every client gets the answer it would have got anyway."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import httpx
+
+from tests.cluster.harness import Cluster
+from tests.cluster.test_faults import body, stream
+
+TIMEOUT_S = 240.0
+BETWEEN_KILLS_S = 0.5
+
+# Two of each, in bfloat16: a stream goes on with the same tokens only if the bits of its latent KV are the same.
+BF16_TWICE: dict[str, Any] = {
+    "experts": 1,
+    "expert_replicas": 2,
+    "prefills": 2,
+    "decodes": 2,
+    "tokenizers": 2,
+    "settings": {"attention": {"DTYPE": "bfloat16"}},
+}
+
+
+async def answers(
+    cluster: Cluster, numbers: Sequence[int], *, num_tokens: int, num_at_once: int, victims: Sequence[str] = ()
+) -> list[Any]:
+    """Return the answers to questions by their numbers, even ones greedy and odd ones seeded.
+
+    victims  killed one after another, each when the one before serves again, until the last answer is there
+    """
+    left = iter(numbers)
+    found: dict[int, Any] = {}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S, limits=limits) as client:
+
+        async def ask() -> None:
+            for number in left:
+                drawn = {"temperature": float(number % 2), "seed": number}
+                question = {**body(number % 16, max_tokens=num_tokens), **drawn}
+                found[number] = await stream(client, number, request=question)
+
+        asking = asyncio.gather(*(ask() for _ in range(num_at_once)))
+        killing = asyncio.create_task(_kill(cluster, victims))
+        try:
+            await asking
+        finally:
+            killing.cancel()
+            await asyncio.gather(killing, return_exceptions=True)
+    await asyncio.to_thread(cluster.wait_ready)
+    return [found[number] for number in numbers]
+
+
+async def _kill(cluster: Cluster, victims: Sequence[str]) -> None:
+    for victim in cycle(victims):
+        await asyncio.sleep(BETWEEN_KILLS_S)
+        await asyncio.to_thread(cluster.kill, victim)
+        await asyncio.to_thread(cluster.wait_ready, victim)
