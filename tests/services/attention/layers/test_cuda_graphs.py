@@ -56,7 +56,7 @@ def test_what_is_recorded():
     chunk = Row([1, 2, 3], 0, [0], True, False)
     assert size_of(make_batch([*decode_rows([5]), chunk], BLOCK_TOKENS)) is None
     assert size_of(make_batch([], BLOCK_TOKENS)) is None
-    long = Row([1], BLOCK_TOKENS * 4096, list(range(4097)), True)
+    long = Row([1], BLOCK_TOKENS * 4096, list(range(4097)), True, True)
     assert size_of(make_batch([long], BLOCK_TOKENS)) is None
 
 
