@@ -44,10 +44,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             event = await events.get()
         assert isinstance(event, HandedOver)
         return pb.PrefillResponse(
-            token_id=event.choice.token_id,
-            finish_reason=FINISH[event.finish_reason],
+            token_id=event.first.choice.token_id,
+            finish_reason=FINISH[event.first.finish_reason],
             num_cached_tokens=event.num_cached,
-            logprobs=_logprobs(event.choice),
+            logprobs=_logprobs(event.first.choice),
             times=_times(event.milestones),
             manifest=pb.KvManifest(
                 fingerprint=self._limits.names_root,

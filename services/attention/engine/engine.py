@@ -13,25 +13,17 @@ import torch
 import uvloop
 
 from services.attention.constraint.workers import Rules
-from services.attention.engine.fetcher import Fetched, Fetcher
 from services.attention.engine.forward import Forward
-from services.attention.engine.generation import Failed, Generation, HandedOver, Phase, Tokens
+from services.attention.engine.generation import FirstToken, Generation, Phase, Tokens
+from services.attention.engine.lives import Lives
 from services.attention.engine.load import Load, load_of
 from services.attention.engine.media import MediaSource
-from services.attention.engine.publisher import Published, Publisher
 from services.attention.engine.roster import Roster
 from services.attention.engine.spans import StepSpans
 from services.attention.engine.step_metrics import count_step, show_roster
 from services.attention.engine.turns import Chunk
 from services.attention.layers.local import LayerShard
-from services.attention.metrics import (
-    BLOCK_FAULTS,
-    FINISHED,
-    HANDOFF_SECONDS,
-    PREFILL_SECONDS,
-    PREFIX_TOKENS,
-    QUEUE_SECONDS,
-)
+from services.attention.metrics import BLOCK_FAULTS, PREFILL_SECONDS
 from services.attention.sampling.on_host import SampledToken
 from services.runtime.errors import MoonshardError, Unavailable
 
@@ -39,9 +31,6 @@ log = logging.getLogger(__name__)
 
 SHARD_PAUSE_S = 0.02
 CHECK_EVERY_S = 10.0  # at most so often an idle engine looks for faults in its bookkeeping
-
-StoreResult = Fetched | Published
-"""What the store's part of a generation gives to the engine."""
 
 
 class Engine:
@@ -65,18 +54,16 @@ class Engine:
         self._forward = forward
         self._shards = shards
         self._roster = roster
-        self._publisher = Publisher(shards)
         self._rules = Rules()
-        self._fetcher = Fetcher(shards, roster.block_tokens, media)
         self._step_tokens = step_tokens
         self._spans = spans
         self._commands: deque[Callable[[], None]] = deque()
-        self._tasks: dict[Generation, asyncio.Task[StoreResult]] = {}  # the store reads or writes their blocks now
         self._checked_s = 0.0
         self._step = 0
         self._stopping = False
         self._loop = uvloop.new_event_loop()
         self._wake = asyncio.Event()
+        self._lives = Lives(role, roster, shards, media, self._loop, self._enqueue)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.load = Load(num_free_blocks=roster.pool.num_free)
 
@@ -89,11 +76,11 @@ class Engine:
 
     def submit(self, generation: Generation) -> None:
         """Queue a generation; everything about it, refusal included, reaches its sink."""
-        self._post(lambda: self._submit(generation))
+        self._post(lambda: self._lives.submit(generation))
 
     def cancel(self, generation: Generation) -> None:
         """End a generation without a further event; its blocks are free before the next step."""
-        self._post(lambda: self._cancel(generation))
+        self._post(lambda: self._lives.cancel(generation))
 
     def drain(self) -> None:
         """Give every stream back to its caller, who continues it on another replica; finish the prompts."""
@@ -120,7 +107,7 @@ class Engine:
 
     def _drain(self) -> None:
         streams = [generation for generation in self._roster.everyone() if not generation.hand_over]
-        self._fail(streams, Unavailable("this replica is shutting down"))
+        self._lives.fail(streams, Unavailable("this replica is shutting down"))
 
     def _set_stopping(self) -> None:
         self._stopping = True
@@ -149,10 +136,10 @@ class Engine:
                     await self._wake.wait()
             except MoonshardError as error:
                 log.warning("a step failed: %s", error)
-                self._fail([chunk.generation for chunk in plan], error)
+                self._lives.fail([chunk.generation for chunk in plan], error)
             except Exception:
                 log.exception("a step failed")
-                self._fail([chunk.generation for chunk in plan], MoonshardError("internal error in a step"))
+                self._lives.fail([chunk.generation for chunk in plan], MoonshardError("internal error in a step"))
 
     def _check_if_idle(self) -> None:
         """Log and count faults of the bookkeeping. It goes on with them: a lost block costs memory, never an answer."""
@@ -171,9 +158,9 @@ class Engine:
         if any(losses):
             self._roster.pool.forget_all()
             computed = [g for g in self._roster.everyone() if g.phase is not Phase.WAITING]
-            self._fail(computed, Unavailable("a shard of this replica was lost"))
+            self._lives.fail(computed, Unavailable("a shard of this replica was lost"))
         for generation in self._roster.admit():
-            self._spawn(generation, self._fetch(generation))
+            self._lives.fetch(generation)
 
     async def _run_step(self, plan: Sequence[Chunk]) -> None:
         started = time.perf_counter()
@@ -187,10 +174,10 @@ class Engine:
         positions = [len(one.token_ids) for one in generations]
         sampled = await self._rules.sample(logits, params, positions, histories, await self._rules.finish(rules))
         for chunk in plan:
-            self._publisher.publish(chunk.generation, self._roster.advance(chunk))
+            self._lives.publish(chunk.generation, self._roster.advance(chunk))
         for generation, choice in zip(generations, sampled, strict=True):
             if isinstance(choice, MoonshardError):
-                self._fail([generation], choice)
+                self._lives.fail([generation], choice)
             else:
                 self._emit(generation, choice)
         count_step(self._role, plan, len(sampling), time.perf_counter() - started)
@@ -203,106 +190,12 @@ class Engine:
             milestones.first_token_s = time.monotonic()
             PREFILL_SECONDS.labels(self._role).observe(milestones.first_token_s - milestones.started_s)
         if generation.hand_over:
-            self._roster.leave(generation)
-            generation.first, generation.finish_reason = choice, finish_reason
-            self._spawn(generation, self._publish_rest(generation))
+            self._lives.hand_over(generation, FirstToken(choice, finish_reason))
             return
         if finish_reason is not None:
-            self._remove(generation, finish_reason.name.lower())
+            self._lives.end(generation, finish_reason.name.lower())
         first = milestones if is_first else None
         generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first))
-
-    async def _fetch(self, generation: Generation) -> Fetched:
-        """Look in the store for what this replica's memory does not have."""
-        milestones = generation.milestones
-        if not milestones.admitted_s:
-            milestones.admitted_s = time.monotonic()
-            QUEUE_SECONDS.labels(self._role).observe(milestones.admitted_s - milestones.arrived_s)
-        with HANDOFF_SECONDS.labels("fetched").time():
-            return await self._fetcher.fetch(generation)
-
-    def _start(self, generation: Generation, fetched: Fetched) -> None:
-        comes_back = generation.num_cached is not None
-        num_in_memory = min(generation.num_computed, generation.num_prompt)
-        num_cached = self._roster.start(generation, fetched.num_blocks, fetched.tail)
-        generation.features = fetched.features
-        generation.milestones.started_s = generation.milestones.started_s or time.monotonic()
-        if not comes_back:
-            PREFIX_TOKENS.labels(self._role, "memory").inc(num_in_memory)
-            PREFIX_TOKENS.labels(self._role, "store").inc(num_cached - num_in_memory)
-            PREFIX_TOKENS.labels(self._role, "computed").inc(generation.num_prompt - num_cached)
-
-    async def _publish_rest(self, generation: Generation) -> Published:
-        with HANDOFF_SECONDS.labels("published").time():
-            published = await self._publisher.publish_rest(generation, self._roster.block_tokens)
-        generation.milestones.published_s = time.monotonic()
-        return published
-
-    def _hand_over(self, generation: Generation, published: Published) -> None:
-        """Tell the caller where to go on."""
-        assert generation.first is not None
-        event = HandedOver(
-            choice=generation.first,
-            finish_reason=generation.finish_reason,
-            num_cached=generation.num_cached or 0,
-            block_names=published.block_names,
-            tail_name=published.tail_name,
-            num_tokens=generation.num_computed,
-            milestones=generation.milestones,
-        )
-        self._remove(generation, "handed_over")
-        generation.sink(event)
-
-    def _submit(self, generation: Generation) -> None:
-        try:
-            self._roster.submit(generation)
-        except MoonshardError as error:
-            FINISHED.labels("refused").inc()
-            generation.sink(Failed(error))
-
-    def _cancel(self, generation: Generation) -> None:
-        if generation in self._tasks:
-            self._roster.abandon(generation)
-        else:
-            self._remove(generation, "cancelled")
-
-    def _fail(self, generations: Sequence[Generation], error: MoonshardError) -> None:
-        for generation in generations:
-            if generation.phase is not Phase.ABANDONED:
-                self._cancel(generation)
-                generation.sink(Failed(error))
-
-    def _remove(self, generation: Generation, reason: str) -> None:
-        self._publisher.forget(generation)
-        if self._roster.remove(generation):
-            FINISHED.labels(reason).inc()
-
-    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, StoreResult]) -> None:
-        """Let the store read or write a generation's blocks beside the steps; they stay held until that is over."""
-        task = self._loop.create_task(work)
-        self._tasks[generation] = task
-        # It is settled as a command, since a step may be waiting for its experts just now.
-        task.add_done_callback(lambda _: self._enqueue(lambda: self._settle(generation)))
-
-    def _settle(self, generation: Generation) -> None:
-        task = self._tasks.pop(generation)
-        error = task.exception()
-        if generation.phase is Phase.ABANDONED:
-            self._remove(generation, "cancelled")
-        elif isinstance(error, MoonshardError):
-            self._fail([generation], error)
-        elif error is not None:
-            log.error("the store's part of a request failed", exc_info=error)
-            self._fail([generation], MoonshardError("internal error between steps"))
-        else:
-            self._go_on(generation, task.result())
-
-    def _go_on(self, generation: Generation, result: StoreResult) -> None:
-        match result:
-            case Fetched():
-                self._start(generation, result)
-            case Published():
-                self._hand_over(generation, result)
 
     def _report(self) -> None:
         show_roster(self._roster)

@@ -53,11 +53,18 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class HandedOver:
-    """A prompt is computed and its latent KV published; another replica goes on."""
+class FirstToken:
+    """The token after a prompt that is handed over, and the finish if it is also the last."""
 
     choice: SampledToken
     finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """A prompt is computed and its latent KV published; another replica goes on."""
+
+    first: FirstToken
     num_cached: int
     block_names: Sequence[bytes]
     tail_name: str
@@ -101,8 +108,6 @@ class Generation:
     num_computed: int = 0
     features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
-    first: SampledToken | None = None  # of a prompt to hand over, with the finish if it is also the last
-    finish_reason: FinishReason | None = None
     history: History | None = field(init=False)
     constraint: Constraint | None = None
     milestones: Milestones = field(default_factory=Milestones)

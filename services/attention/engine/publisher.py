@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-from services.attention.engine.generation import Generation
+from services.attention.engine.generation import FirstToken, Generation
 from services.attention.layers.blocks import NamedBlock
 from services.attention.layers.local import LayerShard, all_of
 from services.attention.metrics import PUBLISHED_BLOCKS
@@ -16,8 +16,9 @@ MAX_BACKLOG_BLOCKS = 128
 
 @dataclass(frozen=True)
 class Published:
-    """What another replica needs to fetch a generation."""
+    """What another replica needs to go on with a generation."""
 
+    first: FirstToken
     block_names: Sequence[bytes]
     tail_name: str
 
@@ -44,8 +45,8 @@ class Publisher:
         if generation.hand_over:
             self._pending.setdefault(generation, []).append(done)
 
-    async def publish_rest(self, generation: Generation, block_tokens: int) -> Published:
-        """Waits until everything computed of a generation is in the store; its blocks are held until then.
+    async def publish_rest(self, generation: Generation, first: FirstToken, block_tokens: int) -> Published:
+        """Wait until everything computed of a generation is in the store; its blocks are held until then.
 
         Blocks that this replica's memory had already may have left the store since, so all of them are looked up.
         """
@@ -60,7 +61,7 @@ class Publisher:
         if num_blocks:
             blocks = [NamedBlock(block_id, name) for block_id, name in zip(generation.block_ids, names, strict=False)]
             await all_of(shard.publish_missing(blocks) for shard in self._shards)
-        return Published(names, tail_name)
+        return Published(first, names, tail_name)
 
     def forget(self, generation: Generation) -> None:
         """A generation ended: nobody waits for its publications any more."""

@@ -169,3 +169,13 @@ async def test_gzip(start_site):
         response = await send(broken)
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "Content-Encoding"
+
+
+async def test_engines_know_whose_prompt_it_is(start_site, keys_file):
+    """So that keys share the steps of a replica, whatever number of prompts each sends."""
+    site = await start_site(keys_file=keys_file)
+    for key in ("sk-one", "sk-two", "sk-one"):
+        assert (await site.http.post(CHAT, json=BODY, headers={"x-api-key": key})).status_code == 200
+    one, two, again = (request.prompt.tenant for request in site.prefills[0].prefills)
+    assert one == again != two
+    assert one and two

@@ -107,7 +107,7 @@ async def test_prefill_hands_over_through_the_store(start_rig, reference, store,
     decode = await start_rig(store=store)
     expected = reference.generate(prompt(num_tokens), 10)
     handed = await prefill.submit(prompt(num_tokens), 10, hand_over=True).handed_over()
-    assert handed.choice.token_id == expected[0]
+    assert handed.first.choice.token_id == expected[0]
     assert len(handed.block_names) == num_tokens // 16
     assert bool(handed.tail_name) == bool(num_tokens % 16)
     request = decode.submit([*prompt(num_tokens), expected[0]], 10, num_prompt=num_tokens, tail=handed)
@@ -125,7 +125,7 @@ async def test_a_lost_store_is_survived(start_rig, reference, tmp_path):
     request = decode.submit([*prompt(50), expected[0]], 10, num_prompt=50, tail=handed)
     assert await request.tokens() == expected[1:]
     again = await prefill.submit(prompt(60, seed=1), 10, hand_over=True).handed_over()
-    assert again.choice.token_id == reference.generate(prompt(60, seed=1), 1)[0]
+    assert again.first.choice.token_id == reference.generate(prompt(60, seed=1), 1)[0]
 
 
 async def test_blocks_that_left_the_store_are_published_again(start_rig, store):

@@ -50,7 +50,7 @@ async def test_prefill_hands_over_through_the_store(start_rig, fp8_reference, st
     decode = await start_rig(store=store, kv_dtype="fp8")
     expected = fp8_reference.generate(prompt(num_tokens), 10)
     handed = await prefill.submit(prompt(num_tokens), 10, hand_over=True).handed_over()
-    assert handed.choice.token_id == expected[0]
+    assert handed.first.choice.token_id == expected[0]
     request = decode.submit([*prompt(num_tokens), expected[0]], 10, num_prompt=num_tokens, tail=handed)
     first = await request.next()
     assert first.num_cached == num_tokens
@@ -65,7 +65,7 @@ async def test_a_replica_with_the_other_form_computes_again(
     decode = await start_rig(store=store, kv_dtype=of_decode)
     assert prefill.replica.limits.names_root != decode.replica.limits.names_root
     handed = await prefill.submit(prompt(70), 10, hand_over=True).handed_over()
-    tokens = [*prompt(70), handed.choice.token_id]
+    tokens = [*prompt(70), handed.first.choice.token_id]
     request = decode.submit(tokens, 10, num_prompt=70, tail=handed)
     first = await request.next()
     assert first.num_cached == 0

@@ -42,6 +42,6 @@ async def test_latent_kv_passes_between_devices(start_rig, tmp_path):
         decode = await start_rig(device="cpu", **settings)
         first = prefill.submit(prompt(70), 1, hand_over=True)
         event = await first.handed_over()
-        rest = decode.submit([*prompt(70), event.choice.token_id], 12, num_prompt=70, tail=event)
+        rest = decode.submit([*prompt(70), event.first.choice.token_id], 12, num_prompt=70, tail=event)
         whole = await decode.submit(prompt(70), 12).tokens()
-        assert [event.choice.token_id, *await rest.tokens()][:12] == whole
+        assert [event.first.choice.token_id, *await rest.tokens()][:12] == whole

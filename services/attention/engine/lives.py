@@ -1,0 +1,146 @@
+"""The lives of generations between steps: how they come, wait for the store, and end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from services.attention.engine.fetcher import Fetched, Fetcher
+from services.attention.engine.generation import Failed, FirstToken, Generation, HandedOver, Phase
+from services.attention.engine.media import MediaSource
+from services.attention.engine.publisher import Published, Publisher
+from services.attention.engine.roster import Roster
+from services.attention.layers.blocks import NamedBlock
+from services.attention.layers.local import LayerShard
+from services.attention.metrics import FINISHED, HANDOFF_SECONDS, PREFIX_TOKENS, QUEUE_SECONDS
+from services.runtime.errors import MoonshardError
+
+log = logging.getLogger(__name__)
+
+StoreResult = Fetched | Published
+"""What the store's work for a generation gives."""
+
+
+class Lives:
+    """Takes generations from phase to phase and tells their callers. Owned by the engine and used on its loop.
+
+    The store works beside the steps. Its results are settled between them, since a step may be waiting for its experts
+    when they come.
+
+    between_steps  queues a command that the engine carries out between two steps
+    """
+
+    def __init__(
+        self,
+        role: str,
+        roster: Roster,
+        shards: Sequence[LayerShard],
+        media: MediaSource | None,
+        loop: asyncio.AbstractEventLoop,
+        between_steps: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._role = role
+        self._roster = roster
+        self._fetcher = Fetcher(shards, roster.block_tokens, media)
+        self._publisher = Publisher(shards)
+        self._loop = loop
+        self._between_steps = between_steps
+        self._tasks: dict[Generation, asyncio.Task[StoreResult]] = {}  # the store reads or writes their blocks now
+
+    def submit(self, generation: Generation) -> None:
+        """Queue a generation, or refuse it."""
+        try:
+            self._roster.submit(generation)
+        except MoonshardError as error:
+            FINISHED.labels("refused").inc()
+            generation.sink(Failed(error))
+
+    def fetch(self, generation: Generation) -> None:
+        """Let an admitted generation take from the store what this replica's memory does not have, then run."""
+        milestones = generation.milestones
+        if not milestones.admitted_s:
+            milestones.admitted_s = time.monotonic()
+            QUEUE_SECONDS.labels(self._role).observe(milestones.admitted_s - milestones.arrived_s)
+        self._spawn(generation, self._fetcher.fetch(generation), "fetched")
+
+    def publish(self, generation: Generation, blocks: Sequence[NamedBlock]) -> None:
+        """Start to publish blocks that a step has completed."""
+        self._publisher.publish(generation, blocks)
+
+    def hand_over(self, generation: Generation, first: FirstToken) -> None:
+        """Publish what is left of a computed prompt, then say where to go on."""
+        self._roster.leave(generation)
+        self._spawn(generation, self._publisher.publish_rest(generation, first, self._roster.block_tokens), "published")
+
+    def cancel(self, generation: Generation) -> None:
+        """End a generation whose caller has gone."""
+        if generation in self._tasks:
+            self._roster.abandon(generation)
+        else:
+            self.end(generation, "cancelled")
+
+    def fail(self, generations: Sequence[Generation], error: MoonshardError) -> None:
+        """End generations by an error, except those whose caller has gone."""
+        for generation in generations:
+            if generation.phase is not Phase.ABANDONED:
+                self.cancel(generation)
+                generation.sink(Failed(error))
+
+    def end(self, generation: Generation, reason: str) -> None:
+        """Free the blocks of a generation that the store does not work for."""
+        self._publisher.forget(generation)
+        if self._roster.remove(generation):
+            FINISHED.labels(reason).inc()
+
+    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, StoreResult], direction: str) -> None:
+        task = self._loop.create_task(work)
+        self._tasks[generation] = task
+        settle = partial(self._settle, generation, direction, time.monotonic())
+        task.add_done_callback(lambda _: self._between_steps(settle))
+
+    def _settle(self, generation: Generation, direction: str, started_s: float) -> None:
+        HANDOFF_SECONDS.labels(direction).observe(time.monotonic() - started_s)
+        task = self._tasks.pop(generation)
+        error = task.exception()
+        if generation.phase is Phase.ABANDONED:
+            self.end(generation, "cancelled")
+        elif isinstance(error, MoonshardError):
+            self.fail([generation], error)
+        elif error is not None:
+            log.error("the store's part of a request failed", exc_info=error)
+            self.fail([generation], MoonshardError("internal error between steps"))
+        else:
+            self._go_on(generation, task.result())
+
+    def _go_on(self, generation: Generation, result: StoreResult) -> None:
+        match result:
+            case Fetched():
+                self._start(generation, result)
+            case Published():
+                self._handed_over(generation, result)
+
+    def _start(self, generation: Generation, fetched: Fetched) -> None:
+        comes_back = generation.num_cached is not None
+        num_in_memory = min(generation.num_computed, generation.num_prompt)
+        num_cached = self._roster.start(generation, fetched.num_blocks, fetched.tail)
+        generation.features = fetched.features
+        generation.milestones.started_s = generation.milestones.started_s or time.monotonic()
+        if not comes_back:
+            PREFIX_TOKENS.labels(self._role, "memory").inc(num_in_memory)
+            PREFIX_TOKENS.labels(self._role, "store").inc(num_cached - num_in_memory)
+            PREFIX_TOKENS.labels(self._role, "computed").inc(generation.num_prompt - num_cached)
+
+    def _handed_over(self, generation: Generation, published: Published) -> None:
+        generation.milestones.published_s = time.monotonic()
+        event = HandedOver(
+            first=published.first,
+            num_cached=generation.num_cached or 0,
+            block_names=published.block_names,
+            tail_name=published.tail_name,
+            num_tokens=generation.num_computed,
+            milestones=generation.milestones,
+        )
+        self.end(generation, "handed_over")
+        generation.sink(event)
