@@ -49,7 +49,13 @@ async def main(settings: AutoscalerSettings) -> None:
         def lives() -> bool:
             return time.monotonic() - scaler.turned_s < STUCK_S + settings.decide_s
 
-        probed = {"/live": lives, "/health": lambda: lives() and gateways.demand is not None}
+        minimum = {role: of.min for role, of in settings.roles.items()}
+
+        def is_healthy() -> bool:
+            # `helm install --wait` waits for this process: an installation without its minimum cannot answer.
+            return lives() and gateways.demand is not None and backend.is_installed(minimum)
+
+        probed = {"/live": lives, "/health": is_healthy}
         address = stack.enter_context(probes(settings.probe_listen, probed))
         if address:
             log.info("probes", extra={"address": address})

@@ -33,16 +33,18 @@ class KubernetesBackend:
 
     @property
     def current(self) -> Mapping[Role, Current]:
-        """Whole replicas; one of which a pod is missing is not ready. Empty without the Lease."""
-        if not self._lease.held:
-            return {}
-        return {
-            role: Current(-(-seen.pods // self._shards[role]), seen.ready_pods // self._shards[role])
-            for role, seen in self._seen.items()
-        }
+        """The roles that were seen; empty without the Lease."""
+        return self._roles() if self._lease.held else {}
+
+    def is_installed(self, minimum: Mapping[Role, int]) -> bool:
+        """Whether every role has at least its minimum of ready replicas, and no part of one beside them."""
+        roles = self._roles()
+        return all(
+            role in roles and roles[role].ready >= least and not roles[role].parts for role, least in minimum.items()
+        )
 
     async def scale(self, role: Role, replicas: int) -> None:
-        """Sets the pods of a role; when somebody else did at the same time, again over theirs."""
+        """Set the pods of a role; repeat when somebody else changed the object meanwhile."""
         for _ in range(MAX_CONFLICTS):
             if not self._lease.held:
                 raise Unavailable("the lease was lost")
@@ -88,6 +90,13 @@ class KubernetesBackend:
                     self.changed.set()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _roles(self) -> dict[Role, Current]:
+        found = {}
+        for role, seen in self._seen.items():
+            replicas, parts = divmod(seen.pods, self._shards[role])
+            found[role] = Current(replicas, min(replicas, seen.ready_pods // self._shards[role]), parts)
+        return found
 
     def _see(self, role: Role, workload: Workload) -> None:
         self._seen[role] = workload

@@ -31,8 +31,12 @@ class LocalBackend:
         """As the supervisor said last."""
         return self._current
 
+    def is_installed(self, minimum: Mapping[Role, int]) -> bool:
+        """The supervisor watches the processes, and starts without any."""
+        return True
+
     async def scale(self, role: Role, replicas: int) -> None:
-        """Asks for so many processes; the answer is what the supervisor says next."""
+        """Order so many replicas; the supervisor answers with its next state."""
         if self._writer is None:
             raise Unavailable(f"the supervisor does not answer on {self._control}")
         self._writer.write(json.dumps({"role": role, "replicas": replicas}).encode() + b"\n")

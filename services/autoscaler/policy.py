@@ -54,10 +54,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """What is there: replicas that are asked for, and those of them that are ready."""
+    """The state of one role.
+
+    replicas  whole replicas that are asked for
+    ready     those of them that are ready
+    parts     pods beyond the whole replicas: a part of a replica serves nothing
+    """
 
     replicas: int = 0
     ready: int = 0
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """Where replicas run: tells what is there, and changes it."""
+    """Where replicas run."""
 
     changed: asyncio.Event  # set whenever `current` may have changed
 
@@ -24,11 +24,14 @@ class Backend(Protocol):
     def current(self) -> Mapping[Role, Current]:
         """The roles that are known; empty while this process is not the one that decides."""
 
+    def is_installed(self, minimum: Mapping[Role, int]) -> bool:
+        """Whether every role has at least so many ready replicas."""
+
     async def scale(self, role: Role, replicas: int) -> None:
-        """Asks for so many. MoonshardError if that did not work; the next decision tries again."""
+        """Ask for so many whole replicas. MoonshardError on failure; the next decision tries again."""
 
     async def run(self) -> None:
-        """Keeps `current` fresh, until cancelled."""
+        """Keep `current` fresh until cancelled."""
 
 
 class Scaler:
@@ -66,7 +69,12 @@ class Scaler:
             return
         decision = decide(demand, current, self._limits, self._timing, self.turned_s, self._memory)
         self.desired, self._memory = decision.replicas, decision.memory
-        changes = {role: number for role, number in self.desired.items() if number != current[role].replicas}
+        changes = {
+            role: number
+            for role, number in self.desired.items()
+            # While demand is unknown nothing is removed, not even a part of a replica.
+            if number != current[role].replicas or (current[role].parts and demand is not None)
+        }
         for role, number in self.desired.items():
             REPLICAS.labels(role, "desired").set(number)
             REPLICAS.labels(role, "ready").set(current[role].ready)

@@ -7,6 +7,7 @@ after a compaction that is refused with 410. Tests make it slow, busy or wrong o
 import asyncio
 import json
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any, Self
 
 from aiohttp import web
@@ -60,11 +61,19 @@ class ApiServer:
         await self._runner.cleanup()
 
     async def add(self, kind: str, name: str, replicas: int = 0) -> None:
-        """A workload whose pods are all ready."""
+        """Create a workload whose pods are all ready."""
         await self._write(f"{kind}/{name}", {"spec": {"replicas": replicas}, "status": {"readyReplicas": replicas}})
 
+    async def apply(self, manifest: Mapping[str, Any]) -> None:
+        """Create a StatefulSet or Deployment as `kubectl apply` does: without spec.replicas it gets one pod.
+
+        Its pods become ready after `ready_s`.
+        """
+        key = f"{manifest['kind'].lower()}s/{manifest['metadata']['name']}"
+        await self._write(key, {"spec": {"replicas": manifest["spec"].get("replicas", 1)}})
+
     async def remove(self, kind: str, name: str) -> None:
-        """It is deleted; watches end with that."""
+        """Delete it, which ends its watches."""
         self._objects[f"{kind}/{name}"]["deleted"] = True
         await self._write(f"{kind}/{name}", {})
         del self._objects[f"{kind}/{name}"]
