@@ -60,8 +60,18 @@ class Cluster:
 
     @property
     def can_hold(self) -> bool:
-        """Whether a request would be held while its roles wake."""
-        return self._settings.wake_s > 0 and all(pool.num_held < self._settings.max_held for pool in self.pools)
+        """Whether a request would be held while its roles wake: something wakes them, and there is room."""
+        wakes = self._settings.wake_s > 0 and self.demand.is_watched and bool(self.tokenizers.serving)
+        return wakes and all(pool.num_held < self._settings.max_held for pool in self.pools)
+
+    @property
+    def what_is_missing(self) -> str:
+        """Why no chat request can be answered, for people."""
+        if not self.tokenizers.serving:
+            return "no tokenizer is ready"
+        if self._settings.wake_s > 0 and not self.demand.is_watched:
+            return "no decode replica is ready, and no autoscaler reads the demand"
+        return "no decode replica is ready"
 
     @property
     def fingerprint(self) -> str:

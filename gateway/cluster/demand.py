@@ -1,6 +1,8 @@
 """Which roles the open requests need, told to whoever scales the cluster: waiting for a role is what wakes it."""
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from services.runtime.tls import TlsFiles
 EVERY_S = 1.0
 LEAST_S = 0.05  # between two reports, so that a burst of requests is one
 MAX_WATCHERS = 16
+AUTOSCALER_RESTART_S = 60.0
 
 
 class Prompt(Protocol):
@@ -48,7 +51,26 @@ class DemandBook:
         self._num_requests: Counter[str] = Counter()
         self._prompts: dict[int, Prompt] = {}
         self._next = 0
+        self._num_watchers = 0
+        self._unwatched_since_s = -math.inf
         self.changed = asyncio.Event()  # set at the next change, and then replaced by a new one
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether an autoscaler reads the demand, or did until a moment ago, as while it restarts."""
+        return bool(self._num_watchers) or time.monotonic() - self._unwatched_since_s < AUTOSCALER_RESTART_S
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """An autoscaler reads the demand while the block runs. Overloaded beyond MAX_WATCHERS."""
+        if self._num_watchers >= MAX_WATCHERS:
+            raise Overloaded(f"{MAX_WATCHERS} watch the demand already", retry_after_s=EVERY_S)
+        self._num_watchers += 1
+        try:
+            yield
+        finally:
+            self._num_watchers -= 1
+            self._unwatched_since_s = time.monotonic()
 
     @contextmanager
     def need(self, *roles: str) -> Iterator[None]:
@@ -103,13 +125,9 @@ class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
     def __init__(self, book: DemandBook, pools: Sequence[Replicas]) -> None:
         self._book = book
         self._pools = pools
-        self._num_watchers = 0
 
     async def Watch(self, request: pb.WatchDemandRequest, context: Any) -> AsyncIterator[pb.WatchDemandResponse]:
-        if self._num_watchers >= MAX_WATCHERS:
-            raise Overloaded(f"{MAX_WATCHERS} watch the demand already", retry_after_s=EVERY_S)
-        self._num_watchers += 1
-        try:
+        with self._book.watch():
             while True:
                 changed = self._book.changed
                 yield self._book.report(self._pools)
@@ -117,8 +135,6 @@ class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(request.every_s or EVERY_S):
                         await changed.wait()
-        finally:
-            self._num_watchers -= 1
 
 
 async def serve_demand(

@@ -35,7 +35,7 @@ async def health(request: Request) -> Response:
     """Answer 200 if a chat request could be served now, or held while roles wake; 503 otherwise."""
     cluster = gateway_of(request).cluster
     if not (cluster.can_serve or cluster.can_hold):
-        raise Unavailable("no replica of every role is ready")
+        raise Unavailable(cluster.what_is_missing)
     return json_response({"status": "ok" if cluster.can_serve else "holding"})
 
 

@@ -160,6 +160,36 @@ async def test_hopeless(start_site):
     assert 1 <= int(answer.headers["retry-after"]) <= 30
 
 
+async def test_a_gateway_is_not_ready_where_nothing_wakes_what_sleeps(start_site):
+    """As after an installation whose autoscaler does not come up."""
+    site = await start_site(wake_s=20)
+    await asleep(site)
+    answer = await site.http.get("/health")
+    assert answer.status_code == 503
+    assert "no autoscaler reads the demand" in answer.text
+
+
+async def test_a_gateway_without_a_tokenizer_is_not_ready(watched):
+    site, _ = await watched()
+    for tokenizer in site.tokenizers:
+        await tokenizer.stop()
+    await site.sees("tokenizer", 0)
+    answer = await site.http.get("/health")
+    assert answer.status_code == 503
+    assert "no tokenizer is ready" in answer.text
+
+
+async def test_an_autoscaler_that_restarts_leaves_the_gateway_ready(start_site, monkeypatch):
+    site = await start_site(wake_s=20)
+    cluster = site.gateway.cluster
+    await asleep(site)
+    with cluster.demand.watch():
+        assert cluster.can_hold
+    assert cluster.can_hold
+    monkeypatch.setattr("gateway.cluster.demand.AUTOSCALER_RESTART_S", 0.0)
+    assert not cluster.can_hold
+
+
 async def test_watchers_are_bounded(start_site):
     site = await start_site()
     cluster = site.gateway.cluster
