@@ -66,8 +66,11 @@ class Lease:
     async def _take(self) -> bool:
         now = datetime.datetime.now(datetime.UTC)
         lease: Any = await self._api.read_lease(self._name)
-        if lease is None:
-            lease = client.V1Lease(spec=client.V1LeaseSpec(acquire_time=now, lease_transitions=0))
+        if lease is None or lease.spec is None:
+            # The chart makes it without a spec.
+            metadata = lease.metadata if lease is not None else None
+            spec = client.V1LeaseSpec(acquire_time=now, lease_transitions=0)
+            lease = client.V1Lease(metadata=metadata, spec=spec)
         elif lease.spec.holder_identity != self._holder:
             if not self._is_free(lease):
                 return False

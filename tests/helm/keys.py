@@ -12,6 +12,10 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 
 
+# Maps that are tried as one: what each of their keys does has a test of its own.
+WHOLE = {"settings", "pod", "securityContext"}
+
+
 def nested(path: str, value: Any) -> dict[str, Any]:
     for key in reversed(path.split(".")):
         value = {key: value}
@@ -26,7 +30,7 @@ def leaves(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, d
     """Every key that has no keys of ours below it, with its schema."""
     for key, part in schema["properties"].items():
         full = resolved(part)
-        if full.get("properties") and key != "settings":
+        if full.get("properties") and key not in WHOLE:
             yield from leaves(full, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", full

@@ -15,6 +15,8 @@ LIMITED = {"gateway": {"keysSecret": "keys", "requestsPerMinute": 1}}
 
 # What else has to be set for a key to have its effect: the first pattern that fits.
 BESIDE: list[tuple[str, dict[str, Any]]] = [
+    (r"model\.volume\.reference", {"model": {"volume": {"kind": "oci", "reference": "k2:1"}}}),
+    (r"service\.(nodePort|loadBalancerClass)", {"service": {"type": "LoadBalancer"}}),
     (r"model\.volume\.kind", {"model": {"volume": {"kind": "image"}}}),
     (r"model\.volume\.hostPath", {"model": {"volume": {"kind": "hostPath", "hostPath": "/other"}}}),
     (r"model\.preload\.", {"model": EVERYTHING["model"]}),
@@ -40,6 +42,15 @@ SAMPLES: dict[str, Any] = {
     "httpRoute.parentRefs": [{"name": "another"}],
     "networkPolicy.gatewayFrom": [{"podSelector": {"matchLabels": {"a": "b"}}}],
     "tracing.endpoint": "http://other:4319/v1/traces",
+    **dict.fromkeys(("image.digests.slim", "image.digests.torch"), f"sha256:{'0' * 64}"),
+    "networkPolicy.dnsBlocks": ["10.0.0.10/32"],
+    "networkPolicy.dnsPorts": [5353],
+    "networkPolicy.apiServerPorts": [16443],
+    "securityContext": {"runAsUser": 12345},
+    "pods.env": [{"name": "A", "value": "b"}],
+    "pods.volumes": [{"name": "more", "emptyDir": {}}],
+    "pods.mounts": [{"name": "more", "mountPath": "/more"}],
+    "pods.initContainers": [{"name": "more", "image": "busybox:1"}],
     "annotations": {"a": "b"},
     "labels": {"a": "b"},
     **dict.fromkeys(("size", "shm"), "77Gi"),
@@ -50,13 +61,17 @@ SAMPLES: dict[str, Any] = {
 PLACEMENT = {
     **dict.fromkeys(("requests", "limits"), lambda path: {f"example.com/{path}": "1"}),
     "nodeSelector": lambda path: {"mark": path},
+    "pod": lambda path: {"annotations": {"mark": path}},
     "tolerations": lambda path: [{"key": path, "operator": "Exists"}],
     **dict.fromkeys(("nodeAffinity", "podAffinity", "podAntiAffinity"), lambda path: {"mark": path}),
 }
 PLACED = [path for path in LEAVES if path.rpartition(".")[2] in PLACEMENT]
 
 # Keys that change nothing that is rendered: what they do instead.
-NO_EFFECT = {"expert.scaleToZero": "admits expert.minReplicas: 0, which validations.yaml refuses without it"}
+NO_EFFECT = {
+    "expert.scaleToZero": "admits expert.minReplicas: 0, which validations.yaml refuses without it",
+    "global": "what an umbrella chart passes to all its charts",
+}
 
 
 def another(path: str, schema: Mapping[str, Any], now: Any) -> Any:
@@ -94,5 +109,5 @@ def test_every_key_has_an_effect(path):
 def test_every_role_has_its_resources_and_its_place():
     marks = [nested(path, PLACEMENT[path.rpartition(".")[2]](path)) for path in PLACED]
     text = "".join(templates(merged(LIMITED, *marks)).values())
-    assert len(PLACED) >= 7 * 7
+    assert len(PLACED) >= 7 * 8
     assert [path for path in PLACED if not re.search(rf"[ /]{re.escape(path)}\b", text)] == []

@@ -22,14 +22,17 @@ def test_the_schema_knows_the_keys_of_the_file_and_no_others():
         ]
         return {f"{prefix}{key}" for key in properties} | set().union(*below)
 
-    optional = re.compile(r"\.(requests|limits|nodeAffinity|podAffinity|podAntiAffinity|settings\..+)$")
+    optional = re.compile(
+        r"\.(requests|limits|nodeAffinity|podAffinity|podAntiAffinity|settings\..+|pod\..+|supplementalGroups|localhostProfile)$|^global$"
+    )
     missing = {key for key in keys(DEFAULTS, SCHEMA) if present(DEFAULTS, key) is None and not optional.search(key)}
     assert missing == set()
 
 
 def test_every_object_of_the_schema_refuses_unknown_keys():
     # A map of the user's own words, such as labels, says what its values are; a few are Kubernetes' own types.
-    kubernetes = {"nodeAffinity", "podAffinity", "podAntiAffinity", "namespaceSelector", "podSelector", "ipBlock"}
+    affinity = {"nodeAffinity", "podAffinity", "podAntiAffinity"}
+    kubernetes = {*affinity, "namespaceSelector", "podSelector", "ipBlock", "global", "named"}
 
     def check(schema, key=""):
         if not isinstance(schema, Mapping):
@@ -46,6 +49,7 @@ def test_every_object_of_the_schema_refuses_unknown_keys():
 def test_every_key_has_a_comment():
     """On its line or above it. What every role has (resources, placement) is Kubernetes' own and speaks for itself."""
     plain = {"requests", "limits", "resources", "nodeSelector", "tolerations", "affinity", "annotations", "enabled"}
+    plain |= {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"}
     lines = (CHART / "values.yaml").read_text().splitlines()
     explained, wanting = set(plain), []
     for above, line in itertools.pairwise(["", *lines]):
@@ -93,6 +97,14 @@ WRONG = [
     ("tracing.endpoint", "collector:4318", "pattern"),
     ("fullnameOverride", "Upper", "pattern"),
     ("image.tag", "a b", "pattern"),
+    ("image.digests.slim", "sha256:1234", "pattern"),
+    ("pods.labels", {"a": 1}, "labels"),
+    ("pods.securityContext", {"runAsNonRoot": False}, "runAsNonRoot"),
+    ("pods.securityContext", {"privileged": True}, "privileged"),
+    ("expert.pod", {"runtimeClass": "nvidia"}, "runtimeClass"),
+    ("decode.pod", {"env": [{"value": "1"}]}, "name"),
+    ("networkPolicy.apiServerPorts", [], "minItems"),
+    ("networkPolicy.dnsBlocks", ["kube-dns"], "pattern"),
     ("vison", {}, "vison"),
 ]
 
@@ -118,6 +130,12 @@ IMPOSSIBLE = [
     ({"model": {"volume": {"kind": "hostPath"}}}, "name the folder in model.volume.hostPath"),
     ({"model": {"volume": {"hostPath": "/a"}}}, "model.volume.hostPath would be ignored"),
     ({"model": {"volume": {"kind": "image", "existingClaim": "a"}}}, "model.volume.existingClaim would be ignored"),
+    ({"model": {"volume": {"kind": "oci"}}}, "model.volume.kind oci and model.volume.reference need each other"),
+    ({"service": {"nodePort": 30080}}, "service.nodePort would be ignored: service.type is ClusterIP"),
+    (
+        {"service": {"loadBalancerClass": "a/b"}},
+        "service.loadBalancerClass would be ignored: service.type is ClusterIP",
+    ),
     ({"model": {"path": "/elsewhere/k2"}}, "does not lie in model.volume.mountPath"),
     ({"model": {"volume": {"kind": "image"}, "preload": {"enabled": True}}}, "model.preload fills a claim"),
     ({"model": {"preload": {"enabled": True}}}, "needs model.preload.image and model.preload.command"),

@@ -31,7 +31,12 @@ labels:
 {{/* An image. Argument: (list $ "slim" | "torch"). */}}
 {{- define "moonshard.image" -}}
 {{- $image := (index . 0).Values.image -}}
+{{- $digest := index $image.digests (index . 1) -}}
+{{- if $digest }}
+image: {{ $image.repository }}@{{ $digest }}
+{{- else }}
 image: {{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}{{ index $image (index . 1) }}
+{{- end }}
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
@@ -51,6 +56,11 @@ dns:{{ include "moonshard.host" . }}:50051
 {{- $values := index (index . 0).Values $role -}}
 {{- $shards := hasKey $values "shards" | ternary (get $values "shards") 1 -}}
 {{- if and (gt (int $values.maxReplicas) 0) (gt (int $shards) 0) }}{{ $role }}{{ end -}}
+{{- end }}
+
+{{/* Whether `helm test` can ask the gateway: without keys, or with one of its own. */}}
+{{- define "moonshard.hasSmoke" -}}
+{{- if or (not .Values.gateway.keysSecret) .Values.gateway.smokeKeySecret }}true{{ end -}}
 {{- end }}
 
 {{/* Whether the chart runs Redis itself. */}}

@@ -71,6 +71,7 @@ that loads is given its time by the startup probe, before which nobody asks whet
 startupProbe:
   grpc: {port: 9001}
   periodSeconds: 10
+  timeoutSeconds: 5
   failureThreshold: {{ div (add (int .) 9) 10 }}
 readinessProbe:
   grpc: {port: 9001}
@@ -91,19 +92,52 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Of every pod. Argument: (list $ VALUES-WITH-PLACEMENT COMPONENT). */}}
+{{/* `pods` with a role's `pod` over it; lists are joined. As JSON. Argument: (list $ VALUES-OF-THE-ROLE). */}}
+{{- define "moonshard.podValues" -}}
+{{- $all := (index . 0).Values.pods -}}
+{{- $own := get (index . 1) "pod" | default dict -}}
+{{- $merged := mergeOverwrite (deepCopy $all) (deepCopy $own) -}}
+{{- range $list := list "tolerations" "env" "volumes" "mounts" "initContainers" -}}
+{{- $_ := set $merged $list (concat (get $all $list | default list) (get $own $list | default list) | default list) -}}
+{{- end -}}
+{{ toJson $merged }}
+{{- end }}
+
+{{/* metadata of a pod template. Argument: (list $ VALUES-OF-THE-ROLE COMPONENT). */}}
+{{- define "moonshard.podMetadata" -}}
+{{- $pod := include "moonshard.podValues" . | fromJson -}}
+labels:
+  {{- include "moonshard.selector" (list (index . 0) (index . 2)) | nindent 2 }}
+  {{- with $pod.labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $pod.annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* A list of `pods` and of a role's `pod`, as YAML; nothing if it is empty. Argument: (list $ VALUES-OF-THE-ROLE LIST). */}}
+{{- define "moonshard.podList" -}}
+{{- with get (include "moonshard.podValues" . | fromJson) (index . 2) }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Of every pod. Argument: (list $ VALUES-OF-THE-ROLE COMPONENT). */}}
 {{- define "moonshard.podSpec" -}}
 {{- $ := index . 0 -}}
 {{- $values := index . 1 -}}
+{{- $pod := include "moonshard.podValues" . | fromJson -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile: {type: RuntimeDefault}
+  {{- toYaml $pod.securityContext | nindent 2 }}
+{{- range $key := list "runtimeClassName" "priorityClassName" "schedulerName" }}
+{{- with get $pod $key }}
+{{ $key }}: {{ . }}
+{{- end }}
+{{- end }}
 {{- with $.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -114,7 +148,7 @@ imagePullSecrets:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.tolerations }}
+{{- with concat (get $values "tolerations" | default list) $pod.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -124,7 +158,7 @@ affinity:
 {{- end }}
 topologySpreadConstraints:
   - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
+    topologyKey: {{ $pod.topologyKey }}
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
       matchLabels:
@@ -205,6 +239,8 @@ resources:
 - name: model
 {{- if eq $volume.kind "hostPath" }}
   hostPath: { path: {{ $volume.hostPath }}, type: Directory }
+{{- else if eq $volume.kind "oci" }}
+  image: { reference: {{ $volume.reference }}, pullPolicy: {{ (index . 0).Values.image.pullPolicy }} }
 {{- else }}
   persistentVolumeClaim:
     claimName: {{ default (printf "%s-model" (include "moonshard.name" (index . 0))) $volume.existingClaim }}
@@ -212,11 +248,16 @@ resources:
 {{- end }}
 {{- end }}
 
-{{/* Waits for the Job that fills the claim; nothing without one. Argument: (list $ IMAGE). */}}
-{{- define "moonshard.waitForModel" -}}
+{{/* The user's init containers, then a wait for the Job that fills the claim. Argument: (list $ IMAGE VALUES-OF-THE-ROLE). */}}
+{{- define "moonshard.initContainers" -}}
 {{- $ := index . 0 -}}
-{{- if $.Values.model.preload.enabled }}
+{{- $more := include "moonshard.podList" (list $ (index . 2) "initContainers") -}}
+{{- $waits := and (index . 1) $.Values.model.preload.enabled -}}
+{{- if or $waits $more }}
 initContainers:
+  {{- $more | indent 2 }}
+{{- end }}
+{{- if $waits }}
   - name: wait-for-model
     {{- include "moonshard.image" . | nindent 4 }}
     command: [timeout, {{ $.Values.model.preload.deadlineSeconds | quote }}, sh, -c]

@@ -97,6 +97,10 @@ class ApiServer:
         """Its spec; of one that does not exist, that nobody holds it."""
         return {"holderIdentity": None, **self._objects.get(f"leases/{name}", {}).get("spec", {})}
 
+    async def add_lease(self, name: str) -> None:
+        """Create a Lease as the chart does, without a spec."""
+        await self._write(f"leases/{name}", {})
+
     async def take_lease(self, name: str, holder: str) -> None:
         """Somebody else holds it from now on."""
         spec = {"holderIdentity": holder, "leaseDurationSeconds": 15}

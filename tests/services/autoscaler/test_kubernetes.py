@@ -184,6 +184,14 @@ async def test_only_one_decides_and_another_takes_over(api, gateway):
         assert api.lease(LEASE)["leaseTransitions"] == 1
 
 
+async def test_the_lease_of_the_chart_is_taken_and_kept(api, gateway):
+    await api.add_lease(LEASE)
+    async with autoscaler(api, gateway):
+        gateway.say(prefill=1, decode=1)
+        await awake(api)
+        assert api.lease(LEASE)["holderIdentity"] == "autoscaler-0"
+
+
 async def test_a_lease_that_is_not_renewed_expires(api, gateway):
     await api.take_lease(LEASE, "one-that-died")
     async with autoscaler(api, gateway):

@@ -19,14 +19,16 @@ START_S = 120
 
 async def test_sigterm_gives_the_lease_back():
     async with ApiServer() as api, Gateway() as gateway:
-        await api.add("statefulsets", "decode")
+        await api.add("statefulsets", "decode", 1)
+        api.ready_s = 2.0
         gateway.say(decode=1)
         told = {
             "LISTEN": "127.0.0.1:0",
             "PROBE_LISTEN": "127.0.0.1:0",
             "MODE": "builtin",
             "GATEWAYS": gateway.address,
-            "ROLES": '{"decode": {"workload": "statefulset/decode"}}',
+            "ROLES": '{"decode": {"workload": "statefulset/decode", "shards": 2, "min": 1}}',
+            "LEASE_S": "1",
             "NAMESPACE": NAMESPACE,
             "LEASE": "moonshard-autoscaler",
             "INSTANCE": "autoscaler-0",
@@ -43,7 +45,10 @@ async def test_sigterm_gives_the_lease_back():
                 while (line := json.loads(await process.stderr.readline()))["msg"] != "probes":
                     pass
                 async with httpx.AsyncClient(base_url=f"http://{line['address']}", trust_env=False) as http:
-                    while not api.replicas("statefulsets/decode"):
+                    while api.replicas("statefulsets/decode") < 2:
+                        await asyncio.sleep(0.05)
+                    assert (await http.get("/health")).status_code == 503, "one shard of two is ready"
+                    while (await http.get("/health")).status_code == 503:
                         await asyncio.sleep(0.05)
                     answers = [await http.get(path) for path in ("/health", "/live", "/")]
                 assert [answer.status_code for answer in answers] == [200, 200, 404]
