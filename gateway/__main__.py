@@ -4,9 +4,9 @@ import logging
 import signal
 import socket
 
-import uvicorn
-
 from gateway.app import create_app
+from gateway.http.server import HttpServer, raise_file_limit
+from gateway.http.stopping import Stopping
 from gateway.settings import GatewaySettings
 from services.runtime.errors import Unavailable
 from services.runtime.logs import setup_logging
@@ -14,7 +14,6 @@ from services.runtime.metrics import metrics_port
 from services.runtime.settings import load
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
 
 log = logging.getLogger("gateway")
 
@@ -45,25 +44,16 @@ def main() -> None:
     """Reads the settings and serves until SIGTERM or SIGINT, which end it when the open requests have ended."""
     settings = load(GatewaySettings)
     setup_logging(settings.log_level, "gateway", settings.instance)
+    stopping = Stopping()
     try:
-        app = create_app(settings)
+        app = create_app(settings, stopping)
         listener = listen_on(settings.listen)
     except Unavailable as error:
         log.critical(error.message)
         raise SystemExit(1) from None
     log.info("listening", extra={"address": shown(listener)})
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
-    server = uvicorn.Server(config)
+    raise_file_limit()
+    server = HttpServer(app, settings, stopping)
     # uvicorn repeats the signal to the handlers of before once it has stopped. To be told to stop is no failure: with
     # these the process ends with status 0, also when it is told before uvicorn listens to signals.
     for number in (signal.SIGTERM, signal.SIGINT):

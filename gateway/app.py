@@ -34,6 +34,8 @@ from gateway.http.keys import ApiKeys
 from gateway.http.limits import KeyLimits
 from gateway.http.middleware import RequestMiddleware
 from gateway.http.openapi import openapi_document
+from gateway.http.read_body import BodyReader
+from gateway.http.stopping import Stopping
 from gateway.request.files import FileDesk
 from gateway.request.pipeline import Pipeline
 from gateway.settings import GatewaySettings
@@ -64,9 +66,10 @@ ROUTES = (
 )
 
 
-def create_app(settings: GatewaySettings) -> ASGIApp:
+def create_app(settings: GatewaySettings, stopping: Stopping) -> ASGIApp:
     """Return the whole gateway as an ASGI application, which watches its replicas from its start to its end."""
     limits = KeyLimits(settings)
+    bodies = BodyReader(settings)
     tracer = open_tracer(settings.trace_endpoint, "gateway", settings.instance)
 
     @asynccontextmanager
@@ -75,8 +78,8 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
         await cluster.open()
         demand = await serve_demand(settings.demand_listen, cluster.demand, cluster.pools, tls_files(settings))
         desk = FileDesk(settings)
-        pipeline = Pipeline(cluster, settings, desk)
-        app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), desk)
+        pipeline = Pipeline(cluster, settings, desk, stopping)
+        app.state.gateway = Gateway(settings, cluster, pipeline, ModelNames(settings), desk, bodies)
         try:
             yield
         finally:
@@ -84,6 +87,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
                 await demand[0].stop(None)
             await cluster.close()
             await limits.close()
+            bodies.close()
             await desk.close()
             if tracer is not None:
                 await tracer.close()
@@ -99,7 +103,7 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    guard = Guard(app, ApiKeys(settings.keys_file), limits)
+    guard = Guard(app, ApiKeys(settings.keys_file), limits, bodies.budget)
     return RequestMiddleware(guard, settings.request_s, tracer, settings.trace_sample_ratio if tracer else 0.0)
 
 

@@ -9,6 +9,8 @@ REQUESTS = Counter(
 )
 OPEN_REQUESTS = Gauge("moonshard_gateway_open_requests", "Admitted requests whose answer is not complete.")
 OPEN_STREAMS = Gauge("moonshard_gateway_open_streams", "Event streams that are being written.")
+BODY_BYTES = Gauge("moonshard_gateway_body_bytes", "Bytes that the bodies of open requests hold.")
+CONNECTIONS = Gauge("moonshard_gateway_connections", "Open HTTP connections.")
 HELD_REQUESTS = Gauge("moonshard_gateway_held_requests", "Calls that wait for a replica to be ready.", ["role"])
 SERVING_REPLICAS = Gauge("moonshard_gateway_serving_replicas", "Replicas that say they are ready.", ["role"])
 HAND_OVERS = Counter(

@@ -55,6 +55,22 @@ class GatewaySettings(StoreSettings):
     max_file_bytes: PositiveInt = Field(100 * 2**20, description="Size of one uploaded file.")
     max_files: PositiveInt = Field(1000, description="Uploaded files of one key.")
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Size of one request body, after decompression.")
+    max_bodies_bytes: PositiveInt = Field(
+        512 * 2**20, description="Size of the bodies of all open requests together, compressed and decompressed."
+    )
+    max_key_bodies_bytes: PositiveInt = Field(256 * 2**20, description="The same for the open requests of one key.")
+    max_body_values: PositiveInt = Field(1_000_000, description="JSON values in one body.")
+    max_body_containers: PositiveInt = Field(100_000, description="JSON objects and lists in one body.")
+    max_body_depth: Annotated[int, Field(ge=8, le=250)] = Field(100, description="Nesting of JSON in one body.")
+    body_s: PositiveFloat = Field(30.0, description="Time for a body, on top of what BODY_BYTES_PER_S allows.")
+    body_bytes_per_s: PositiveInt = Field(65536, description="Slowest rate at which a body may come.")
+    max_header_bytes: PositiveInt = Field(32768, description="Size of the request line and all headers.")
+    max_headers: PositiveInt = Field(100, description="Headers of one request.")
+    header_s: PositiveFloat = Field(10.0, description="Time for request line and headers.")
+    max_connections: PositiveInt = Field(2048, description="Open HTTP connections. More get 429.")
+    max_address_connections: PositiveInt = Field(
+        1024, description="Open HTTP connections of one client address, which may be a proxy. More get 429."
+    )
     prefill_min_tokens: NonNegativeInt = Field(64, description="Shorter prompts go directly to a decode replica.")
 
     keys_file: Path | None = Field(

@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from gateway.cluster.cluster import Cluster
 from gateway.dialects.models import ModelNames
+from gateway.http.read_body import BodyReader
 from gateway.http.request_context import RequestContext
 from gateway.request.files import FileDesk
 from gateway.request.pipeline import Pipeline
@@ -21,6 +22,7 @@ class Gateway:
     pipeline: Pipeline
     models: ModelNames
     files: FileDesk
+    bodies: BodyReader
 
 
 def gateway_of(request: Request) -> Gateway:

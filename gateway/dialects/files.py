@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import gateway_of
-from gateway.http.body import quote, read_bytes
+from gateway.http.body import quote
 from gateway.http.routes import ApiRoute, json_response
 from services.runtime.errors import InvalidRequest
 
@@ -37,7 +37,7 @@ async def upload_file(request: Request) -> Response:
     """Keep a file for a while; `ms://ID` then names it where an image or a video is expected."""
     gateway = gateway_of(request)
     max_bytes = gateway.settings.max_file_bytes
-    form = await _form_of(request, await read_bytes(request, max_bytes + FORM_BYTES))
+    form = await _form_of(request, await gateway.bodies.read_bytes(request, max_bytes + FORM_BYTES))
     try:
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, UploadFile):

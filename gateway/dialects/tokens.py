@@ -1,5 +1,6 @@
 """Endpoints that count and cut: tokens of a text or a conversation, and back."""
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from gateway.dialects.chat.request import ChatRequest, parse_chat
 from gateway.dialects.chat.schema import ChatCompletionRequest
 from gateway.dialects.completions.schema import DetokenizeRequest, TokenizeRequest
 from gateway.dialects.context import Gateway, call_context, gateway_of
-from gateway.http.body import check, quote, read_object
+from gateway.http.body import check, quote
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute, json_response
 from gateway.request.chat_model import Conversation
@@ -20,19 +21,12 @@ async def tokenize(request: Request) -> Response:
     """Return the tokens of a text, or of a conversation as the model would see it."""
     gateway = gateway_of(request)
     call = call_context(request)
-    body = await read_object(request, gateway.settings.max_body_bytes)
-    return_strings = body.get("return_token_strs")
-    if return_strings is not None and not isinstance(return_strings, bool):
-        raise InvalidRequest("return_token_strs: must be true or false", field="return_token_strs")
-    if body.get("messages") is not None and body.get("prompt") is None:
-        # The model's name may be left out here.
-        chat = _chat_of({"model": gateway.settings.model_name, **_given(body)}, gateway)
-        token_ids = await gateway.pipeline.prompt_ids(_conversation(chat), call)
+    asked, return_strings = await gateway.bodies.read_json(request, partial(_parse_tokenize, gateway=gateway))
+    if isinstance(asked, ChatRequest):
+        token_ids = await gateway.pipeline.prompt_ids(_conversation(asked), call)
     else:
-        text = check(TokenizeRequest, body)
-        _check_model(text.model, gateway)
-        special = text.add_special_tokens is not False
-        token_ids = await gateway.cluster.tokenize(text.prompt, call, allow_special=special)
+        special = asked.add_special_tokens is not False
+        token_ids = await gateway.cluster.tokenize(asked.prompt, call, allow_special=special)
     strings = None
     if return_strings:
         texts = await gateway.cluster.token_bytes(token_ids, call)
@@ -47,7 +41,7 @@ async def detokenize(request: Request) -> Response:
     """Return the text of tokens, special ones included."""
     gateway = gateway_of(request)
     call = call_context(request)
-    asked = check(DetokenizeRequest, await read_object(request, gateway.settings.max_body_bytes))
+    asked = await gateway.bodies.read_json(request, partial(check, DetokenizeRequest))
     _check_model(asked.model, gateway)
     vocab_size = (await gateway.cluster.describe(call)).vocab_size
     for index, token_id in enumerate(asked.tokens):
@@ -61,9 +55,22 @@ async def detokenize(request: Request) -> Response:
 async def estimate_token_count(request: Request) -> Response:
     """Return what `usage.prompt_tokens` of the same chat request would be."""
     gateway = gateway_of(request)
-    chat = _chat_of(await read_object(request, gateway.settings.max_body_bytes), gateway)
+    chat = await gateway.bodies.read_json(request, partial(_chat_of, gateway=gateway))
     count = await gateway.pipeline.count(_conversation(chat), call_context(request))
     return json_response({"data": {"total_tokens": count}})
+
+
+def _parse_tokenize(body: dict[str, Any], gateway: Gateway) -> tuple[ChatRequest | TokenizeRequest, bool]:
+    """Return what is to be cut, and whether the tokens are wanted as text, too."""
+    return_strings = body.get("return_token_strs")
+    if return_strings is not None and not isinstance(return_strings, bool):
+        raise InvalidRequest("return_token_strs: must be true or false", field="return_token_strs")
+    if body.get("messages") is not None and body.get("prompt") is None:
+        # The model's name may be left out here.
+        return _chat_of({"model": gateway.settings.model_name, **_given(body)}, gateway), bool(return_strings)
+    text = check(TokenizeRequest, body)
+    _check_model(text.model, gateway)
+    return text, bool(return_strings)
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,18 @@ class BodyTooLarge(RequestTooLarge):
     """The body is over the limit. The client must send less."""
 
 
+class BodyTooSlow(InvalidRequest):
+    """The body did not come in time. The client may send it again."""
+
+
+class HeadTooSlow(InvalidRequest):
+    """The headers did not come in time. The client may send the request again."""
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The headers are over their limit. The client must send fewer, or shorter ones."""
+
+
 class ModelNotFound(NotFound):
     """No model of that name is served here."""
 
@@ -90,6 +102,9 @@ _INTERNAL = _Rule(500, "server_error", None)
 _BY_CLASS: tuple[tuple[type[MoonshardError], _Rule], ...] = (
     (ContextExceeded, _Rule(400, "invalid_request_error", "context_length_exceeded")),
     (RequestTooLarge, _Rule(413, "invalid_request_error", "request_too_large")),
+    (BodyTooSlow, _Rule(408, "invalid_request_error", "request_timeout")),
+    (HeadTooSlow, _Rule(408, "invalid_request_error", "request_timeout")),
+    (HeadersTooLarge, _Rule(431, "invalid_request_error", "headers_too_large")),
     (MethodNotAllowed, _Rule(405, "invalid_request_error", "method_not_allowed")),
     (InvalidRequest, _INVALID),
     (ModelNotFound, _Rule(404, "resource_not_found_error", "model_not_found")),

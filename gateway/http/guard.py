@@ -5,6 +5,7 @@ from dataclasses import replace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.http.body_budget import LEASE, BodyBudget
 from gateway.http.dialect import dialect_of, error_response
 from gateway.http.key_usage import KeyUsage
 from gateway.http.keys import ApiKeys
@@ -19,8 +20,9 @@ LIMITED = frozenset({"chat", "completions", "messages", "responses"})
 class Guard:
     """Checks the API key of a request, then the limits of the key, and lets the key pay for the tokens."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: KeyLimits) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: KeyLimits, bodies: BodyBudget) -> None:
         self.app = app
+        self._bodies = bodies
         self._keys = keys
         self._limits = limits
         self._usage = KeyUsage()
@@ -46,7 +48,8 @@ class Guard:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_limits)
+            with self._bodies.lease(owner) as scope[LEASE]:
+                await self.app(scope, receive, send_with_limits)
         finally:
             if limited:
                 self._usage.count(owner, call.meter)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gateway.cluster.cluster import Cluster
 from gateway.http.request_context import RequestContext
+from gateway.http.stopping import Stopping
 from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
 from gateway.request.batch_queue import BatchQueue
 from gateway.request.chat_model import (
@@ -54,6 +55,7 @@ class ActiveRequest:
         usage: Usage,
         *,
         num_per_prompt: int,
+        stopping: Stopping,
     ) -> None:
         self.events: BatchQueue[Event] = BatchQueue(MAX_EVENTS)
         self.usage = usage
@@ -62,6 +64,7 @@ class ActiveRequest:
         self.num_choices = len(starts)
         self.held = ExitStack()  # what the request occupies until it is closed
         self._cluster = cluster
+        self._stopping = stopping
         self._settings = settings
         self._call = call
         self._parser = parser
@@ -89,7 +92,8 @@ class ActiveRequest:
 
     async def _generate(self) -> None:
         try:
-            async with asyncio.timeout(self._call.left_s(self._settings.request_s)), asyncio.TaskGroup() as group:
+            left_s = self._call.left_s(self._settings.request_s)
+            async with self._stopping.ending(), asyncio.timeout(left_s), asyncio.TaskGroup() as group:
                 for choice in range(self.num_choices):
                     group.create_task(self._choose(choice))
         except TimeoutError as error:

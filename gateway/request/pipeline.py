@@ -7,6 +7,7 @@ from functools import partial
 from gateway.cluster.cluster import Cluster
 from gateway.http.errors import ContextExceeded
 from gateway.http.request_context import RequestContext
+from gateway.http.stopping import Stopping
 from gateway.request.active_request import ActiveRequest
 from gateway.request.admission import Admission
 from gateway.request.chat_model import Conversation, RawPrompts, Request, Usage
@@ -24,9 +25,10 @@ from services.runtime.errors import InvalidRequest
 class Pipeline:
     """Starts requests. Owns the bound on how many are open."""
 
-    def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk) -> None:
+    def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk, stopping: Stopping) -> None:
         self._cluster = cluster
         self._demand = cluster.demand
+        self._stopping = stopping
         self._settings = settings
         self._media = MediaDesk(cluster, settings, files)
         self._admission = Admission(settings.max_open_requests)
@@ -43,6 +45,10 @@ class Pipeline:
         Unavailable if nobody is ready in time.
         """
         tell_request(call, request, self._settings)
+        async with self._stopping.ending():
+            return await self._start(request, call)
+
+    async def _start(self, request: Request, call: RequestContext) -> ActiveRequest:
         with ExitStack() as held:
             held.enter_context(self._admission.enter())
             # All roles of its path wake together, not one after another.
@@ -55,7 +61,14 @@ class Pipeline:
             parser = parse_start(request.output, tools_json, prompts[0], raw=raw)
             usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
             run = ActiveRequest(
-                self._cluster, self._settings, call, starts, parser, usage, num_per_prompt=request.num_choices
+                self._cluster,
+                self._settings,
+                call,
+                starts,
+                parser,
+                usage,
+                num_per_prompt=request.num_choices,
+                stopping=self._stopping,
             )
             held.enter_context(self._demand.queue(run.prompts))
             run.held = held.pop_all()

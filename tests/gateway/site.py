@@ -8,10 +8,11 @@ from typing import Any, Self
 import grpc.aio
 import httpx
 import openai
-import uvicorn
 
 from gateway.__main__ import listen_on
 from gateway.app import create_app
+from gateway.http.server import HttpServer
+from gateway.http.stopping import Stopping
 from gateway.settings import GatewaySettings
 from protos.attention_pb2 import Sampling
 from protos.tokenizer_pb2_grpc import add_TokenizerServiceServicer_to_server
@@ -161,13 +162,15 @@ class Site:
                 "prefill_min_tokens": 0,
                 "hold_s": 0.3,
                 "load_poll_s": 0.02,
+                "drain_s": 1.0,
                 **self._settings,
             }
         )
         listener = stack.enter_context(listen_on(settings.listen))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(settings)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+        stopping = Stopping()
+        app = create_app(settings, stopping)
+        server = HttpServer(app, settings, stopping)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
 
         async def stop() -> None:

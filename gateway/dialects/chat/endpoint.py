@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -12,7 +13,6 @@ from gateway.dialects.chat.request import ChatRequest, parse_chat
 from gateway.dialects.chat.schema import ChatCompletionRequest
 from gateway.dialects.context import Gateway, gateway_of
 from gateway.dialects.respond import deliver
-from gateway.http.body import read_object
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
@@ -23,8 +23,8 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation: one JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
     settings = gateway.settings
-    body = await read_object(request, settings.max_body_bytes)
-    chat = parse_chat(body, settings.max_choices, settings.param_policy)
+    parse = partial(parse_chat, max_choices=settings.max_choices, policy=settings.param_policy)
+    chat = await gateway.bodies.read_json(request, parse)
     gateway.models.check(chat.model)
     return await deliver(request, chat.request, ChatAnswerer(chat, gateway), stream=chat.stream)
 

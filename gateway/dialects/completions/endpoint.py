@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +12,6 @@ from gateway.dialects.completions.request import CompletionAsk, parse_completion
 from gateway.dialects.completions.schema import CompletionRequest
 from gateway.dialects.context import Gateway, call_context, gateway_of
 from gateway.dialects.respond import deliver
-from gateway.http.body import read_object
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
@@ -22,8 +22,8 @@ async def completions(request: Request) -> Response:
     """Continue prompts: one JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
     settings = gateway.settings
-    body = await read_object(request, settings.max_body_bytes)
-    asked = parse_completion(body, max_choices=settings.max_choices, max_prompts=settings.max_prompts)
+    parse = partial(parse_completion, max_choices=settings.max_choices, max_prompts=settings.max_prompts)
+    asked = await gateway.bodies.read_json(request, parse)
     gateway.models.check(asked.model)
     answerer = CompletionAnswerer(asked, gateway, await _echoes_of(asked, gateway, request))
     return await deliver(request, asked.request, answerer, stream=asked.stream)

@@ -1,6 +1,7 @@
 """POST /v1/messages and POST /v1/messages/count_tokens, also under /anthropic."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +12,6 @@ from gateway.dialects.messages.answer import BlockWriter, whole_message
 from gateway.dialects.messages.request import AskedMessage, parse_count, parse_messages
 from gateway.dialects.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.dialects.respond import deliver
-from gateway.http.body import read_object
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute, json_response
 from gateway.http.sse import until_gone
@@ -22,8 +22,8 @@ from gateway.request.chat_model import Event, assemble
 async def messages(request: Request) -> Response:
     """Answer a conversation: one message, or with `stream` server-sent events that end with `message_stop`."""
     gateway = gateway_of(request)
-    body = await read_object(request, gateway.settings.max_body_bytes)
-    asked = parse_messages(body, default_thinking=_thinks_by_default(gateway))
+    parse = partial(parse_messages, default_thinking=_thinks_by_default(gateway))
+    asked = await gateway.bodies.read_json(request, parse)
     gateway.models.check(asked.model)
     return await deliver(request, asked.request, MessageAnswerer(asked), stream=asked.stream)
 
@@ -31,8 +31,8 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """Count the `input_tokens`, cached or not, that the same request to /v1/messages would have."""
     gateway = gateway_of(request)
-    body = await read_object(request, gateway.settings.max_body_bytes)
-    model, conversation = parse_count(body, default_thinking=_thinks_by_default(gateway))
+    parse = partial(parse_count, default_thinking=_thinks_by_default(gateway))
+    model, conversation = await gateway.bodies.read_json(request, parse)
     gateway.models.check(model)
     counting = gateway.pipeline.count(conversation, call_context(request))
     return json_response({"input_tokens": await until_gone(counting, request.receive)})

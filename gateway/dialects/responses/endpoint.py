@@ -12,7 +12,7 @@ from gateway.dialects.responses.answer import ItemWriter, Resource, whole_respon
 from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import AskedResponse, parse_responses
 from gateway.dialects.responses.schema import ResponsesRequest
-from gateway.http.body import quote, read_object
+from gateway.http.body import quote
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
@@ -23,7 +23,7 @@ from services.runtime.errors import NotFound
 async def responses(request: Request) -> Response:
     """Answer a conversation: one response, or with `stream` server-sent events that end with `response.completed`."""
     gateway = gateway_of(request)
-    asked = parse_responses(await read_object(request, gateway.settings.max_body_bytes))
+    asked = await gateway.bodies.read_json(request, parse_responses)
     gateway.models.check(asked.asked.model)
     return await deliver(request, asked.request, ResponseAnswerer(asked), stream=asked.asked.stream is True)
 
