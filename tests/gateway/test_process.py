@@ -30,10 +30,11 @@ def environment(site, **more):
 
 
 @pytest.fixture
-async def gateway(site):
-    """A gateway process before the site's engines: (process, URL)."""
+async def gateway(site, request):
+    """A gateway process before the site's engines, with a test's own settings: (process, URL)."""
+    more = getattr(request, "param", {})
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", env=environment(site), stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "gateway", env=environment(site, **more), stderr=asyncio.subprocess.PIPE
     )
     try:
         address = None
@@ -72,6 +73,53 @@ async def test_sigterm_lets_streams_end(site, gateway):
             assert read_stream(raw).text[0].startswith("Hello Hello")
     async with asyncio.timeout(10):
         assert await process.wait() == 0
+
+
+STREAMS = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1000},
+    "/v1/responses": {"input": "Hi"},
+}
+
+
+@pytest.mark.parametrize("gateway", [{"MOONSHARD_DRAIN_S": "1"}], indirect=True)
+async def test_what_outlasts_the_drain_gets_an_error(site, gateway):
+    process, url = gateway
+    site.say(HELLO.replace("Hello", "Hello " * 200))
+    site.decodes[0].token_s = 0.05
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
+        async with asyncio.timeout(20):
+            while (await http.get("/health")).status_code != 200:
+                await asyncio.sleep(0.05)
+        flowing = asyncio.Barrier(len(STREAMS) + 1)
+
+        async def stream(path, body):
+            async with http.stream("POST", path, json={"model": "kimi-k2.6", "stream": True, **body}) as response:
+                pieces = response.aiter_raw()
+                raw = await anext(pieces)
+                await flowing.wait()
+                return raw + b"".join([piece async for piece in pieces])
+
+        streams = [asyncio.create_task(stream(path, body)) for path, body in STREAMS.items()]
+        whole = asyncio.create_task(
+            http.post("/v1/chat/completions", json={"model": "kimi-k2.6", **STREAMS["/v1/chat/completions"]})
+        )
+        await flowing.wait()
+        while site.decodes[0].num_running < len(STREAMS) + 1:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        for path, raw in zip(STREAMS, await asyncio.gather(*streams), strict=True):
+            last = raw.removesuffix(b"data: [DONE]\n\n").strip().split(b"\n\n")[-1].decode()
+            assert "the server stops" in last, path
+            assert ("overloaded_error" if path == "/v1/messages" else "server_") in last, path
+        answer = await whole
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_unavailable")
+    async with asyncio.timeout(10):
+        log = (await process.stderr.read()).decode()
+        assert await process.wait() == 0
+    assert "Traceback" not in log
+    assert "ERROR" not in log
 
 
 @pytest.mark.parametrize(
