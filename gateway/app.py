@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -39,11 +39,13 @@ from gateway.http.stopping import Stopping
 from gateway.request.files import FileDesk
 from gateway.request.pipeline import Pipeline
 from gateway.settings import GatewaySettings
+from gateway.version import VERSION
 from services.runtime.errors import InvalidRequest, MoonshardError, NotFound
 from services.runtime.tls import tls_files
 from services.runtime.tracing import open_tracer
 
 TITLE = "Moonshard"
+EXPOSED_HEADERS = ("request-id", "retry-after", "x-request-id", "x-should-retry", "x-trace-id")
 BODIES = (
     ChatCompletionRequest,
     MessagesRequest,
@@ -92,7 +94,7 @@ def create_app(settings: GatewaySettings, stopping: Stopping) -> ASGIApp:
             if tracer is not None:
                 await tracer.close()
 
-    docs = ApiDocs(lambda: openapi_document(TITLE, version("moonshard"), ROUTES, BODIES, ANSWERS))
+    docs = ApiDocs(lambda: openapi_document(TITLE, VERSION, ROUTES, BODIES, ANSWERS))
     app = Starlette(
         routes=[*ROUTES, *docs.routes],
         lifespan=lifespan,
@@ -103,8 +105,17 @@ def create_app(settings: GatewaySettings, stopping: Stopping) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    guard = Guard(app, ApiKeys(settings.keys_file), limits, bodies.budget)
-    return RequestMiddleware(guard, settings.request_s, tracer, settings.trace_sample_ratio if tracer else 0.0)
+    guard = Guard(app, ApiKeys(settings.keys_file), limits, bodies.budget, settings.open_paths)
+    front: ASGIApp = guard
+    if settings.cors_origins:
+        front = CORSMiddleware(
+            guard,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
+    return RequestMiddleware(front, settings.request_s, tracer, settings.trace_sample_ratio if tracer else 0.0)
 
 
 async def _on_moonshard_error(request: Request, error: Exception) -> Response:

@@ -53,6 +53,7 @@ REQUEST_SECONDS = Histogram(
     ["dialect"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1200, 3600),
 )
+KEY_SERIES = "moonshard_gateway_key_"  # how the names of those begin that tell one user's usage
 KEY_REQUESTS = Counter(
     "moonshard_gateway_key_requests_total",
     "Requests that were admitted, by the short name of their API key: 16 digits of its SHA-256.",

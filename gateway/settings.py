@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from services.runtime.settings import Names, OptionalAddress, Places, StoreSettings, StoreUrls
 
+OPENABLE = ("/docs", "/redoc", "/openapi.json", "/metrics")
+
 
 class GatewaySettings(StoreSettings):
     """Addresses of the replicas, names of the model, bounds and waits."""
@@ -76,6 +78,12 @@ class GatewaySettings(StoreSettings):
     keys_file: Path | None = Field(
         None, description="File with the SHA-256 of one API key per line. None: no key is needed."
     )
+    open_paths: Names = Field(
+        (), description="Paths that need no key, of /docs, /redoc, /openapi.json, /metrics. Not the rest of the API."
+    )
+    cors_origins: Names = Field(
+        (), description="Origins whose pages may call the API from a browser, or *. Empty: none, no CORS headers."
+    )
     requests_per_minute: NonNegativeInt = Field(0, description="Limit of each key. 0: no limit.")
     tokens_per_minute: NonNegativeInt = Field(
         0, description="Limit of each key, prompt and answer together. 0: no limit."
@@ -104,6 +112,13 @@ class GatewaySettings(StoreSettings):
     vision_s: PositiveFloat = Field(300.0, description="Timeout of encoding one image or video.")
     keep_alive_s: PositiveFloat = Field(12.0, description="Silence after which a stream gets a comment.")
     load_poll_s: PositiveFloat = Field(0.5, description="Interval at which replicas are asked for their load.")
+
+    @model_validator(mode="after")
+    def _open_paths_exist(self) -> Self:
+        for path in self.open_paths:
+            if path not in OPENABLE:
+                raise ValueError(f"MOONSHARD_OPEN_PATHS: {path!r} is none of {', '.join(OPENABLE)}")
+        return self
 
     @model_validator(mode="after")
     def _waits_fit(self) -> Self:

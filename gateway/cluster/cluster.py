@@ -1,7 +1,6 @@
 """The cluster behind the gateway: the replicas of every role, and the calls that any of them can answer."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import TypeVar
 
 from gateway.cluster.affinity import PrefixMap
@@ -11,6 +10,7 @@ from gateway.cluster.replicas import ATTENTION, TOKENIZER, VISION, Replica, Repl
 from gateway.http.request_context import RequestContext, is_loss
 from gateway.metrics import HAND_OVERS
 from gateway.settings import GatewaySettings
+from gateway.version import VERSION
 from protos.tokenizer_pb2 import (
     DescribeRequest,
     DescribeResponse,
@@ -77,7 +77,7 @@ class Cluster:
     def fingerprint(self) -> str:
         """Changes with the build and with the vocabulary; known once a request was rendered."""
         revision = self._model.revision[:12] if self._model is not None else "unknown"
-        return f"fp_{version('moonshard')}_{revision}"
+        return f"fp_{VERSION}_{revision}"
 
     async def describe(self, call: RequestContext) -> DescribeResponse:
         """Vocabulary size, context length, stop tokens. Asked once: all replicas serve the same checkpoint."""

@@ -1,13 +1,15 @@
 """The small endpoints: models, health, metrics, version."""
 
-from importlib.metadata import version
+from collections.abc import Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from gateway.dialects.context import call_context, gateway_of
 from gateway.http.routes import ApiRoute, json_response
+from gateway.metrics import KEY_SERIES
+from gateway.version import VERSION
 from services.runtime.errors import Unavailable
 
 
@@ -46,12 +48,31 @@ async def live(request: Request) -> Response:
 
 async def get_version(request: Request) -> Response:
     """Return the version of this build."""
-    return json_response({"version": version("moonshard")})
+    return json_response({"version": VERSION})
 
 
 async def metrics(request: Request) -> Response:
-    """Return metrics in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    """Return metrics in Prometheus' text format, without those of single keys, which the metrics port has."""
+    return Response(generate_latest(_WithoutKeys()), media_type=CONTENT_TYPE_LATEST)
+
+
+class _WithoutKeys(CollectorRegistry):
+    """All metrics of the process but those by key."""
+
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in REGISTRY.collect() if not metric.name.startswith(KEY_SERIES))
+
+
+async def root(request: Request) -> Response:
+    """Say what this server is and where its API is described."""
+    here = {"name": "Moonshard", "version": VERSION, "docs": "/docs", "openapi": "/openapi.json", "api": "/v1"}
+    if "text/html" not in request.headers.get("accept", ""):
+        return json_response(here)
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Moonshard</title><h1>Moonshard {VERSION}</h1>"
+        "<p>An inference server with the APIs of OpenAI, Anthropic and Kimi under <code>/v1</code>. "
+        "<a href=/docs>All operations</a>, <a href=/openapi.json>the same for programs</a>.</p>"
+    )
 
 
 ROUTES = (
@@ -63,4 +84,5 @@ ROUTES = (
     ApiRoute("GET", "/live", live),
     ApiRoute("GET", "/version", get_version),
     ApiRoute("GET", "/metrics", metrics),
+    ApiRoute("GET", "/", root),
 )

@@ -1,6 +1,7 @@
 """What went wrong, in HTTP: the gateway's own errors, and the body and status of every error per dialect."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from services.runtime.errors import (
 )
 
 DEFAULT_RETRY_S = 1.0
+# As messages write them: ipv4:10.0.0.1:50051, unix:/run/x, redis://host:6379/0, [::1]:50051, host:50051.
+ADDRESS = re.compile(r"(?:\b(?:ipv4|ipv6|unix|dns|rediss?|https?):\S+|\[[0-9A-Fa-f:.%]+\]:\d+|\b[\w.-]+:\d{2,5}\b)")
 
 
 class ContextExceeded(InvalidRequest):
@@ -149,7 +152,9 @@ def status_of(error: MoonshardError) -> int:
 def openai_error(error: MoonshardError) -> dict[str, Any]:
     """The body of an error on the OpenAI dialects, in JSON answers and in streams alike."""
     rule = _rule_of(error)
-    return {"error": {"message": _told(error), "type": rule.type, "param": _dotted(error.field), "code": rule.code}}
+    return {
+        "error": {"message": _message_of(error), "type": rule.type, "param": _dotted(error.field), "code": rule.code}
+    }
 
 
 def anthropic_status(error: MoonshardError) -> int:
@@ -159,7 +164,7 @@ def anthropic_status(error: MoonshardError) -> int:
 
 def anthropic_error(error: MoonshardError) -> dict[str, Any]:
     """The body of an error on the Anthropic dialect, without the request's id, which only JSON answers have."""
-    message = _told(error)
+    message = _message_of(error)
     if isinstance(error, ContextExceeded):
         # Clients recognise these words, too.
         message = f"prompt is too long: {error.num_tokens} tokens > {error.context_tokens} maximum"
@@ -173,9 +178,13 @@ def _anthropic(error: MoonshardError) -> tuple[int, str]:
     return _ANTHROPIC_BY_TYPE.get(rule.type, by_status)
 
 
-def _told(error: MoonshardError) -> str:
-    """The message for the client, which has nothing of our own mistakes."""
-    return str(error) if _rule_of(error) is not _INTERNAL else "the server failed to answer this request"
+def _message_of(error: MoonshardError) -> str:
+    """Return the message for the client: nothing of our own mistakes, and no address from inside."""
+    rule = _rule_of(error)
+    if rule is _INTERNAL:
+        return "the server failed to answer this request"
+    # What a client sent is repeated as it is.
+    return ADDRESS.sub("a peer", error.message) if rule.retry or rule.status >= 500 else error.message
 
 
 def _dotted(field: str | None) -> str | None:
@@ -187,6 +196,8 @@ def error_headers(error: MoonshardError) -> dict[str, str]:
     """Headers that tell a client whether and when to try again, and what it may do instead."""
     rule = _rule_of(error)
     headers = {"allow": error.allow} if isinstance(error, MethodNotAllowed) else {}
+    if isinstance(error, InvalidKey):
+        headers["www-authenticate"] = 'Bearer realm="moonshard"'
     if isinstance(error, RateLimited):
         headers |= error.headers
     if rule.retry:

@@ -1,5 +1,6 @@
 """Who may come in, and how often: in front of every endpoint that does work."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,23 +14,27 @@ from gateway.http.limits import KeyLimits
 from gateway.http.request_context import RequestContext
 from services.runtime.errors import MoonshardError
 
-GUARDED = ("/v1/", "/anthropic/", "/tokenize/", "/detokenize/")
+# What says nothing about users or load, and what a load balancer asks.
+OPEN_PATHS = frozenset({"/", "/live", "/health", "/ping", "/version"})
 LIMITED = frozenset({"chat", "completions", "messages", "responses"})
 
 
 class Guard:
     """Checks the API key of a request, then the limits of the key, and lets the key pay for the tokens."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: KeyLimits, bodies: BodyBudget) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, limits: KeyLimits, bodies: BodyBudget, open_paths: Iterable[str]
+    ) -> None:
         self.app = app
+        self._open_paths = OPEN_PATHS.union(open_paths)
         self._bodies = bodies
         self._keys = keys
         self._limits = limits
         self._usage = KeyUsage()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or refuses it in the form of its dialect."""
-        if scope["type"] != "http" or not f"{scope['path']}/".startswith(GUARDED):
+        """Serve one request, or refuse it in the form of its dialect."""
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self.app(scope, receive, send)
             return
         call: RequestContext = scope["moonshard.call"]

@@ -37,6 +37,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # A slash at the end changes nothing. A redirect would, since clients follow it without the body.
+        scope["path"] = scope["path"].rstrip("/") or "/"
         call = _call_of(Headers(scope=scope), self._request_s, self._sample_ratio)
         dialect = dialect_of(scope["path"])
         if self._tracer is None or dialect == OTHER or not is_recorded(call.trace_parent):

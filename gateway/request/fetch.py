@@ -21,6 +21,16 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_REDIRECTS = 3
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Of addresses that nobody routes in public any more, or only a network for itself.
+INSIDE = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "64:ff9b:1::/48",  # local NAT64
+        "fec0::/10",  # site-local
+        "::/96",  # IPv4-compatible
+        "100::/64",  # discard
+    )
+)
 
 
 class AddressRefused(httpcore.ConnectError):
@@ -31,6 +41,8 @@ def is_public(address: IpAddress) -> bool:
     """Whether an address is of the public internet: not private, not link-local as those of metadata services are."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
+        if any(address in network for network in INSIDE):
+            return False
         if address in NAT64:
             inner = ipaddress.IPv4Address(address.packed[-4:])
         if inner is not None:

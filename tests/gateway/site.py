@@ -8,6 +8,7 @@ from typing import Any, Self
 import grpc.aio
 import httpx
 import openai
+from starlette.applications import Starlette
 
 from gateway.__main__ import listen_on
 from gateway.app import create_app
@@ -180,7 +181,10 @@ class Site:
         stack.push_async_callback(stop)
         while not server.started:
             await asyncio.sleep(0.005)
-        self.gateway = app.app.app.state.gateway
+        inner: Any = app
+        while not isinstance(inner, Starlette):
+            inner = inner.app
+        self.gateway = inner.state.gateway
 
     async def chat(self, **fields: Any) -> httpx.Response:
         """One request that isn't streamed, unless the fields say so."""

@@ -28,6 +28,8 @@ from services.runtime.errors import (
         (NotFound("x"), 404, "not_found_error"),
         (errors.BodyTooLarge("x"), 413, "request_too_large"),
         (RequestTooLarge("x", field="messages"), 413, "request_too_large"),
+        (errors.BodyTooSlow("x"), 408, "invalid_request_error"),
+        (errors.HeadersTooLarge("x"), 431, "invalid_request_error"),
         (errors.RateLimited("x", {}, retry_after_s=2), 429, "rate_limit_error"),
         (Overloaded("x"), 529, "overloaded_error"),
         (Unavailable("x"), 529, "overloaded_error"),
@@ -52,6 +54,29 @@ def test_words_that_clients_look_for():
     told = errors.openai_error(error)["error"]["message"]
     assert told == "Invalid request: Your request exceeded model token limit: 262144 (requested: 300000)"
     assert "secret" not in str(errors.anthropic_error(NumericError("secret")))
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("failed to connect to all addresses; last error: ipv4:10.1.2.3:50051: refused", "last error: a peer refused"),
+        ("no token from 10.1.2.3:50051 for 60 s", "no token from a peer for 60 s"),
+        ("no token from [fd00::1]:50051 for 60 s", "no token from a peer for 60 s"),
+        ("decode-0.decode.moonshard.svc:50051 ended", "a peer ended"),
+        ("unix:/run/moonshard/decode.sock: gone", "a peer gone"),
+        ("redis://:secret@redis.moonshard:6379/0 does not answer", "a peer does not answer"),
+        ("no decode replica is ready", "no decode replica is ready"),
+    ],
+)
+def test_no_address_from_inside(inside, message):
+    for error in (Unavailable(inside), DeadlineExceeded(inside), Overloaded(inside)):
+        assert errors.openai_error(error)["error"]["message"].endswith(message)
+        assert errors.anthropic_error(error)["error"]["message"].endswith(message)
+
+
+def test_what_a_client_sent_is_repeated_as_it_is():
+    error = InvalidRequest("messages.0: 'http://host:8080/x' cannot be read", field="messages.0")
+    assert "http://host:8080/x" in errors.openai_error(error)["error"]["message"]
 
 
 @pytest.mark.parametrize(

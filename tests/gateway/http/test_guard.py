@@ -7,10 +7,12 @@ import json
 import tempfile
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
 from gateway.http import keys as keys_module
+from services.runtime.metrics import metrics_port
 from services.runtime.redis_server import RedisServer
 
 CHAT = "/v1/chat/completions"
@@ -61,8 +63,59 @@ async def test_every_endpoint_that_works_is_guarded(start_site, keys_file, path)
     if "messages" in path:
         assert response.json()["type"] == "error"
         assert response.json()["error"]["type"] == "authentication_error"
-    for open_path in ("/health", "/ping", "/version", "/metrics"):
-        assert (await site.http.get(open_path)).status_code == 200
+    assert response.headers["www-authenticate"] == 'Bearer realm="moonshard"'
+
+
+DOCUMENTS = ("/docs", "/redoc", "/openapi.json", "/metrics")
+
+
+async def test_what_needs_no_key(start_site, keys_file):
+    site = await start_site(keys_file=keys_file, open_paths=("/docs", "/metrics"))
+    for path in ("/", "/health", "/ping", "/live", "/version", "/docs", "/metrics", "/docs/"):
+        assert (await site.http.get(path)).status_code == 200, path
+    for path in ("/redoc", "/openapi.json", "/v1/models", "/nothing"):
+        assert (await site.http.get(path)).status_code == 401, path
+
+
+async def test_documents_need_a_key_by_default(start_site, keys_file):
+    site = await start_site(keys_file=keys_file)
+    for path in DOCUMENTS:
+        assert (await site.http.get(path)).status_code == 401
+        assert (await get(site, {"x-api-key": "sk-one"}, path)).status_code == 200
+
+
+async def test_usage_by_key_is_on_the_metrics_port_alone(start_site, keys_file):
+    site = await start_site(keys_file=keys_file)
+    one = {"x-api-key": "sk-one"}
+    assert (await site.http.post(CHAT, json=BODY, headers=one)).status_code == 200
+    owner = hashlib.sha256(b"sk-one").hexdigest()[:16]
+    assert owner not in (await get(site, one, "/metrics")).text
+    with metrics_port("127.0.0.1:0") as address:
+        private = await asyncio.to_thread(lambda: httpx.get(f"http://{address}/metrics", trust_env=False).text)
+    assert f'moonshard_gateway_key_requests_total{{key="{owner}"}}' in private
+
+
+async def test_pages_of_listed_origins(start_site, keys_file):
+    site = await start_site(keys_file=keys_file, cors_origins=("https://app.test",))
+    asked = {"origin": "https://app.test", "access-control-request-method": "POST"}
+    preflight = await site.http.options(CHAT, headers={**asked, "access-control-request-headers": "authorization"})
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://app.test"
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    other = await site.http.options(CHAT, headers={**asked, "origin": "https://evil.test"})
+    assert other.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
+    for headers, status in (({"x-api-key": "sk-one"}, 200), ({}, 401)):
+        answer = await get(site, {**headers, "origin": "https://app.test"})
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://app.test"
+
+
+async def test_no_origin_is_listed_by_default(site):
+    asked = {"origin": "https://app.test", "access-control-request-method": "POST"}
+    answer = await site.http.options(CHAT, headers=asked)
+    assert answer.status_code == 405
+    assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_the_sdk_sees_its_own_error(start_site, keys_file):

@@ -1,6 +1,7 @@
 """What every answer has, whatever was asked: bodies, statuses and headers of errors, framing, small endpoints."""
 
 import json
+import re
 
 import anthropic
 import pytest
@@ -124,8 +125,9 @@ async def test_an_alias_is_echoed(site):
         ("POST", "/v1/models", 405, "GET, HEAD"),
         ("DELETE", "/health", 405, "GET, HEAD"),
         ("POST", "/v1/embeddings", 404, None),
-        ("GET", "/v1/chat/completions/", 404, None),
-        ("GET", "/", 404, None),
+        ("GET", "/v1/chat/completions/", 405, "POST"),
+        ("PUT", "/v1/files/", 405, "GET, HEAD, POST"),
+        ("PUT", "/", 405, "GET, HEAD"),
         ("GET", "/" + "x" * 3000, 404, None),
         ("GET", "/v1/models/gpt-4", 404, None),
     ],
@@ -137,6 +139,41 @@ async def test_unknown_path_and_method(site, method, path, status, allow):
     error = response.json()["error"]
     assert error["type"] == ("invalid_request_error" if allow else "resource_not_found_error")
     assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/redoc", "/openapi.json", "/v1/models", "/v1/models/kimi-k2.6", "/health", "/live", "/metrics"],
+)
+async def test_head_and_a_slash_at_the_end(site, path):
+    whole = await site.http.get(path)
+    head = await site.http.head(path)
+    assert whole.status_code == head.status_code == (await site.http.get(f"{path}/")).status_code == 200
+    assert head.content == b""
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+async def test_a_post_with_a_slash_at_the_end(site):
+    body = {"model": "kimi-k2.6", "messages": [{"role": "user", "content": "Hi"}]}
+    assert (await site.http.post(f"{CHAT}/", json=body)).status_code == 200
+
+
+async def test_the_first_page(site):
+    here = (await site.http.get("/")).json()
+    assert here["name"] == "Moonshard"
+    for path in (here["docs"], here["openapi"]):
+        assert (await site.http.get(path)).status_code == 200
+    page = await site.http.get("/", headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/docs" in page.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_the_documentation_needs_no_other_host(site, path):
+    page = (await site.http.get(path)).text
+    assert not re.search(r"<script|<link|<img|src=|(href|url)[=(][\"']?(https?:)?//", page)
+    for said in ("POST /v1/chat/completions", "GET /v1/models/{name}", "ChatCompletionRequest", "max_tokens"):
+        assert said in page
 
 
 async def test_every_answer_has_ids(site):

@@ -72,6 +72,15 @@ def fetcher(*hosts, max_bytes=1000, fetch_s=5.0, loopback=True):
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:ffff::1",
+        "::169.254.169.254",
+        "::8.8.8.8",
+        "fec0::1",
+        "feff::1",
+        "2002:0a00:0001::1",
+        "2002:7f00:0001::",
+        "64:ff9b::10.0.0.1",
     ],
 )
 def test_inside(address):
