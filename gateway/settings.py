@@ -103,6 +103,9 @@ class GatewaySettings(StoreSettings):
 
     request_s: PositiveFloat = Field(3600.0, description="Deadline of a request, its whole answer included.")
     hold_s: PositiveFloat = Field(10.0, description="Wait for a first replica before the answer has begun.")
+    restart_s: PositiveFloat = Field(
+        120.0, description="The same for a role that was ready before and is gone: as long as its restart takes."
+    )
     resume_s: PositiveFloat = Field(300.0, description="Wait for another replica after the answer has begun.")
     prefill_s: PositiveFloat = Field(600.0, description="Timeout of the computation of one prompt.")
     stall_s: PositiveFloat = Field(

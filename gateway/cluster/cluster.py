@@ -6,9 +6,9 @@ from typing import TypeVar
 from gateway.cluster.affinity import PrefixMap
 from gateway.cluster.choose import RoundRobin
 from gateway.cluster.demand import DemandBook
+from gateway.cluster.hand_over import HandOver
 from gateway.cluster.replicas import ATTENTION, TOKENIZER, VISION, Replica, ReplicaPool
-from gateway.http.request_context import RequestContext, is_loss
-from gateway.metrics import HAND_OVERS
+from gateway.http.request_context import RequestContext
 from gateway.settings import GatewaySettings
 from gateway.version import VERSION
 from protos.tokenizer_pb2 import (
@@ -20,11 +20,9 @@ from protos.tokenizer_pb2 import (
     RenderRequest,
     RenderResponse,
 )
-from services.runtime.errors import MoonshardError, Overloaded
+from services.runtime.errors import MoonshardError
 
 T = TypeVar("T")
-
-MAX_LOSSES = 3
 
 
 class Cluster:
@@ -140,23 +138,14 @@ class Cluster:
         call: RequestContext,
         ask: Callable[[Replica, float], Awaitable[T]],
     ) -> T:
-        """The answer of any replica of a stateless role; a lost one's call is repeated on the next."""
-        avoid: list[str] = []
+        """Return the answer of any replica of a stateless role; a lost one's call is repeated on the next."""
+        hand_over = HandOver(pool, policy, call, self._settings)
         while True:
-            hold_s = call.left_s(self._settings.longest_hold_s)
-            replica = await pool.pick(policy, avoid=avoid, hold_s=hold_s)
+            replica = await hand_over.next_replica()
             try:
                 return await ask(replica, call.left_s(at_most_s))
-            except Overloaded:
-                avoid.append(replica.address)
-                if all(other.address in avoid for other in pool.serving):
-                    raise
             except MoonshardError as error:
-                if not is_loss(error) or len(avoid) >= MAX_LOSSES:
-                    raise
-                HAND_OVERS.labels(pool.role).inc()
-                pool.lose(replica)
-                avoid.append(replica.address)
+                await hand_over.failed(replica, error)
 
     @property
     def pools(self) -> tuple[ReplicaPool, ...]:

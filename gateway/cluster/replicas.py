@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOAD_S = 5.0
 MAX_RETRY_S = 30.0
+RESTART_MARGIN = 2.0  # how much longer than the last one a restart may take
 
 ATTENTION = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].full_name
 TOKENIZER = tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name
@@ -118,6 +119,8 @@ class ReplicaPool:
         self._watchers: dict[Replica, asyncio.Task[None]] = {}
         self._pollers: dict[Replica, asyncio.Task[None]] = {}
         self._any = asyncio.Event()
+        self._gone_s: float | None = None  # when the last ready replica was lost
+        self._restart_s = 0.0  # how long the last time without one lasted
 
     async def open(self) -> None:
         """Starts to watch. Does not wait for anyone to be ready."""
@@ -143,6 +146,17 @@ class ReplicaPool:
         """Those that say they are ready."""
         return [replica for replica in self.replicas if replica.serving]
 
+    @property
+    def hold_s(self) -> float:
+        """Return how long a request without an answer waits for a first replica.
+
+        That is as long as a restart takes here where a replica was ready before.
+        """
+        if self._gone_s is None:
+            return self._settings.longest_hold_s
+        measured_s = min(RESTART_MARGIN * self._restart_s, self._settings.resume_s)
+        return max(self._settings.longest_hold_s, self._settings.restart_s, measured_s)
+
     async def pick(
         self, policy: Callable[[Sequence[Replica]], Replica], *, avoid: Collection[str] = (), hold_s: float
     ) -> Replica:
@@ -158,7 +172,7 @@ class ReplicaPool:
         """Returns as soon as any replica is ready; Unavailable after hold_s, Overloaded if too many wait already."""
         if self._any.is_set():
             return
-        retry_after_s = min(max(1.0, hold_s / 2), MAX_RETRY_S)
+        retry_after_s = self._restart_s or min(max(1.0, hold_s / 2), MAX_RETRY_S)
         if self.num_held >= self._settings.max_held:
             raise Overloaded(
                 f"{self.num_held} requests wait for a {self.role} replica already", retry_after_s=retry_after_s
@@ -247,12 +261,16 @@ class ReplicaPool:
             await asyncio.sleep(self._settings.load_poll_s)
 
     def _set_serving(self, replica: Replica, serving: bool) -> None:
-        replica.serving = serving
+        before, replica.serving = replica.serving, serving
         if not serving:
             replica.report(GetLoadResponse(), time.monotonic())
         if self.serving:
+            if self._gone_s is not None and not self._any.is_set():
+                self._restart_s = time.monotonic() - self._gone_s
             self._any.set()
         else:
             self._any.clear()
+            if before:
+                self._gone_s = time.monotonic()
         SERVING_REPLICAS.labels(self.role).set(len(self.serving))
         self._drop_if_gone(replica)

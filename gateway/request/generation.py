@@ -8,18 +8,18 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from gateway.cluster.affinity import chain_hashes
-from gateway.cluster.choose import choose_prefill
+from gateway.cluster.choose import choose_decode, choose_prefill
 from gateway.cluster.cluster import Cluster
-from gateway.cluster.decode_retry import DecodeRetry
+from gateway.cluster.hand_over import HandOver
 from gateway.cluster.replicas import Replica
 from gateway.http.errors import MediaLost
-from gateway.http.request_context import RequestContext, is_loss
-from gateway.metrics import FIRST_DECODE_SECONDS, HAND_OVERS
+from gateway.http.request_context import RequestContext
+from gateway.metrics import FIRST_DECODE_SECONDS
 from gateway.request.batch_queue import BatchQueue
 from gateway.settings import GatewaySettings
 from protos import attention_pb2 as pb
 from protos.media_pb2 import MediaSpan
-from services.runtime.errors import DeadlineExceeded, KvMissing, MediaMissing, MoonshardError, Overloaded, Unavailable
+from services.runtime.errors import DeadlineExceeded, KvMissing, MediaMissing, MoonshardError, Unavailable
 
 T = TypeVar("T")
 
@@ -70,14 +70,14 @@ class Generation:
 
         Raises the MoonshardError that ended it, if the loss of replicas cannot be made good.
         """
-        attempts = DecodeRetry(self._cluster.decodes, self._settings, self._call)
+        hand_over = HandOver(self._cluster.decodes, choose_decode, self._call, self._settings, begun=self._begun)
         # A prompt is not computed for nobody to go on with.
         with self._call.first_token.timing("queue"):
-            await attempts.next_replica(begun=self._begun)
+            await hand_over.next_replica()
         manifest = await self._prefill(shown)
-        attempts.clear()
+        hand_over.progress(begun=self._begun)
         while self.finish_reason == pb.FINISH_REASON_UNSPECIFIED:
-            replica = await attempts.next_replica(begun=self._begun)
+            replica = await hand_over.next_replica()
             num_before = len(self.token_ids)
             try:
                 with self._call.span("decode", replica=replica.address) as call:
@@ -88,9 +88,9 @@ class Generation:
                 manifest = None
             except MoonshardError as error:
                 if len(self.token_ids) > num_before:
-                    attempts.clear()
+                    hand_over.progress(begun=True)
                     manifest = None
-                await attempts.failed(replica, error, begun=self._begun)
+                await hand_over.failed(replica, error)
 
     @property
     def num_uncomputed(self) -> int:
@@ -107,30 +107,24 @@ class Generation:
         if len(self._start.prompt_ids) < self._settings.prefill_min_tokens or not pool.serving:
             return None
         hashes = chain_hashes(self._start.prompt_ids)
-        full: Overloaded | None = None
-        asked: set[str] = set()
-        while left := [replica for replica in pool.serving if replica.address not in asked and self._fits(replica)]:
-            replica = choose_prefill(left, self._cluster.prefixes.cached_tokens(hashes))
-            asked.add(replica.address)
+        choose = partial(choose_prefill, cached_tokens=self._cluster.prefixes.cached_tokens(hashes))
+        hand_over = HandOver(pool, choose, self._call, self._settings)
+        while fitting := [replica for replica in hand_over.untried if self._fits(replica)]:
+            replica = choose(fitting)
             try:
                 response = await self._seeing(partial(self._prefill_on, replica))
-            except Overloaded as error:
-                full = error
             except MoonshardError as error:
-                if not is_loss(error):
-                    raise
-                HAND_OVERS.labels(pool.role).inc()
-                pool.lose(replica)
-            else:
-                self._cluster.prefixes.remember(hashes, replica.address)
-                if response.HasField("logprobs"):
-                    self.logprobs.append(response.logprobs)
-                self._note_times(response)
-                self._prefilled_s = time.monotonic()
-                await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
-                return response.manifest
-        if full is not None and self._leads:
-            raise full
+                hand_over.note(replica, error)
+                continue
+            self._cluster.prefixes.remember(hashes, replica.address)
+            if response.HasField("logprobs"):
+                self.logprobs.append(response.logprobs)
+            self._note_times(response)
+            self._prefilled_s = time.monotonic()
+            await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
+            return response.manifest
+        if hand_over.overload is not None and self._leads:
+            raise hand_over.overload
         return None
 
     def _fits(self, replica: Replica) -> bool:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gateway.cluster.cluster import MAX_LOSSES, Cluster
+from gateway.cluster.cluster import Cluster
+from gateway.cluster.hand_over import HandOver
 from gateway.cluster.replicas import Replica
-from gateway.http.request_context import RequestContext, is_loss
-from gateway.metrics import HAND_OVERS
+from gateway.http.request_context import RequestContext
 from gateway.settings import GatewaySettings
 from protos.tokenizer_pb2 import (
     Delta,
@@ -18,9 +18,7 @@ from protos.tokenizer_pb2 import (
     ParseTokens,
     ToolCallArguments,
 )
-from services.runtime.errors import DeadlineExceeded, MoonshardError, Overloaded, Unavailable
-
-ROOM_S = 0.5
+from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable
 
 
 class Delivered:
@@ -110,29 +108,21 @@ class AnswerParser:
     async def _ask(self, request: ParseRequest) -> list[Delta]:
         """One request, one response; a lost replica's parser is rebuilt on another from all tokens so far."""
         fresh: list[Delta] = []
-        lost: list[str] = []
+        pool, choose = self._cluster.tokenizers, self._cluster.next_tokenizer
+        hand_over = HandOver(pool, choose, self._call, self._settings, begun=True)
         while True:
-            if self._stream is None:
-                hold_s = self._call.left_s(self._settings.resume_s)
-                pool = self._cluster.tokenizers
-                self._replica = await pool.pick(self._cluster.next_tokenizer, avoid=lost, hold_s=hold_s)
             try:
                 if self._stream is None:
+                    self._replica = await hand_over.next_replica()
                     fresh += await self._open(self._replica)
                     if self._token_ids:
                         fresh += await self._exchange(ParseRequest(tokens=ParseTokens(token_ids=self._token_ids)))
                 return fresh + await self._exchange(request)
-            except Overloaded:
-                # The answer has begun: a full queue is waited out, until the deadline.
-                self.close()
-                await asyncio.sleep(self._call.left_s(ROOM_S))
             except MoonshardError as error:
+                if self._stream is None:
+                    raise  # there is no replica
                 self.close()
-                if not is_loss(error) or len(lost) >= MAX_LOSSES:
-                    raise
-                HAND_OVERS.labels("tokenizer").inc()
-                self._cluster.tokenizers.lose(self._replica)
-                lost.append(self._replica.address)
+                await hand_over.failed(self._replica, error)
 
     async def _open(self, replica: Replica) -> list[Delta]:
         self._stream = replica.tokenizer.Parse(

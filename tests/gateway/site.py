@@ -162,6 +162,7 @@ class Site:
                 "decodes": self._decode_places or tuple(engine.address for engine in self.decodes),
                 "prefill_min_tokens": 0,
                 "hold_s": 0.3,
+                "restart_s": self._settings.get("hold_s", 0.3),
                 "load_poll_s": 0.02,
                 "drain_s": 1.0,
                 **self._settings,
