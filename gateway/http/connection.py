@@ -15,7 +15,7 @@ from gateway.metrics import CONNECTIONS, REQUESTS
 from gateway.settings import GatewaySettings
 from services.runtime.errors import InvalidRequest, MoonshardError, Overloaded
 
-# After a refusal what still comes is read and dropped for so long: a closed socket would take the answer with it.
+# After an early answer what still comes is read and dropped for so long: a closed socket would take the answer with it.
 LINGER_S = 1.0
 RETRY_S = 5.0
 ALWAYS_SERVED = b"/live"
@@ -82,6 +82,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._error: MoonshardError | None = None
         self._is_refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection and expect a request."""
@@ -150,13 +151,17 @@ class GuardedConnection(HttpToolsProtocol):
         """Take the end of the body."""
         self._unseen_bytes = 0
         super().on_message_complete()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+            self._wall.waiting[self] = None
 
     def on_response_complete(self) -> None:
-        """Expect the next request, or close where the body was answered before it had come."""
+        """Expect the next request. A body that was answered before it had come has a moment left to come."""
         is_early = not self.pipeline and self.cycle.more_body
         super().on_response_complete()
-        if is_early:
-            self._linger()
+        if is_early and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(LINGER_S, self.transport.close)
         elif self.cycle.response_complete and not self.transport.is_closing():
             self._wall.waiting[self] = None
 

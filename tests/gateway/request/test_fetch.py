@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -126,6 +127,25 @@ async def test_a_private_address_is_refused_however_it_is_spelled(host):
         with pytest.raises(InvalidRequest, match=r"address that this server does not visit|cannot be read"):
             await fetcher("*", loopback=False).fetch_media(f"http://{host}:{port}/")
         assert asked == []
+
+
+async def test_every_address_of_a_name_is_tried(monkeypatch):
+    async def look_up(host, port, **options):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in listed]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    anywhere = MediaFetcher(("*",), max_bytes=1000, fetch_s=5, may_reach=lambda address: address.is_loopback)
+    async with web({"/": ok(b"PNG")}) as (port, asked):
+        # Nobody listens on the first: the server is bound to 127.0.0.1 alone.
+        listed = ["127.0.0.2", "127.0.0.1"]
+        assert await anywhere.fetch_media(f"http://two.test:{port}/") == b"PNG"
+        listed = ["127.0.0.1", "10.0.0.1"]
+        with pytest.raises(InvalidRequest, match="does not visit"):
+            await anywhere.fetch_media(f"http://two.test:{port}/")
+        listed = ["127.0.0.2"]
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            await anywhere.fetch_media(f"http://two.test:{port}/")
+        assert asked == ["/"]
 
 
 async def test_a_redirect_is_asked_the_same_questions():
