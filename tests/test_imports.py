@@ -50,7 +50,7 @@ ALLOWED = {
 # Inside a folder: each part may import those it names, and the files beside the parts that are listed with it.
 BESIDE = {
     "services/attention": ("settings", "metrics"),
-    "gateway": ("settings", "metrics"),
+    "gateway": ("settings", "metrics", "version"),
 }
 INSIDE = {
     "services/attention": {
