@@ -59,11 +59,11 @@ lock: $(VENV)/bin/pip ## resolve the dependencies anew into requirements.lock (A
 		--custom-compile-command "make lock" --output-file $(LOCK) $(ARGS) pyproject.toml
 
 clean: ## remove the virtual environment and all build products
-	rm -rf $(VENV) dist .coverage* protos/*_pb2* kernels/native/*.so
+	rm -rf $(VENV) dist .coverage* protos/*_pb2* kernels/native/*.so services/wire/native/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Installing builds the protobuf modules and the CPU kernels, so their sources are prerequisites.
-SOURCES := pyproject.toml $(LOCK) $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py)
+SOURCES := pyproject.toml $(LOCK) $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py services/wire/native/*)
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[local]'

@@ -29,8 +29,16 @@ def build_protos() -> list[Path]:
 
 def build_kernels() -> list[Path]:
     """Compiles the native CPU kernels; an empty list where that is not possible (kernels/native/build.py says why)."""
-    script = ROOT / "kernels" / "native" / "build.py"
-    spec = importlib.util.spec_from_file_location("moonshard_kernels_build", script)
+    return _build_native(ROOT / "kernels" / "native" / "build.py")
+
+
+def build_wire() -> list[Path]:
+    """Compile the native hot wire; an empty list where that is not possible (services/wire/native/build.py)."""
+    return _build_native(ROOT / "services" / "wire" / "native" / "build.py")
+
+
+def _build_native(script: Path) -> list[Path]:
+    spec = importlib.util.spec_from_file_location("moonshard_native_build", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -48,7 +56,7 @@ if BuildHookInterface is not None:
         """Puts the products into the wheel although git ignores them."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            products = build_protos() + build_kernels()
+            products = build_protos() + build_kernels() + build_wire()
             build_data["artifacts"] += [f"/{path.relative_to(ROOT)}" for path in products]
             if any(path.suffix == ".so" for path in products):
                 build_data["pure_python"] = False
@@ -56,5 +64,5 @@ if BuildHookInterface is not None:
 
 
 if __name__ == "__main__":
-    for product in build_protos() + build_kernels():
+    for product in build_protos() + build_kernels() + build_wire():
         sys.stdout.write(f"{product.relative_to(ROOT)}\n")

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ _DTYPES = (torch.int32, torch.bfloat16) * 3  # words and scales of gate, up and 
 
 @dataclass(frozen=True)
 class PackedExperts(ExpertWeights):
-    """One run of bytes per expert (experts.cpp), and where they are."""
+    """One run of bytes per expert (experts.cpp), their addresses, and that of the function that applies them."""
 
     experts: tuple[Tensor, ...]
     addresses: ctypes.Array[ctypes.c_void_p]
+    mlp_address: int
 
 
 class Experts:
@@ -40,7 +42,8 @@ class Experts:
             packed.append(self._pack_one(expert, hidden, width))
         addresses = (ctypes.c_void_p * len(packed))(*[run.data_ptr() for run in packed])
         nbytes = sum(run.nbytes for run in packed)
-        return PackedExperts(len(packed), hidden, width, nbytes, tuple(packed), addresses)
+        mlp_address = ctypes.cast(cast(Any, self._library.expert_mlp), ctypes.c_void_p).value or 0
+        return PackedExperts(len(packed), hidden, width, nbytes, tuple(packed), addresses, mlp_address)
 
     def _pack_one(self, expert: ExpertTensors, hidden: int, width: int) -> Tensor:
         assert hidden % 32 == 0 and width % 32 == 0, f"INT4 groups do not divide {hidden} x {width}"

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 import kernels
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
-from services.expert.compute import Compute
+from services.expert.compute import Compute, native_shard
 from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
 from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
@@ -23,6 +23,7 @@ from services.model.memory import check_room, expert_bytes
 from services.runtime.errors import CheckpointError
 from services.runtime.server import run, serve
 from services.runtime.settings import load
+from services.wire.library import LIBRARY
 
 NAME = "expert"
 log = logging.getLogger(NAME)
@@ -33,8 +34,8 @@ async def main(settings: ExpertSettings) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     shard, digest = load_shard(settings)
-    compute = Compute(shard)
-    REGISTRY.register(TrafficCollector(compute.traffic))
+    compute = Compute(shard, native_shard(shard, torch.get_num_threads()))
+    REGISTRY.register(TrafficCollector(compute.read_traffic))
     REGISTRY.register(ExpertLoadCollector(shard))
     raw = RawSocket(settings.raw_socket, compute) if settings.raw_socket else None
     description = expert_pb2.DescribeShardResponse(
@@ -87,6 +88,7 @@ def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
             "seconds": round(seconds, 3),
             "kernels": kernels.describe(device)["expert_mlp"],
             "threads": torch.get_num_threads(),
+            "native_wire": LIBRARY is not None,
         },
     )
     return shard, digest

@@ -8,6 +8,7 @@ import errno
 import logging
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from services.expert.compute import Compute
 from services.expert.metrics import STREAMS
 from services.runtime.errors import WireError
 from services.wire.frames import Buffer, num_bytes
+from services.wire.native_shard import End
 from services.wire.stream import FrameReader, with_length
 
 log = logging.getLogger(__name__)
@@ -76,12 +78,12 @@ class RawSocket:
         thread.start()
 
     def _serve(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-        frames = FrameReader()
         try:
             with STREAMS.labels("unix").track_inprogress():
-                while num_received := connection.recv_into(frames.space()):
-                    for frame in frames.advance(num_received):
-                        _send(connection, with_length(self._compute.answer(frame)))
+                if self._compute.native is None:
+                    self._answer(connection)
+                elif (end := self._compute.native.serve(connection.fileno())) is not End.CLOSED:
+                    log.info("a stream ended", extra={"reason": end.name.lower()})
         except WireError as error:
             log.warning("a stream made no sense", extra={"reason": error.message})
         except OSError as error:
@@ -89,12 +91,18 @@ class RawSocket:
         finally:
             loop.call_soon_threadsafe(self._forget, connection)
 
+    def _answer(self, connection: socket.socket) -> None:
+        frames = FrameReader()
+        while num_received := connection.recv_into(frames.space()):
+            for frame in frames.advance(num_received):
+                _send(connection, with_length(self._compute.answer(frame)))
+
     def _forget(self, connection: socket.socket) -> None:
         del self._connections[connection]
         connection.close()
 
 
-def _send(connection: socket.socket, parts: list[Buffer]) -> None:
+def _send(connection: socket.socket, parts: Sequence[Buffer]) -> None:
     num_sent = connection.sendmsg(parts)
     if num_sent < num_bytes(parts):
         # A signal or a full socket cut it short.

@@ -41,7 +41,10 @@ class ExpertShard:
         self.expert_ids = tuple(expert_ids)
         self.hidden_size = hidden_size
         self.device = device
+        self.layers = dict(layers)
         self.layer_ids = tuple(layers)
+        self.layers_text = _span(self.layer_ids)
+        self.experts_text = _span(self.expert_ids)
         self.nbytes = sum(weights.nbytes for weights in layers.values())
         self.token_counts = np.zeros((len(layers), len(expert_ids)), dtype=np.int64)
         self._layers = {
@@ -53,13 +56,18 @@ class ExpertShard:
         self._local_index[[expert + 1 for expert in expert_ids]] = np.arange(len(expert_ids))
         self._index_on_device = torch.from_numpy(self._local_index).to(device)
 
+    @property
+    def local_index(self) -> NDArray[np.int32]:
+        """[experts of the model] i32: the place of each expert here, negative for the others."""
+        return self._local_index[1:-1]
+
     def forward(self, layer: int, work: RoutedTokens) -> Tensor:
         """The weighted sum of each token's experts that live here, [tokens, hidden] f32, on the shard's device.
 
         WireError when the layer has no experts, an expert is not here, or the hidden size is another.
         """
         if layer not in self._layers:
-            raise WireError(f"layer {layer} has no routed experts, expected one of {_span(self.layer_ids)}")
+            raise WireError(f"layer {layer} has no routed experts, expected one of {self.layers_text}")
         if work.hidden.shape[1] != self.hidden_size:
             raise WireError(f"a token has {work.hidden.shape[1]} numbers, expected hidden size {self.hidden_size}")
         weights, counts = self._layers[layer]
@@ -81,7 +89,7 @@ class ExpertShard:
             num_experts = len(self._local_index) - 2
             if not 0 <= wrong < num_experts:
                 raise WireError(f"expert {wrong} does not exist, expected -1 to {num_experts - 1}")
-            raise WireError(f"expert {wrong} is not on this shard, which holds {_span(self.expert_ids)}")
+            raise WireError(f"expert {wrong} is not on this shard, which holds {self.experts_text}")
         return local
 
 

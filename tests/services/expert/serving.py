@@ -21,7 +21,7 @@ from kernels.interface import RoutedTokens
 from kernels.reference import text as reference
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
-from services.expert.compute import Compute
+from services.expert.compute import Compute, native_shard
 from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.model.checkpoint import Checkpoint
@@ -87,13 +87,23 @@ class HeldShard(ExpertShard):
 
 
 class ServerThread:
-    """One replica in a thread with its own loop, so that a test can block either side."""
+    """One replica in a thread with its own loop, so that a test can block either side.
+
+    native  frames are answered by native code, so the shard can be neither held nor replaced
+    """
 
     def __init__(
-        self, model: Path, address: str, shard: int = 0, num_shards: int = 1, *, digest: bytes | None = None
+        self,
+        model: Path,
+        address: str,
+        shard: int = 0,
+        num_shards: int = 1,
+        *,
+        digest: bytes | None = None,
+        native: bool = False,
     ) -> None:
         self.shard = HeldShard.load(model, shard, num_shards)
-        self.compute = Compute(self.shard)
+        self.compute = Compute(self.shard, native_shard(self.shard, threads=1) if native else None)
         self.address = address
         self._identity = shard, num_shards, digest or Checkpoint(model).digest()
         self._started = threading.Event()

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from kernels.interface import RoutedTokens
-from services.expert.compute import INLINE_BYTES, Compute
-from services.expert.metrics import REFUSED_FRAMES, TrafficCollector
+from services.expert.compute import INLINE_BYTES, Compute, native_shard
+from services.expert.metrics import TrafficCollector
 from services.expert.raw_socket import MAX_CONNECTIONS
 from services.model.checkpoint import Checkpoint
 from services.model.expert_load import ExpertLoadCollector
@@ -21,6 +21,7 @@ from services.model.text_weights import expert_tensors
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, WireError
 from services.wire.frames import CallName, Partial, Refusal, decode_answer, encode_request
+from services.wire.library import LIBRARY
 from services.wire.stream import FrameReader, with_length
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
 
@@ -68,18 +69,21 @@ def assert_right(answer: bytes, model, work: RoutedTokens) -> None:
     torch.testing.assert_close(answer.total, plain_sum(model, NAME.layer, work), rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def server(model):
+@pytest.fixture(scope="module", params=["python", "native"])
+def server(model, request):
+    if request.param == "native" and LIBRARY is None:
+        pytest.skip("the native wire is not built")
     # One server for all bad frames: each of them must leave it as it was.
     with ExitStack() as stack:
-        yield stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0", 0, 2))
+        address = f"unix:{short_folder(stack)}/0"
+        yield stack.enter_context(ServerThread(model, address, 0, 2, native=request.param == "native"))
 
 
 @BAD_FRAMES
 async def test_a_bad_frame_is_refused_on_a_stream_that_goes_on(model, server, spoil, complaint):
     work, good = good_frame(model)
     bad = spoil(good)
-    before = REFUSED_FRAMES._value.get()
+    before = server.compute.read_traffic().refused
     async with open_channel(server.address) as channel:
         stream = channel.stream_stream("/moonshard.v1.ExpertService/Dispatch")()
         await stream.write(bad)
@@ -87,7 +91,7 @@ async def test_a_bad_frame_is_refused_on_a_stream_that_goes_on(model, server, sp
         await stream.write(good)
         assert_right(await stream.read(), model, work)
         await stream.done_writing()
-    assert REFUSED_FRAMES._value.get() == before + 1
+    assert server.compute.read_traffic().refused == before + 1
 
 
 @BAD_FRAMES
@@ -144,8 +148,10 @@ def test_a_socket_file_that_was_left_behind_is_replaced(model, stack):
         assert_right(receive(sock, 1)[0], model, work)
 
 
-async def test_small_and_large_frames_of_many_streams_take_turns(model):
-    compute = Compute(load_expert_shard(Checkpoint(model), range(16)))
+@pytest.mark.parametrize("native", [False, True], ids=["python", "native"])
+async def test_small_and_large_frames_of_many_streams_take_turns(model, native):
+    shard = load_expert_shard(Checkpoint(model), range(16))
+    compute = Compute(shard, native_shard(shard, threads=1) if native else None)
     works = [random_work(model, num_tokens, seed=num_tokens) for num_tokens in (1, 2, 400, 3, 500)]
     frames = [b"".join(encode_request(NAME, work)) for work in works]
     assert any(len(frame) > INLINE_BYTES for frame in frames)
@@ -154,7 +160,7 @@ async def test_small_and_large_frames_of_many_streams_take_turns(model):
         answers = await asyncio.gather(*blocking, *(compute.answer_async(frame) for frame in frames))
         for answer, work in zip(answers, works * 2, strict=True):
             assert_right(b"".join(answer), model, work)
-    tokens, traffic = TrafficCollector(compute.traffic).collect()
+    tokens, traffic = list(TrafficCollector(compute.read_traffic).collect())[:2]
     assert [sample.value for sample in tokens.samples] == [6 * sum(len(work.hidden) for work in works)]
     assert {s.labels["direction"]: s.value for s in traffic.samples} == {
         "in": 6 * sum(len(frame) for frame in frames),
