@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.experts.experts import parse_experts
+from services.attention.experts.transports import TransportName
 from services.model.device import Device
 from services.runtime.discovery import DNS
 from services.runtime.settings import Addresses, StoreSettings, StoreUrls, check_address, check_place
@@ -31,8 +32,10 @@ class AttentionSettings(ShardSettings, StoreSettings):
     )
     expert_shards: NonNegativeInt = Field(0, description="Number of expert shards, where EXPERTS is a DNS name.")
     discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
-    expert_transport: Literal["grpc", "unix"] = Field(
-        "grpc", description="How activations travel to experts: grpc, or unix sockets on the same machine."
+    expert_transport: TransportName = Field(
+        "auto",
+        description="How activations travel to experts: unix (on the same machine), tcp, grpc, or auto: the "
+        "fastest that a replica offers.",
     )
     expert_deadline_s: PositiveFloat = Field(60.0, description="Wait of one step for experts before its requests fail.")
     store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")

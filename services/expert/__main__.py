@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import time
 
 import torch
@@ -12,9 +13,9 @@ from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
 from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
-from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
+from services.expert.wire_socket import Place, WireSocket
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_load import ExpertLoadCollector
@@ -37,23 +38,26 @@ async def main(settings: ExpertSettings) -> None:
     compute = Compute(shard, native_shard(shard, torch.get_num_threads()))
     REGISTRY.register(TrafficCollector(compute.read_traffic))
     REGISTRY.register(ExpertLoadCollector(shard))
-    raw = RawSocket(settings.raw_socket, compute) if settings.raw_socket else None
+    token = secrets.token_bytes(32)
+    places: list[Place | None] = [settings.raw_socket, settings.wire_place]
+    sockets = [WireSocket(place, compute, token) for place in places if place is not None]
     description = expert_pb2.DescribeShardResponse(
         shard=settings.shard,
         num_shards=settings.num_shards,
         expert_ids=shard.expert_ids,
         checkpoint_digest=digest,
         raw_socket=str(settings.raw_socket or ""),
+        wire_token=token,
     )
     servicer = ExpertServicer(description, compute)
 
     async def ready() -> None:
-        if raw is not None:
-            raw.start()
+        for wire in sockets:
+            wire.start()
+            description.wire_port = wire.port or description.wire_port
 
     async def drain() -> None:
-        streams = [servicer.drain()] if raw is None else [servicer.drain(), raw.stop(settings.drain_s)]
-        await asyncio.gather(*streams)
+        await asyncio.gather(servicer.drain(), *(wire.stop(settings.drain_s) for wire in sockets))
 
     await serve(settings, NAME, lambda server: add_expert_service(servicer, server), ready=ready, on_drain=drain)
 

@@ -1,12 +1,14 @@
 """Settings of an expert replica."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
 from services.model.device import Device
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 from services.runtime.shards import ShardSettings
+from services.runtime.tls import tls_files
 
 RAW_SUFFIX = ".raw"
 
@@ -19,6 +21,20 @@ class ExpertSettings(ShardSettings):
     threads: PositiveInt | None = Field(
         None, description="Threads of the kernels, all together. None: one per core that PyTorch finds."
     )
+
+    wire_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="TCP port for frames without gRPC; 0: any free one. None: through gRPC only, as always with TLS, "
+        "because these frames are not encrypted.",
+    )
+
+    @property
+    def wire_place(self) -> tuple[str, int] | None:
+        """Host and port of the wire over TCP, at the host of the gRPC port; this machine only behind a Unix socket."""
+        if self.wire_port is None or tls_files(self) is not None:
+            return None
+        host = "127.0.0.1" if self.listen.startswith("unix:") else self.listen.rpartition(":")[0].strip("[]")
+        return host, self.wire_port
 
     @property
     def raw_socket(self) -> Path | None:

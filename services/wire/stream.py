@@ -1,5 +1,6 @@
 """Frames in a stream of bytes, each behind its length: for transports without message borders."""
 
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -9,6 +10,7 @@ import numpy as np
 from services.runtime.errors import WireError
 from services.wire.frames import MAX_FRAME_BYTES, Buffer, num_bytes
 
+INTRODUCTION: Final = b"MSHI"  # over TCP a caller says this and a token first, and hears this when it is right
 _LENGTH: Final = struct.Struct("<I")
 _CHUNK_BYTES: Final = 1 << 18
 
@@ -16,6 +18,16 @@ _CHUNK_BYTES: Final = 1 << 18
 def with_length(frame: Sequence[Buffer]) -> list[Buffer]:
     """The parts of a frame behind its length, u32 little endian."""
     return [_LENGTH.pack(num_bytes(frame)), *frame]
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Options of a TCP connection: no delay of small frames, and a peer whose host is gone is noticed within 20 s."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
 
 
 class FrameReader:

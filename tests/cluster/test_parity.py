@@ -18,8 +18,14 @@ from tests.reference.model import ReferenceModel
 BLOCK_TOKENS = 16
 
 TOPOLOGIES = [
-    pytest.param({"experts": 1}, id="one-expert-shard"),
+    pytest.param(
+        {"experts": 1, "settings": {"attention": {"EXPERT_TRANSPORT": "grpc"}}}, id="one-expert-shard-over-grpc"
+    ),
     pytest.param({"experts": 2}, id="two-expert-shards"),
+    pytest.param(
+        {"experts": 4, "settings": {"attention": {"EXPERT_TRANSPORT": "tcp"}, "expert": {"WIRE_PORT": "0"}}},
+        id="four-expert-shards-over-tcp",
+    ),
     pytest.param({"experts": 3, "attention_shards": 2}, id="three-expert-shards-two-attention-shards"),
     pytest.param({"experts": 0, "prefills": 0}, id="local-experts-and-no-prefill-replica"),
     pytest.param(

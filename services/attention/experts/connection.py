@@ -6,27 +6,29 @@ import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final
 
 import grpc
 
 from protos import expert_pb2, expert_pb2_grpc
 from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS
-from services.attention.experts.transports import Carrier, GrpcCarrier, UnixCarrier
+from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport, TransportName
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
 from services.runtime.tls import TlsFiles
 from services.wire.frames import Buffer
+from services.wire.stream import INTRODUCTION, keep_alive
 
 log = logging.getLogger(__name__)
-
-Transport = Literal["grpc", "unix"]
 
 CONNECT_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
+AUTOMATIC: Final[tuple[TransportName, ...]] = ("unix", "tcp", "grpc")  # the fastest first
+SOCKET_NAMES: Final = {"unix": "raw Unix socket", "tcp": "wire over TCP"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class ReplicaConnection:
         address: str,
         expected: ShardIdentity,
         calls: ShardCalls,
-        transport: Transport,
+        transport: TransportName,
         tls: TlsFiles | None = None,
     ) -> None:
         self.address = address
@@ -76,25 +78,27 @@ class ReplicaConnection:
         self.refusal: CheckpointError | None = None
         self._expected = expected
         self._calls = calls
-        self._transport = transport
+        self.transport: TransportName = transport
+        self._wanted: TransportName = transport
+        self._failed: set[TransportName] = set()
         self._tls = tls
-        self._carrier: Carrier | None = None
+        self._stream: Transport | None = None
         self._broken: asyncio.Future[str] | None = None
 
     @property
     def live(self) -> bool:
-        return self._carrier is not None
+        return self._stream is not None
 
     def send(self, frame: Sequence[Buffer]) -> None:
-        assert self._carrier is not None
-        self._carrier.send(frame)
+        assert self._stream is not None
+        self._stream.send(frame)
 
     def disconnect(self, reason: str) -> None:
         """Break the stream; `run` opens a new one."""
-        if self._carrier is None or self._broken is None:
+        if self._stream is None or self._broken is None:
             return
-        self._carrier.close()
-        self._carrier = None
+        self._stream.close()
+        self._stream = None
         LIVE_REPLICAS.labels(self._expected.shard).dec()
         self.state = f"was lost: {reason}"
         if not self._broken.done():
@@ -120,13 +124,14 @@ class ReplicaConnection:
             try:
                 channel = await stack.enter_async_context(open_channel(self.address, tls=self._tls))
                 self._broken = asyncio.get_running_loop().create_future()
-                self._carrier = await self._connect(channel)
+                self._stream = await self._connect(channel)
             except MoonshardError as error:
                 self._say(error)
                 return error
             self.refusal = None
             self.state = "is connected"
-            log.info("expert replica connected", extra={"address": self.address, "shard": self._expected.shard})
+            stands = {"address": self.address, "shard": self._expected.shard, "transport": self.transport}
+            log.info("expert replica connected", extra=stands)
             LIVE_REPLICAS.labels(self._expected.shard).inc()
             self._calls.on_up()
             reason = await self._broken
@@ -139,41 +144,73 @@ class ReplicaConnection:
             log.info("expert replica not there", extra={"address": self.address, "reason": str(error)})
         self.state = str(error)
 
-    async def _connect(self, channel: grpc.aio.Channel) -> Carrier:
+    async def _connect(self, channel: grpc.aio.Channel) -> Transport:
         """An open stream to a replica whose description is right."""
         try:
             found = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
                 expert_pb2.DescribeShardRequest(), timeout=CONNECT_S
             )
             self._expected.check(self.address, found)
-            if self._transport == "unix":
-                return await self._connect_unix(found.raw_socket)
+            self.transport = self._choose(found)
+            if self.transport == "unix":
+                return await self._connect_socket(socket.AF_UNIX, found.raw_socket)
+            if self.transport == "tcp":
+                return await self._connect_tcp(found)
             stream: Any = channel.stream_stream(DISPATCH)()
             # The replica answers with its metadata as soon as it serves the stream.
             async with asyncio.timeout(CONNECT_S):
                 await stream.initial_metadata()
             if stream.done():
                 raise Unavailable(f"{self.address} refused the stream: {await stream.details()}")
-            return GrpcCarrier(stream, self._take, self.disconnect)
+            return GrpcTransport(stream, self._take, self.disconnect)
         except TimeoutError as error:
             raise Unavailable(f"no stream within {CONNECT_S} s") from error
 
-    async def _connect_unix(self, path: str) -> Carrier:
-        if not path:
+    def _choose(self, found: expert_pb2.DescribeShardResponse) -> TransportName:
+        """The transport to this replica: as set, else the fastest that it offers and that did not fail before."""
+        offered = {
+            "unix": bool(found.raw_socket) and (self._wanted == "unix" or Path(found.raw_socket).is_socket()),
+            "tcp": bool(found.wire_port) and self._tls is None,
+            "grpc": True,
+        }
+        if self._wanted == "auto":
+            return next(name for name in AUTOMATIC if offered[name] and (name == "grpc" or name not in self._failed))
+        if not offered[self._wanted]:
             raise CheckpointError(
-                f"expert replica {self.address} offers no raw Unix socket: use MOONSHARD_EXPERT_TRANSPORT=grpc"
+                f"expert replica {self.address} offers no {SOCKET_NAMES[self._wanted]}: "
+                "use MOONSHARD_EXPERT_TRANSPORT=auto or grpc"
             )
+        return self._wanted
+
+    async def _connect_tcp(self, found: expert_pb2.DescribeShardResponse) -> Transport:
+        # A replica that listens on a Unix socket is on this machine.
+        on_tcp = not self.address.startswith("unix:")
+        host = self.address.rpartition(":")[0].strip("[]") if on_tcp else "127.0.0.1"
+        loop = asyncio.get_running_loop()
+        family, _, _, _, place = (await loop.getaddrinfo(host, found.wire_port, type=socket.SOCK_STREAM))[0]
+        return await self._connect_socket(family, place, INTRODUCTION + found.wire_token)
+
+    async def _connect_socket(self, family: int, place: Any, introduction: bytes = b"") -> Transport:
+        loop = asyncio.get_running_loop()
         with ExitStack() as undo:
-            sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
             sock.setblocking(False)
             try:
                 # Not wait_for, which may swallow a cancellation in Python 3.11.
                 async with asyncio.timeout(CONNECT_S):
-                    await asyncio.get_running_loop().sock_connect(sock, path)
-            except OSError as error:
-                raise Unavailable(f"{path}: {error.strerror or type(error).__name__}") from error
+                    await loop.sock_connect(sock, place)
+                    if introduction:
+                        keep_alive(sock)
+                        await loop.sock_sendall(sock, introduction)
+                        if await loop.sock_recv(sock, len(INTRODUCTION)) != INTRODUCTION:
+                            raise Unavailable(f"{place}: the replica does not know its own token")
+            except (OSError, Unavailable) as error:
+                # A network policy or another pod behind the name: gRPC, which just worked, is used from now on.
+                self._failed.add(self.transport)
+                reason = error.message if isinstance(error, Unavailable) else error.strerror or type(error).__name__
+                raise Unavailable(f"{place}: {reason}") from error
             undo.pop_all()
-            return UnixCarrier(sock, self._take, self.disconnect)
+            return SocketTransport(sock, self._take, self.disconnect)
 
     def _take(self, frame: Buffer) -> None:
         self._calls.on_frame(self, frame)

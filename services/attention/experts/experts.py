@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol
 from torch import Tensor
 
 from kernels.interface import RoutedTokens
-from services.attention.experts.connection import ReplicaConnection, ShardIdentity, Transport
+from services.attention.experts.connection import ReplicaConnection, ShardIdentity
 from services.attention.experts.discovery import ExpertFinder, Found
 from services.attention.experts.in_flight import Call, Dispatched, ShardCalls
 from services.attention.experts.split import Splitter
+from services.attention.experts.transports import TransportName
 from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
 from services.runtime.errors import ExpertsUnavailable
@@ -105,7 +106,7 @@ class RemoteExperts:
         *,
         checkpoint_digest: bytes,
         epoch: int,
-        transport: Transport = "grpc",
+        transport: TransportName = "auto",
         limits: DispatchLimits | None = None,
         name: str = "",
         discover_s: float = 2.0,
@@ -117,7 +118,7 @@ class RemoteExperts:
         self._splitter = Splitter(placement)
         self._epoch = epoch
         self._next_call_id = 1
-        self._transport: Transport = transport
+        self._transport: TransportName = transport
         self._tls = tls
         self._identities = [
             ShardIdentity(shard, len(placement), tuple(ids), checkpoint_digest) for shard, ids in enumerate(placement)

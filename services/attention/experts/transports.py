@@ -1,4 +1,4 @@
-"""Transports of frames to one expert replica and back: a gRPC stream, or a raw Unix socket."""
+"""Transports of frames to one expert replica and back: a gRPC stream, or a socket (Unix, TCP)."""
 
 import asyncio
 import itertools
@@ -6,7 +6,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import grpc
 
@@ -17,11 +17,12 @@ from services.wire.stream import FrameReader, with_length
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop
 
+TransportName = Literal["auto", "unix", "tcp", "grpc"]
 OnFrame = Callable[[Buffer], None]
 OnLost = Callable[[str], None]
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """One open stream. Calls `on_frame` for every answer and `on_lost`, once, when it breaks; neither from `send`.
 
     Owned by one replica and used on the loop that opened it.
@@ -34,7 +35,7 @@ class Carrier(Protocol):
         """End the stream; no callback is called after it."""
 
 
-class GrpcCarrier:
+class GrpcTransport:
     """One call of ExpertService.Dispatch, raw bytes both ways."""
 
     def __init__(self, stream: "grpc.aio.StreamStreamCall[bytes, bytes]", on_frame: OnFrame, on_lost: OnLost) -> None:
@@ -87,8 +88,8 @@ class GrpcCarrier:
         self._on_lost(reason)
 
 
-class UnixCarrier:
-    """A connected Unix socket with length-prefixed frames, read and written by the loop itself: no other thread."""
+class SocketTransport:
+    """A connected socket with length-prefixed frames, read and written by the loop itself: no other thread."""
 
     def __init__(self, sock: socket.socket, on_frame: OnFrame, on_lost: OnLost) -> None:
         sock.setblocking(False)

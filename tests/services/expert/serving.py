@@ -22,12 +22,14 @@ from kernels.reference import text as reference
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
-from services.expert.raw_socket import RawSocket
 from services.expert.servicer import ExpertServicer, add_expert_service
+from services.expert.wire_socket import WireSocket
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.text_weights import expert_tensors
 from services.runtime.server import start_server
+
+TOKEN = b"a secret of thirty-two bytes ..."
 
 
 def short_folder(stack: ExitStack) -> Path:
@@ -129,22 +131,25 @@ class ServerThread:
 
     async def _serve(self) -> None:
         shard, num_shards, digest = self._identity
-        raw = None
-        if self.address.startswith("unix:"):
-            raw = RawSocket(Path(self.address.removeprefix("unix:") + ".raw"), self.compute)
-            raw.start()
-        description = expert_pb2.DescribeShardResponse(
+        is_unix = self.address.startswith("unix:")
+        places = [Path(self.address.removeprefix("unix:") + ".raw")] if is_unix else []
+        self.wires = [WireSocket(place, self.compute, TOKEN) for place in [*places, ("127.0.0.1", 0)]]
+        for wire in self.wires:
+            wire.start()
+        self.description = description = expert_pb2.DescribeShardResponse(
             shard=shard,
             num_shards=num_shards,
             expert_ids=self.shard.expert_ids,
             checkpoint_digest=digest,
-            raw_socket=self.address.removeprefix("unix:") + ".raw" if raw else "",
+            raw_socket=str(places[0]) if places else "",
+            wire_port=self.wires[-1].port,
+            wire_token=TOKEN,
         )
         servicer = ExpertServicer(description, self.compute)
         server, self.address = await start_server(lambda s: add_expert_service(servicer, s), self.address)
         self._started.set()
         await self._stop.wait()
-        await asyncio.gather(servicer.drain(), *([raw.stop(5)] if raw else []))
+        await asyncio.gather(servicer.drain(), *(wire.stop(5) for wire in self.wires))
         await server.stop(5)
 
 
@@ -161,6 +166,7 @@ class ExpertProcess:
             "MOONSHARD_NUM_SHARDS": str(num_shards),
             "MOONSHARD_THREADS": "1",
             "MOONSHARD_DRAIN_S": "10",
+            "MOONSHARD_WIRE_PORT": "0",
             **environment,
         }
         self.lines: list[dict[str, object]] = []

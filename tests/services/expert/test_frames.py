@@ -13,7 +13,7 @@ import torch
 from kernels.interface import RoutedTokens
 from services.expert.compute import INLINE_BYTES, Compute, native_shard
 from services.expert.metrics import TrafficCollector
-from services.expert.raw_socket import MAX_CONNECTIONS
+from services.expert.wire_socket import MAX_CONNECTIONS
 from services.model.checkpoint import Checkpoint
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard

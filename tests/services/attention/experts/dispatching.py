@@ -13,7 +13,7 @@ from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
 from tests.services.expert.serving import ServerThread, short_folder
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix", "tcp"])
 
 
 @asynccontextmanager
