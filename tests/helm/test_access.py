@@ -21,7 +21,7 @@ from tests.helm.rendering import (
 # The arrows of the life of a request, and who keeps the cluster running.
 ARROWS = {
     *((("gateway"), role, 50051) for role in ("tokenizer", "vision", "prefill", "decode")),
-    *(((role), "expert", 50051) for role in ("prefill", "decode")),
+    *(((role), "expert", port) for role in ("prefill", "decode") for port in (50051, 50053)),
     *(((role), "redis-0", 6379) for role in ("gateway", "vision", "prefill", "decode")),
     ("autoscaler", "gateway", 50052),
     ("smoke", "gateway", 8000),

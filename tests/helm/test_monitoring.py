@@ -11,7 +11,8 @@ from tests.monitoring import CHART, DASHBOARDS, RULES, RULES_FILE, metrics_in, p
 
 ROOT = CHART.parents[1]
 PROMETHEUS_OWN = {"namespace", "pod", "le"}  # labels that come with scraping and with histograms
-SUFFIXES = {"Histogram": ("_bucket", "_sum", "_count"), "PlainHistogram": ("_bucket", "_sum", "_count")}
+_OF_HISTOGRAM = ("_bucket", "_sum", "_count")
+SUFFIXES = dict.fromkeys(("Histogram", "PlainHistogram", "HistogramMetricFamily"), _OF_HISTOGRAM)
 
 ALERT_TESTS = """
 rule_files: [{rules}]
