@@ -1,4 +1,4 @@
-"""The arguments of one tool call while they arrive (TEMPLATE.md)."""
+"""The arguments of one tool call while they arrive (TEMPLATE.md), and the repair of twice encoded ones."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ClosedArguments:
-    """Arguments whose end was met.
+    """Arguments that have ended.
 
     rest       text that was not streamed yet
     is_valid   the whole text is JSON
@@ -22,8 +22,8 @@ class ClosedArguments:
 class ArgumentText:
     """Stream the text of arguments as it comes, without white space around it.
 
-    Text that begins with a double quote is kept until the end: it may be a JSON string that contains the real object.
-    `hold` keeps everything until the end.
+    Text that begins with a double quote is held until the end: it may be a JSON string around the real object.
+    `hold` holds all text until the end.
     """
 
     def __init__(self, *, hold: bool) -> None:
@@ -46,7 +46,7 @@ class ArgumentText:
         return "" if self._hold else ready
 
     def close(self) -> ClosedArguments:
-        """The rest, with the repairs for empty and for doubly encoded arguments."""
+        """Return the rest; empty arguments become `{}`, and an object inside a JSON string becomes the object."""
         text = "".join(self._whole)
         if not text:
             return ClosedArguments("{}", is_valid=True, keys=None)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from services.checkpoint.answer_form import canonical_id
 from services.tokenizer.messages import Call, Message
 
 _CANONICAL = re.compile(r"functions\.(?P<name>.+):(?P<number>[0-9]+)", re.DOTALL)
@@ -89,11 +90,10 @@ class _Conversation:
         return renamed
 
     def _canonical(self, call: Call) -> str:
-        number = str(self._num_calls)
         canonical = split_canonical(call.id)
         number = canonical[1] if canonical and canonical[0] == call.name else str(self._free_from(self._num_calls))
         self._numbers.add(number)
-        return f"functions.{call.name}:{number}"
+        return canonical_id(call.name, number)
 
     def _free_from(self, number: int) -> int:
         """The first number from this one that no call has. Remembers what it passed, so that runs are passed once."""

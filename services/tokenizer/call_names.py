@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from services.checkpoint.answer_form import canonical_id
 from services.tokenizer.call_ids import split_canonical
 from services.tokenizer.tools import DeclaredTool
 
@@ -80,7 +81,7 @@ class CallNames:
         call_id, number = id_text, self._num_history_calls + position
         canonical = split_canonical(id_text)
         while not canonical or canonical[0] != name or call_id in self._given:
-            call_id = f"functions.{name}:{number}"
+            call_id = canonical_id(name, number)
             canonical = (name, str(number))
             number += 1
         self._given.add(call_id)

@@ -1,8 +1,8 @@
 """The parser of the model's output: token ids in, pieces of reasoning, content and tool calls out (TEMPLATE.md).
 
-It works on ids, never on decoded text: the characters of a marker, generated as ordinary tokens, are text. What it
-hands out depends only on the tokens, not on how they were grouped, so that a second parser fed with all tokens again
-hands out the same.
+It works on ids, never on decoded text: the characters of a marker, generated as ordinary tokens, are text. Its output
+depends on the tokens alone, not on how they were grouped: a second parser that reads all tokens again returns the same
+text.
 """
 
 import codecs
@@ -12,10 +12,11 @@ from enum import Enum
 from typing import Protocol
 
 from protos.tokenizer_pb2 import Delta, ToolCallArguments, ToolCallEnd, ToolCallStart
+from services.checkpoint.answer_form import REPAIRED, TEXT_IN_CALLS, TRAINED, Place
 from services.checkpoint.markers import Marker
 from services.tokenizer.arguments import ArgumentText
 from services.tokenizer.call_names import CallNames, Named, Unknown
-from services.tokenizer.parser_options import ParserOptions, State
+from services.tokenizer.parser_options import ParserOptions
 from services.tokenizer.stop_strings import StopStrings
 from services.tokenizer.vocabulary import Vocabulary
 
@@ -31,7 +32,7 @@ class Dropped(Enum):
 
 
 class Observer(Protocol):
-    """Is told what the parser repairs and drops."""
+    """Counts what the parser repairs and drops."""
 
     def call_dropped(self, reason: Dropped) -> None: ...
     def name_repaired(self) -> None: ...
@@ -41,7 +42,7 @@ class Observer(Protocol):
 
 @dataclass
 class _Call:
-    """The call whose arguments are being read. One that is not `started` was not handed out, or not yet."""
+    """The call whose arguments are being read. The client knows of it once it is `started`."""
 
     id_text: str
     arguments: ArgumentText
@@ -51,14 +52,14 @@ class _Call:
 
 
 class Parser:
-    """Parses one answer. `feed` tokens, then `end`; `take_deltas` hands out what became known."""
+    """Parses one answer: `feed` tokens, then `end`; `take_deltas` returns the pieces that they completed."""
 
     def __init__(self, vocabulary: Vocabulary, options: ParserOptions, observer: Observer) -> None:
         self._vocabulary = vocabulary
         self._markers = {token_id: marker for marker, token_id in vocabulary.marker_ids.items()}
         self._options = options
         self._observer = observer
-        self._state = options.state
+        self._place = options.start
         self._names = CallNames(options.tools, options.num_history_calls, options.history_call_ids)
         self._drop_calls = options.drop_tool_calls or not options.tools
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -75,11 +76,11 @@ class Parser:
 
     def feed(self, token_ids: Sequence[int]) -> None:
         """Read the next tokens; InvalidRequest if one is not in the vocabulary."""
-        skip_special = self._state is State.RAW and not self._options.keep_special
+        skip_special = self._place is Place.RAW and not self._options.keep_special
         pieces = self._vocabulary.token_bytes(token_ids, skip_special=skip_special)
         position = self._num_tokens
         self._num_tokens += len(token_ids)
-        if self._state is State.RAW:
+        if self._place is Place.RAW:
             self._ordinary(pieces, position)
             return
         first_special_id = self._vocabulary.first_special_id
@@ -94,85 +95,78 @@ class Parser:
         self._ordinary(pieces[start:], position + start)
 
     def end(self, *, truncated: bool) -> None:
-        """Hand out what was held back. `truncated`: the budget ended the answer, not the model."""
-        match self._state:
-            case State.ID:
+        """Complete the pieces that were held back. `truncated`: the budget ended the answer, not the model."""
+        match self._place:
+            case Place.CALL_ID:
                 self._observer.call_dropped(Dropped.UNFINISHED)
-            case State.ARGUMENTS:
+            case Place.ARGUMENTS:
                 self._close_call(ended=True, truncated=truncated)
-            case State.STOPPED | State.SECTION:
+            case Place.OVER | Place.SECTION:
                 pass
             case _:
                 self._leave_text()
-        self._state = State.STOPPED
+        self._place = Place.OVER
 
     def take_deltas(self) -> list[Delta]:
-        """What became known since the last time."""
+        """Return the pieces completed since the last call."""
         deltas, self._deltas = self._deltas, []
         return deltas
 
     def take_content_positions(self) -> list[int]:
-        """Positions in the answer of the tokens that became content since the last time, a later stop string's too."""
+        """Return where in the answer the tokens stand that became content since the last call.
+
+        The tokens of a stop string that is met later are among them.
+        """
         positions, self._content_positions = self._content_positions, []
         return positions
 
     def _ordinary(self, pieces: Sequence[bytes], position: int) -> None:
-        """Text of the tokens from `position` on; empty pieces are tokens that nobody shall see."""
+        """Read the text of the tokens from `position` on; empty pieces are hidden tokens."""
         if pieces:
-            if self._state in (State.CONTENT, State.RAW):
+            if self._place in (Place.CONTENT, Place.RAW):
                 self._content_positions += [position + i for i, piece in enumerate(pieces) if piece]
-            self.num_reasoning_tokens += len(pieces) if self._state is State.REASONING else 0
+            self.num_reasoning_tokens += len(pieces) if self._place is Place.REASONING else 0
             self._text(b"".join(pieces))
 
     def _text(self, data: bytes, *, final: bool = False) -> None:
-        match self._state:
-            case State.REASONING:
+        match self._place:
+            case Place.REASONING:
                 self._add(reasoning=self._utf8.decode(data, final))
-            case State.CONTENT | State.RAW:
+            case Place.CONTENT | Place.RAW:
                 visible, self.stop = self._stops.add(self._utf8.decode(data, final))
                 self._add(content=visible)
                 if self.stop is not None:
-                    self._state = State.STOPPED
-            case State.SECTION if data.strip():
+                    self._place = Place.OVER
+            case Place.SECTION if data.strip():
                 self._observer.text_dropped()
-            case State.ID:
+            case Place.CALL_ID:
                 self._id.append(data)
-            case State.ARGUMENTS:
+            case Place.ARGUMENTS:
                 self._argument_text(self._utf8.decode(data, final))
 
     def _marker(self, marker: Marker) -> None:
-        """One step of the table in 6.3; what has no row is swallowed."""
-        match self._state, marker:
-            case State.REASONING, Marker.THINK_END:
-                self._enter(State.CONTENT)
-            case ((State.REASONING | State.CONTENT), Marker.SECTION_BEGIN):
-                self._enter(State.SECTION)
-            case ((State.REASONING | State.CONTENT | State.SECTION), Marker.CALL_BEGIN):
-                self._enter(State.ID)
-            case State.SECTION, Marker.SECTION_END:
-                self._enter(State.CONTENT)
-            case State.ID, (Marker.THINK_BEGIN | Marker.THINK_END):
+        """Take one step by the tables of the answer's form; a marker without a step is swallowed."""
+        step = self._place, marker
+        to = TRAINED.get(step) or REPAIRED.get(step)
+        if to is None:
+            if marker in TEXT_IN_CALLS.get(self._place, ()):
                 self._text(marker.value.encode())
-            case State.ID, Marker.CALL_ARGUMENTS:
+            return
+        match self._place:
+            case Place.CALL_ID if to is Place.ARGUMENTS:
                 self._open_call(b"".join(self._id).decode(errors="replace").strip())
-                self._enter(State.ARGUMENTS)
-            case State.ID, (Marker.CALL_BEGIN | Marker.CALL_END | Marker.SECTION_BEGIN | Marker.SECTION_END):
+            case Place.CALL_ID:
                 self._observer.call_dropped(Dropped.ABORTED)
-                self._enter(_AFTER_CALL[marker])
-            case State.ARGUMENTS, (Marker.CALL_BEGIN | Marker.CALL_END | Marker.SECTION_END):
+            case Place.ARGUMENTS:
                 self._close_call(ended=False, truncated=False)
-                self._enter(_AFTER_CALL[marker])
-            case State.ARGUMENTS, (
-                Marker.THINK_BEGIN | Marker.THINK_END | Marker.SECTION_BEGIN | Marker.CALL_ARGUMENTS
-            ):
-                self._text(marker.value.encode())
+        self._enter(to)
 
-    def _enter(self, state: State) -> None:
-        if self._state in (State.REASONING, State.CONTENT):
+    def _enter(self, place: Place) -> None:
+        if self._place in (Place.REASONING, Place.CONTENT):
             self._leave_text()
         self._id.clear()
-        if self._state is not State.STOPPED:
-            self._state = state
+        if self._place is not Place.OVER:
+            self._place = place
 
     def _leave_text(self) -> None:
         """The channel ends here: an unfinished character becomes U+FFFD, and no stop string goes on behind a call."""
@@ -245,11 +239,3 @@ class Parser:
         assert self._call
         if text:
             self._deltas.append(Delta(tool_call_arguments=ToolCallArguments(index=self._call.index, text=text)))
-
-
-_AFTER_CALL = {
-    Marker.CALL_BEGIN: State.ID,
-    Marker.CALL_END: State.SECTION,
-    Marker.SECTION_BEGIN: State.SECTION,
-    Marker.SECTION_END: State.CONTENT,
-}

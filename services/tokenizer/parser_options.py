@@ -2,27 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from protos import tokenizer_pb2
+from services.checkpoint.answer_form import Place
 from services.tokenizer.invalid import invalid
 from services.tokenizer.tools import DeclaredTool, declared_tools, parse_tools
 
 # The gateway allows fewer and shorter ones; these bounds keep the search for them cheap.
 MAX_STOPS = 64
 MAX_STOP_CHARS = 4096
-
-
-class State(Enum):
-    """Where in an answer the parser is."""
-
-    REASONING = "reasoning"
-    CONTENT = "content"
-    SECTION = "between the calls of a tool section"
-    ID = "the id of a call"
-    ARGUMENTS = "the arguments of a call"
-    RAW = "no channels: everything is content"
-    STOPPED = "after a stop string"
 
 
 @dataclass(frozen=True)
@@ -34,7 +22,7 @@ class ParserOptions:
     max_tool_calls   further calls are dropped; 0: no limit
     """
 
-    state: State
+    start: Place
     tools: Sequence[DeclaredTool] = ()
     num_history_calls: int = 0
     history_call_ids: Sequence[str] = ()
@@ -53,7 +41,7 @@ def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
         if not 0 < len(stop) <= MAX_STOP_CHARS:
             raise invalid(f"stop[{index}]", f"a stop string has 1 to {MAX_STOP_CHARS} characters")
     return ParserOptions(
-        state=State.RAW if start.raw else _state(start.state),
+        start=Place.RAW if start.raw else _place(start.state),
         tools=declared_tools(parse_tools(start.tools_json)),
         num_history_calls=start.num_history_calls,
         history_call_ids=start.history_call_ids,
@@ -65,10 +53,10 @@ def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
     )
 
 
-def _state(state: tokenizer_pb2.ParserState.ValueType) -> State:
+def _place(state: tokenizer_pb2.ParserState.ValueType) -> Place:
     match state:
         case tokenizer_pb2.REASONING:
-            return State.REASONING
+            return Place.REASONING
         case tokenizer_pb2.CONTENT:
-            return State.CONTENT
+            return Place.CONTENT
     raise invalid("state", "the parser needs to know where the answer starts")

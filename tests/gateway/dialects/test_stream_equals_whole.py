@@ -10,8 +10,9 @@ from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import parse_responses
 from gateway.request.active_request import _event_of
 from gateway.request.chat_model import Event, Finish, Usage, assemble
+from services.checkpoint.answer_form import Place
 from services.tokenizer.parser import Parser
-from services.tokenizer.parser_options import ParserOptions, State
+from services.tokenizer.parser_options import ParserOptions
 from tests.gateway.dialects.message_streams import read_message_stream
 from tests.gateway.dialects.response_streams import read_response_stream
 from tests.gateway.streams import read_stream
@@ -20,7 +21,7 @@ from tests.services.tokenizer.test_parser_properties import TOOLS, answers
 
 OPTIONS = st.builds(
     ParserOptions,
-    state=st.sampled_from([State.REASONING, State.CONTENT]),
+    start=st.sampled_from([Place.REASONING, Place.CONTENT]),
     tools=st.sampled_from([TOOLS, TOOLS[:1], ()]),
     drop_tool_calls=st.booleans(),
 )

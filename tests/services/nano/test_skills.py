@@ -6,6 +6,7 @@ import random
 import jsonschema
 import pytest
 
+from services.checkpoint.answer_form import Place
 from services.checkpoint.markers import Marker
 from services.nano.train.rendering import example
 from services.nano.train.sample import Answer
@@ -13,7 +14,7 @@ from services.nano.train.skills import GENERATORS, generate, texts
 from services.nano.train.skills.drawing_lots import split_of
 from services.nano.train.skills.numbers import add_steps, compare_steps, multiply_steps, subtract_steps
 from services.nano.train.skills.recall import CARD_NUMBERS
-from services.tokenizer.parser_options import ParserOptions, State
+from services.tokenizer.parser_options import ParserOptions
 from services.tokenizer.tools import declared_tools, parse_tools
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import MediaConfig
@@ -129,7 +130,7 @@ def test_the_last_answer_is_learnt_as_the_parser_reads_it(skill, vocabulary):
         *earlier, last = sample.messages
         history_ids = [call["id"] for message in earlier for call in message.get("tool_calls", ())]
         options = ParserOptions(
-            State.REASONING if sample.thinking else State.CONTENT,
+            Place.REASONING if sample.thinking else Place.CONTENT,
             declared_tools(parse_tools(json.dumps(list(sample.tools)) if sample.tools else "")),
             len(history_ids),
             history_ids,

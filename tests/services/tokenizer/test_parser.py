@@ -5,9 +5,10 @@ import json
 import pytest
 
 from protos.tokenizer_pb2 import CONTENT, REASONING, ParseStart
+from services.checkpoint.answer_form import Place
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.parser import Dropped
-from services.tokenizer.parser_options import MAX_STOP_CHARS, MAX_STOPS, ParserOptions, State, options_from_proto
+from services.tokenizer.parser_options import MAX_STOP_CHARS, MAX_STOPS, ParserOptions, options_from_proto
 from services.tokenizer.tools import DeclaredTool
 from tests.golden import read_golden
 from tests.services.tokenizer.answers import Call, parse
@@ -17,7 +18,7 @@ TOOLS = (
     DeclaredTool("search-docs", frozenset({"query", "limit"})),
     DeclaredTool("file_edit", frozenset({"path", "text"})),
 )
-OPTIONS = ParserOptions(State.CONTENT, TOOLS)
+OPTIONS = ParserOptions(Place.CONTENT, TOOLS)
 SECTION = "<|tool_calls_section_begin|>"
 SECTION_END = "<|tool_calls_section_end|>"
 BEGIN, ARGS, END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
@@ -51,7 +52,7 @@ def test_golden_answers(kimi):
     for case in cases:
         token_ids = kimi.encode_with_special(case["raw"])
         options = ParserOptions(
-            State.REASONING if case["prompt_ends_with"] == "<think>" else State.CONTENT,
+            Place.REASONING if case["prompt_ends_with"] == "<think>" else Place.CONTENT,
             [DeclaredTool(tool["name"], frozenset(tool["properties"])) for tool in case["declared_tools"]],
             case["calls_in_history"],
         )
@@ -69,21 +70,21 @@ def read(vocabulary, text, options=OPTIONS, **kwargs):
     "state, text, reasoning, content, notes",
     [
         # One row per cell of the table that no golden case visits.
-        (State.REASONING, f"a{ARGS}b{END}c{SECTION_END}d", "abcd", "", {}),
-        (State.CONTENT, f"a<think>b{ARGS}c{END}d{SECTION_END}e", "", "abcde", {}),
-        (State.REASONING, f"r{SECTION}{SECTION_END}c", "r", "c", {}),
-        (State.CONTENT, f"{SECTION}<think></think>{SECTION}{ARGS}{END}{SECTION_END}c", "", "c", {}),
-        (State.CONTENT, f"{SECTION} \n{SECTION_END}c", "", "c", {}),
-        (State.CONTENT, f"{SECTION}noise{SECTION_END}c", "", "c", {"text": 1}),
-        (State.CONTENT, f"{BEGIN}f:0{SECTION}x{SECTION_END}c", "", "c", {Dropped.ABORTED: 1, "text": 1}),
-        (State.CONTENT, f"{BEGIN}functions.get_weather:0{END}{SECTION_END}c", "", "c", {Dropped.ABORTED: 1}),
-        (State.CONTENT, f"{BEGIN}functions.get_weather:0{SECTION_END}c", "", "c", {Dropped.ABORTED: 1}),
-        (State.CONTENT, f"{BEGIN}functions.get_weather:0", "", "", {Dropped.UNFINISHED: 1}),
-        (State.CONTENT, f"{BEGIN}<think>functions.get_weather:0{ARGS}", "", "", {Dropped.UNKNOWN: 1}),
-        (State.CONTENT, f"{BEGIN}call_12{ARGS}" + '{"nothing":1}' + END, "", "", {Dropped.UNKNOWN: 1}),
-        (State.CONTENT, f"{BEGIN}call_12{ARGS}" + '{"path":"a"', "", "", {Dropped.UNFINISHED: 1}),
-        (State.CONTENT, "a<|im_end|>b[PAD]c<|media_pad|><|reserved_token_{}|>d", "", "abcd", {}),
-        (State.REASONING, "a<|im_end|>[EOS]b", "ab", "", {}),
+        (Place.REASONING, f"a{ARGS}b{END}c{SECTION_END}d", "abcd", "", {}),
+        (Place.CONTENT, f"a<think>b{ARGS}c{END}d{SECTION_END}e", "", "abcde", {}),
+        (Place.REASONING, f"r{SECTION}{SECTION_END}c", "r", "c", {}),
+        (Place.CONTENT, f"{SECTION}<think></think>{SECTION}{ARGS}{END}{SECTION_END}c", "", "c", {}),
+        (Place.CONTENT, f"{SECTION} \n{SECTION_END}c", "", "c", {}),
+        (Place.CONTENT, f"{SECTION}noise{SECTION_END}c", "", "c", {"text": 1}),
+        (Place.CONTENT, f"{BEGIN}f:0{SECTION}x{SECTION_END}c", "", "c", {Dropped.ABORTED: 1, "text": 1}),
+        (Place.CONTENT, f"{BEGIN}functions.get_weather:0{END}{SECTION_END}c", "", "c", {Dropped.ABORTED: 1}),
+        (Place.CONTENT, f"{BEGIN}functions.get_weather:0{SECTION_END}c", "", "c", {Dropped.ABORTED: 1}),
+        (Place.CONTENT, f"{BEGIN}functions.get_weather:0", "", "", {Dropped.UNFINISHED: 1}),
+        (Place.CONTENT, f"{BEGIN}<think>functions.get_weather:0{ARGS}", "", "", {Dropped.UNKNOWN: 1}),
+        (Place.CONTENT, f"{BEGIN}call_12{ARGS}" + '{"nothing":1}' + END, "", "", {Dropped.UNKNOWN: 1}),
+        (Place.CONTENT, f"{BEGIN}call_12{ARGS}" + '{"path":"a"', "", "", {Dropped.UNFINISHED: 1}),
+        (Place.CONTENT, "a<|im_end|>b[PAD]c<|media_pad|><|reserved_token_{}|>d", "", "abcd", {}),
+        (Place.REASONING, "a<|im_end|>[EOS]b", "ab", "", {}),
     ],
 )
 def test_table(vocabulary, state, text, reasoning, content, notes):
@@ -112,7 +113,7 @@ def test_other_special_tokens_in_arguments_are_swallowed(vocabulary):
 
 def test_characters_that_look_like_markers_are_text(vocabulary):
     text = "a</think>b" + SECTION + weather(0)
-    parsed = parse(vocabulary, vocabulary.encode(text), ParserOptions(State.REASONING, TOOLS))
+    parsed = parse(vocabulary, vocabulary.encode(text), ParserOptions(Place.REASONING, TOOLS))
     assert parsed.answer.reasoning == text
 
 
@@ -132,11 +133,11 @@ def test_what_is_known_is_handed_out_at_once(tiny):
 
 def test_calls_can_be_unwanted_and_limited(vocabulary):
     text = f"a{SECTION}{weather(0)}{weather(1)}{SECTION_END}b"
-    for options in (ParserOptions(State.CONTENT, TOOLS, drop_tool_calls=True), ParserOptions(State.CONTENT)):
+    for options in (ParserOptions(Place.CONTENT, TOOLS, drop_tool_calls=True), ParserOptions(Place.CONTENT)):
         parsed = read(vocabulary, text, options)
         assert (parsed.answer.content, parsed.answer.calls) == ("ab", [])
         assert parsed.notes == {Dropped.UNWANTED: 2}
-    parsed = read(vocabulary, text, ParserOptions(State.CONTENT, TOOLS, max_tool_calls=1))
+    parsed = read(vocabulary, text, ParserOptions(Place.CONTENT, TOOLS, max_tool_calls=1))
     assert [call.id for call in parsed.answer.calls] == ["functions.get_weather:0"]
     assert parsed.notes == {Dropped.OVER_LIMIT: 1}
     assert parsed.parser.num_complete_calls == 1
@@ -149,7 +150,7 @@ def test_dropped_calls_take_no_index(vocabulary):
 
 
 def test_ids_stay_unique_in_the_conversation(vocabulary):
-    options = ParserOptions(State.CONTENT, TOOLS, 1, ["functions.get_weather:0"])
+    options = ParserOptions(Place.CONTENT, TOOLS, 1, ["functions.get_weather:0"])
     parsed = read(vocabulary, f"{SECTION}{weather(0)}{weather(0)}{weather(5)}{SECTION_END}", options)
     assert [call.id for call in parsed.answer.calls] == [f"functions.get_weather:{n}" for n in (1, 2, 5)]
 
@@ -174,7 +175,7 @@ def test_an_open_call_at_the_end(vocabulary, arguments, truncated, complete, inv
 
 
 def test_stop_strings_are_matched_in_content_only(vocabulary):
-    options = ParserOptions(State.REASONING, TOOLS, stop=["STOP", "\n\n"])
+    options = ParserOptions(Place.REASONING, TOOLS, stop=["STOP", "\n\n"])
     call = weather(0, '{"city": "STOP"}')
     parsed = read(vocabulary, f"a STOP b</think>c{SECTION}{call}{SECTION_END}d\n\ne STOP", options)
     assert (parsed.answer.reasoning, parsed.answer.content) == ("a STOP b", "cd")
@@ -183,7 +184,7 @@ def test_stop_strings_are_matched_in_content_only(vocabulary):
 
 
 def test_nothing_follows_a_stop_string(vocabulary):
-    options = ParserOptions(State.CONTENT, TOOLS, stop=["STOP"], include_stop=True)
+    options = ParserOptions(Place.CONTENT, TOOLS, stop=["STOP"], include_stop=True)
     parsed = read(vocabulary, f"aSTOPb{SECTION}{weather(0)}{SECTION_END}<think>c")
     assert parsed.answer.calls
     parsed = read(vocabulary, f"aSTOPb{SECTION}{weather(0)}{SECTION_END}<think>c", options)
@@ -191,7 +192,7 @@ def test_nothing_follows_a_stop_string(vocabulary):
 
 
 def test_a_held_beginning_of_a_stop_string_comes_before_the_call(tiny):
-    options = ParserOptions(State.CONTENT, TOOLS, stop=["\n\n"])
+    options = ParserOptions(Place.CONTENT, TOOLS, stop=["\n\n"])
     parsed = read(tiny, f"I look.\n{SECTION}{weather(0)}{SECTION_END}\n", options)
     assert [kind for kind, *_ in parsed.answer.order] == [
         "content",
@@ -206,27 +207,27 @@ def test_a_held_beginning_of_a_stop_string_comes_before_the_call(tiny):
 
 def test_raw_answers_have_no_channels(vocabulary):
     text = f"a<think>b</think>{SECTION}c<|im_end|>Z"
-    raw = ParserOptions(State.RAW, stop=["Z"])
+    raw = ParserOptions(Place.RAW, stop=["Z"])
     assert read(vocabulary, text, raw).answer.content == f"a<think>b</think>{SECTION}c"
-    shown = ParserOptions(State.RAW, stop=["Z"], keep_special=True)
+    shown = ParserOptions(Place.RAW, stop=["Z"], keep_special=True)
     parsed = read(vocabulary, text + "e", shown)
     assert parsed.answer.content == f"a<think>b</think>{SECTION}c<|im_end|>"
     assert parsed.parser.stop == "Z"
 
 
 def test_reasoning_tokens_are_counted(tiny):
-    parsed = read(tiny, "<think>abc</think>de", ParserOptions(State.REASONING))
+    parsed = read(tiny, "<think>abc</think>de", ParserOptions(Place.REASONING))
     assert parsed.parser.num_reasoning_tokens == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_unfinished_characters_end_as_replacements(tiny, size):
     half = tiny.encode("😀")[:size]
-    for state in (State.REASONING, State.CONTENT, State.RAW):
+    for state in (Place.REASONING, Place.CONTENT, Place.RAW):
         answer = parse(tiny, [*tiny.encode("a"), *half], ParserOptions(state, TOOLS)).answer
         assert answer.reasoning + answer.content == "a\ufffd"
     token_ids = [*tiny.encode_with_special("x</think>"), *half, *tiny.encode_with_special(SECTION + weather())]
-    answer = parse(tiny, token_ids, ParserOptions(State.REASONING, TOOLS)).answer
+    answer = parse(tiny, token_ids, ParserOptions(Place.REASONING, TOOLS)).answer
     assert (answer.reasoning, answer.content, len(answer.calls)) == ("x", "\ufffd", 1)
     token_ids = [
         *tiny.encode_with_special(weather(0, '{"city":"', end="")),
@@ -247,7 +248,7 @@ def test_unknown_tokens_are_refused(tiny):
 def test_a_long_answer_is_parsed(vocabulary):
     text = "x中y" * 70_000
     call = weather(0, json.dumps({"city": text}))
-    parsed = read(vocabulary, f"{text}</think>{text}{SECTION}{call}", ParserOptions(State.REASONING, TOOLS))
+    parsed = read(vocabulary, f"{text}</think>{text}{SECTION}{call}", ParserOptions(Place.REASONING, TOOLS))
     assert (parsed.answer.reasoning, parsed.answer.content) == (text, text)
     assert json.loads(parsed.answer.calls[0].arguments) == {"city": text}
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.checkpoint.answer_form import Place
 from services.checkpoint.markers import Marker
-from services.tokenizer.parser_options import ParserOptions, State
+from services.tokenizer.parser_options import ParserOptions
 from services.tokenizer.tools import DeclaredTool
 from tests.services.tokenizer.answers import Call, parse
 
@@ -60,7 +61,7 @@ def answers(draw, vocabulary):
 
 option_sets = st.builds(
     ParserOptions,
-    state=st.sampled_from([State.REASONING, State.CONTENT, State.RAW]),
+    start=st.sampled_from([Place.REASONING, Place.CONTENT, Place.RAW]),
     tools=st.sampled_from([TOOLS, TOOLS[:1], ()]),
     num_history_calls=st.just(1),
     history_call_ids=st.just(["functions.get_weather:0"]),
@@ -127,7 +128,7 @@ def test_what_was_handed_out_is_never_taken_back(tiny, data):
 @given(data=st.data())
 def test_no_marker_token_reaches_the_text(tiny, data):
     """The text of a marker is in reasoning or content only where it was typed."""
-    options = data.draw(option_sets.filter(lambda options: options.state is not State.RAW))
+    options = data.draw(option_sets.filter(lambda options: options.start is not Place.RAW))
     pieces = data.draw(
         st.lists(st.one_of(marker_texts, st.sampled_from(["a", "b c", "functions.get_weather:0"])), max_size=12)
     )
@@ -156,7 +157,7 @@ def test_good_answers_come_back_as_they_were_meant(name, request):
             token_ids += [markers[Marker.CALL_BEGIN], *vocabulary.encode(f"functions.{tool.name}:{number}")]
             token_ids += [markers[Marker.CALL_ARGUMENTS], *vocabulary.encode(arguments), markers[Marker.CALL_END]]
         token_ids += [markers[Marker.SECTION_END], *vocabulary.encode(after), markers[Marker.END]]
-        parsed = parse(vocabulary, token_ids, ParserOptions(State.REASONING, TOOLS, 5))
+        parsed = parse(vocabulary, token_ids, ParserOptions(Place.REASONING, TOOLS, 5))
         assert (parsed.answer.reasoning, parsed.answer.content) == (reasoning, content + after)
         assert parsed.answer.calls == [
             Call(f"functions.{tool.name}:{number}", tool.name, arguments, complete=True)
