@@ -77,7 +77,12 @@ def refuse_sampling_contradictions(fields: SamplingFields, *, max_tokens: int | 
 
 
 def sampling_from(
-    fields: SamplingFields, *, temperature: float, max_tokens: int | None, num_top_logprobs: int | None
+    fields: SamplingFields,
+    *,
+    temperature: float,
+    max_tokens: int | None,
+    num_top_logprobs: int | None,
+    budget_field: str = "max_tokens",
 ) -> Sampling:
     """The internal form. `temperature` is the default, `num_top_logprobs` None means no log-probabilities."""
     return Sampling(
@@ -85,6 +90,7 @@ def sampling_from(
         top_p=fields.top_p if fields.top_p is not None else TOP_P,
         seed=fields.seed,
         max_new_tokens=max_tokens,
+        budget_field=budget_field,
         min_new_tokens=fields.min_tokens or 0,
         stop_token_ids=tuple(fields.stop_token_ids or ()),
         ignore_eos=fields.ignore_eos is True,

@@ -150,16 +150,17 @@ class ActiveRequest:
                 self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
                 await self._emit(choice, deltas, parser)
                 if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
-                    truncated = False
+                    truncated = generation.is_cut
                     break
             else:
-                truncated = generation.finish_reason == LENGTH
+                truncated = generation.finish_reason == LENGTH or generation.is_cut
                 deltas = await parser.end(truncated=truncated)
                 self._count(choice, len(generation.token_ids), parser)
                 await self._emit(choice, deltas, parser)
         log = self._logs[choice]
         if log is not None and parser.stop is None and (rest := log.rest()):
             await self.events.put(Content(choice, "", rest))
+        self.usage.schema_left_out += [one for one in generation.left_out if one not in self.usage.schema_left_out]
         self._finishes.append(_finish_name(parser, truncated=truncated))
         await self.events.put(Finish(choice, self._finishes[-1], parser.stop))
 

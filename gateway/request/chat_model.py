@@ -71,6 +71,7 @@ class Sampling:
     top_p: float
     seed: int | None = None  # any integer; reduced modulo 2^64
     max_new_tokens: int | None = None
+    budget_field: str = "max_tokens"  # what the client calls max_new_tokens
     min_new_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()  # beside those of the model
     ignore_eos: bool = False
@@ -209,6 +210,7 @@ class Usage:
     num_cached_tokens: int = 0  # of the prompt
     completion: list[int] = field(default_factory=list)  # tokens of each choice
     reasoning: list[int] = field(default_factory=list)  # of these, reasoning
+    schema_left_out: list[str] = field(default_factory=list)  # keywords of the request's schemas that nothing enforced
 
     @property
     def num_completion_tokens(self) -> int:

@@ -24,6 +24,7 @@ def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | N
         starts_in_reasoning=prompt.parser_state == REASONING,
         max_tool_calls=request.output.max_tool_calls,
         first_call_index=prompt.num_history_calls,
+        budget_field=request.sampling.budget_field,
     )
     if request.json_answer is not None:
         _form(constraint, request.json_answer)

@@ -47,6 +47,8 @@ class Generation:
     logprobs           of these tokens, if asked for
     num_cached_tokens  of the prompt, as the first replica reported
     finish_reason      set once the last token is there
+    is_cut             a token was replaced because the answer would not have ended within its budget otherwise
+    left_out           keywords of its schemas that are not enforced
     prompt_computed    set once the prompt's latent KV is published or the first token is there
     """
 
@@ -62,6 +64,8 @@ class Generation:
         self.logprobs: list[pb.TokenLogprobs] = []
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
+        self.is_cut = False
+        self.left_out: Sequence[str] = ()
         self.prompt_computed = asyncio.Event()
         self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
 
@@ -119,7 +123,7 @@ class Generation:
             self._cluster.prefixes.remember(hashes, replica.address)
             if response.HasField("logprobs"):
                 self.logprobs.append(response.logprobs)
-            self._note_times(response)
+            self._note(response)
             self._prefilled_s = time.monotonic()
             await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
             return response.manifest
@@ -165,7 +169,7 @@ class Generation:
                 except StopAsyncIteration:
                     raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
                 silence_s = self._settings.stall_s
-                self._note_times(response)
+                self._note(response)
                 if self._prefilled_s is not None:
                     FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
                     self._prefilled_s = None
@@ -176,7 +180,9 @@ class Generation:
         finally:
             stream.cancel()
 
-    def _note_times(self, response: pb.PrefillResponse | pb.DecodeResponse) -> None:
+    def _note(self, response: pb.PrefillResponse | pb.DecodeResponse) -> None:
+        self.is_cut |= response.cut
+        self.left_out = self.left_out or list(response.schema_left_out)
         if not self._begun and response.HasField("times"):
             self._call.first_token.add(response.times)
 

@@ -1,7 +1,7 @@
 """AttentionService: requests become generations, the engine's events become answers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,8 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             num_cached_tokens=event.num_cached,
             logprobs=_logprobs(event.first.choice),
             times=_times(event.milestones),
+            cut=event.first.choice.is_cut,
+            schema_left_out=events.left_out,
             manifest=pb.KvManifest(
                 fingerprint=self._limits.names_root,
                 block_hashes=event.block_names,
@@ -59,6 +61,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> AsyncIterator[pb.DecodeResponse]:
         with await self._generation(request, context, hand_over=False) as events:
+            left_out: Sequence[str] = events.left_out
             while True:
                 event = await events.get()
                 assert isinstance(event, Tokens)
@@ -68,7 +71,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                     num_cached_tokens=event.num_cached,
                     logprobs=[logprobs for choice in event.choices if (logprobs := _logprobs(choice))],
                     times=_times(event.milestones),
+                    cut=any(choice.is_cut for choice in event.choices),
+                    schema_left_out=left_out,
                 )
+                left_out = ()
                 if event.finish_reason is not None:
                     return
 
@@ -110,7 +116,11 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                 new.sampling = replace(new.sampling, banned_ids=self._constraints.call_markers)
             else:
                 with GRAMMAR_COMPILE_SECONDS.time():
-                    new.constraint = await self._constraints.make(wanted, new.token_ids, new.num_prompt, new.max_tokens)
+                    plan = await self._constraints.plan(wanted, request.prompt.tenant)
+                    new.constraint = await self._constraints.start(
+                        plan, new.token_ids, new.num_prompt, new.max_tokens, wanted.budget_field
+                    )
+                events.left_out = plan.left_out
         return events
 
 
@@ -144,6 +154,7 @@ class _Events:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self.generation: Generation
+        self.left_out: Sequence[str] = ()  # of the schemas of its constraint
 
     def sink(self, event: Event) -> None:
         """Called by the engine thread."""

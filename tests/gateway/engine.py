@@ -24,6 +24,8 @@ class Engine(AttentionServiceServicer):
     fail_after    tokens of a stream after which `failure` is raised
     failure       raised at once without fail_after
     num_cached    tokens of each prompt that count as cached
+    cut_at        place in the answer of a token that stands for another one
+    left_out      keywords of schemas that are not enforced
     """
 
     def __init__(self, role: str, script: Script) -> None:
@@ -37,6 +39,8 @@ class Engine(AttentionServiceServicer):
         self.fail_after: int | None = None
         self.failure: MoonshardError | None = None
         self.num_cached = 0
+        self.cut_at: int | None = None
+        self.left_out: list[str] = []
         self.load = pb.GetLoadResponse(num_free_blocks=100, num_blocks=100, block_tokens=BLOCK_TOKENS, max_waiting=8)
         self.prefills: list[pb.PrefillRequest] = []
         self.decodes: list[pb.DecodeRequest] = []
@@ -75,6 +79,8 @@ class Engine(AttentionServiceServicer):
             manifest=pb.KvManifest(fingerprint=b"f", num_tokens=len(request.prompt.token_ids)),
             num_cached_tokens=self.num_cached,
             logprobs=logprobs_at(answer, 0, request.sampling),
+            cut=self.cut_at == 0,
+            schema_left_out=self.left_out,
         )
 
     async def Decode(self, request, context):
@@ -103,6 +109,8 @@ class Engine(AttentionServiceServicer):
                     token_ids=token_ids,
                     finish_reason=finish,
                     num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
+                    cut=self.cut_at in range(first, position),
+                    schema_left_out=self.left_out if num_sent == len(token_ids) else [],
                     logprobs=[
                         logprobs
                         for at in range(first, position)

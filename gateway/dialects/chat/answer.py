@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import orjson
 
+from gateway.dialects.left_out import notes_of
 from gateway.http.errors import openai_error
 from gateway.http.sse import DONE, KEEP_ALIVE, data_event
 from gateway.request.chat_model import (
@@ -96,6 +97,7 @@ def whole_answer(
             for index, choice in enumerate(choices)
         ],
         "usage": usage_of(usage),
+        **notes_of(usage),
     }
 
 
@@ -164,6 +166,8 @@ class ChunkWriter:
 
     def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
         chunk = {**self._head, "choices": [{"logprobs": None, **choice, "finish_reason": finish_reason}]}
+        if finish_reason is not None:
+            chunk |= notes_of(self._usage)
         if self._continuous_usage:
             chunk["usage"] = usage_of(self._usage)
         elif self._include_usage:

@@ -60,6 +60,7 @@ def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = 
             temperature=TEMPERATURE_THINKING if thinking.enabled else TEMPERATURE_INSTANT,
             max_tokens=chat.max_completion_tokens or chat.max_tokens,
             num_top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+            budget_field="max_completion_tokens" if chat.max_completion_tokens else "max_tokens",
         ),
         Output(
             drop_tool_calls=not tools or chat.tool_choice == "none",

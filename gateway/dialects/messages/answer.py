@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.left_out import notes_of
 from gateway.dialects.opaque_reasoning import seal, signature
 from gateway.http.errors import anthropic_error
 from gateway.http.sse import KEEP_ALIVE, named_event
@@ -55,6 +56,7 @@ def message_of(model: str, content: list[dict[str, Any]], usage: Usage) -> dict[
         "stop_reason": None,
         "stop_sequence": None,
         "usage": usage_of(usage),
+        **notes_of(usage),
     }
 
 
@@ -157,7 +159,12 @@ class BlockWriter:
                 if self._num_blocks == 0:
                     yield from self._enter("text", text="")
                 yield from self._leave()
-                yield _event("message_delta", delta=_stop_of(event.reason, event.stop), usage=usage_of(self._usage))
+                yield _event(
+                    "message_delta",
+                    delta=_stop_of(event.reason, event.stop),
+                    usage=usage_of(self._usage),
+                    **notes_of(self._usage),
+                )
                 yield _event("message_stop")
 
     def _enter(self, kind: str, **fields: Any) -> Iterator[bytes]:

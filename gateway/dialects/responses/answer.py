@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from gateway.dialects.left_out import notes_of
 from gateway.dialects.responses.output import Happening, ItemBuilder
 from gateway.dialects.responses.request import AskedResponse
 from gateway.http.errors import openai_error
@@ -41,7 +42,7 @@ class Resource:
     def finished(self, finish: Finish, output: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         """Once it has ended, by itself or because the budget was used up."""
         fields = self._fields("incomplete" if finish.reason == "length" else "completed", output)
-        fields["usage"] = usage_of(usage)
+        fields |= {"usage": usage_of(usage), **notes_of(usage)}
         if finish.reason == "length":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
         else:

@@ -64,6 +64,7 @@ def parse_responses(body: Mapping[str, Any]) -> AskedResponse:
             temperature=asked.temperature if asked.temperature is not None else temperature,
             top_p=asked.top_p if asked.top_p is not None else TOP_P,
             max_new_tokens=asked.max_output_tokens,
+            budget_field="max_output_tokens",
             num_top_logprobs=_num_top_logprobs_of(asked),
         ),
         Output(

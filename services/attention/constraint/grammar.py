@@ -1,47 +1,37 @@
-"""Grammars over the vocabulary: which tokens may come next, and how a text that was begun can be ended.
+"""Grammars over the vocabulary: which tokens may come next, and how a text that was begun can be completed.
 
 llguidance does the matching. Any tokenisation of a text is allowed, not only the usual one: the model chooses.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from services.attention.constraint.json_position import JsonPosition
-from services.attention.constraint.json_schemas import (
-    UNKNOWN_WEIGHT,
-    counts_free_names,
-    plain,
-    schema_weight,
-    without_counts,
+from services.attention.constraint.endings import Guide, find_ending
+from services.attention.constraint.guides import JsonGuide
+from services.attention.constraint.recipes import (
+    MAX_VISITS,
+    ByteMatcher,
+    Recipe,
+    byte_tokenizer,
+    compiled,
+    guide_of,
+    mask_of,
 )
-from services.attention.constraint.shortest_ending import shortest_ending
 from services.checkpoint.vocabulary import TokenTable
-from services.runtime.errors import InvalidRequest, NumericError
+from services.runtime.errors import NumericError
 
 Mask = NDArray[np.bool_]  # [vocab_size], true: may come
 
-# Compact JSON: no white space but one space where people put it, and never more.
-JSON_OPTIONS = {
-    "whitespace_flexible": False,
-    "item_separator": ", ?",
-    "key_separator": ": ?",
-}
 # A number or word of JSON that has so many characters is ended as soon as it can be.
 MAX_NUMBER_CHARS = 20
-MAX_GRAMMAR_BYTES = 256 * 1024
-NUM_BYTE_WORDS = 9  # of the mask over the 262 tokens of the byte vocabulary
-# Enough for any schema that a person wrote; a search that needs more is given up.
-MAX_VISITS = 20_000
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary. Immutable and safe to share between threads; takes a second to build."""
+    """Compiles recipes for one vocabulary. Immutable and safe to share between threads; takes a second to build."""
 
     def __init__(self, table: TokenTable, end_id: int) -> None:
         self.table = table
@@ -52,17 +42,16 @@ class Grammars:
         numeric = [token[:1] in b"0123456789.eE+-" and token != b"" for token in table.ordinary]
         self.numeric: Mask = np.zeros(table.size, dtype=np.bool_)
         self.numeric[: len(numeric)] = numeric
-        self._tokens = LLTokenizer(TokenizerWrapper(_Tokens(table, end_id)), n_vocab=table.size, eos_token=end_id)
-        self._bytes = LLTokenizer("byte")
-        self._limits = LLParserLimits(verbose_errors=False)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(table, end_id)), n_vocab=table.size, eos_token=end_id)
 
     def tokenize(self, text: bytes) -> list[int]:
         """Few tokens that make up the text, longest first."""
-        token_ids = []
-        while text:
-            size = next(n for n in range(min(self.longest, len(text)), 0, -1) if text[:n] in self.ids)
-            token_ids.append(self.ids[text[:size]])
-            text = text[size:]
+        token_ids: list[int] = []
+        at = 0
+        while at < len(text):
+            size = next(n for n in range(min(self.longest, len(text) - at), 0, -1) if text[at : at + n] in self.ids)
+            token_ids.append(self.ids[text[at : at + size]])
+            at += size
         return token_ids
 
     def prefixes(self, text: bytes) -> list[int]:
@@ -70,53 +59,21 @@ class Grammars:
         sizes = range(1, min(self.longest, len(text)) + 1)
         return [self.ids[text[:size]] for size in sizes if text[:size] in self.ids]
 
-    def json(self, schema: Mapping[str, Any], field: str, *, loose: bool = False) -> "Grammar":
-        """JSON after a schema; InvalidRequest names the field and the keyword that cannot be enforced.
-
-        loose  keywords that the grammar does not know are left out instead
-        """
-        demanded = without_counts(plain(schema)) if loose else plain(schema)
-        if counts_free_names(demanded):
-            raise InvalidRequest(f"{field}: minProperties of 2 or more cannot be enforced over free names", field=field)
-        text = json.dumps({**demanded, "x-guidance": {**JSON_OPTIONS, "lenient": loose}})
-        return self._compile(f"start: %json {text}", field, JsonPosition(), schema_weight(demanded))
-
-    def regex(self, pattern: str, field: str) -> "Grammar":
-        """A text that matches as a whole."""
-        grammar = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]["lark_grammar"]
-        return self._compile(grammar, field, None, UNKNOWN_WEIGHT)
-
-    def lark(self, grammar: str, field: str) -> "Grammar":
-        """A text of a Lark grammar, as llguidance understands it."""
-        return self._compile(grammar, field, None, UNKNOWN_WEIGHT)
-
-    def choice(self, texts: Sequence[str], field: str) -> "Grammar":
-        """One of these texts."""
-        if not all(texts) or not texts:
-            raise InvalidRequest(f"{field}: expected texts that are not empty", field=field)
-        grammar = "start: " + " | ".join(json.dumps(text) for text in texts)
-        return self._compile(grammar, field, None, UNKNOWN_WEIGHT)
-
-    def _compile(self, grammar: str, field: str, position: JsonPosition | None, weight: int) -> "Grammar":
-        if len(grammar) > MAX_GRAMMAR_BYTES:
-            raise InvalidRequest(f"{field}: more than {MAX_GRAMMAR_BYTES} bytes", field=field)
-        options = '%llguidance {"no_forcing": true}\n'
-        matchers = [LLMatcher(one, options + grammar, limits=self._limits) for one in (self._tokens, self._bytes)]
-        for matcher in matchers:
-            if matcher.is_error():
-                raise InvalidRequest(f"{field}: {_complaint(matcher.get_error())}", field=field)
-        start = Matcher(self, matchers[0], Bytes(matchers[1]), position)
-        ending = start.ending()
-        if ending is None:
-            raise InvalidRequest(f"{field}: no text is found that it allows", field=field)
-        return Grammar(start, ending, weight * (self.num_openings if position else 1))
+    def grammar(self, recipe: Recipe) -> "Grammar":
+        """The recipe, compiled. Takes as long as the library does."""
+        tokens = compiled(self._tokenizer, recipe.grammar)
+        as_bytes = ByteMatcher(compiled(byte_tokenizer(), recipe.grammar))
+        ending = recipe.ending.encode("latin-1")
+        start = Matcher(self, tokens, as_bytes, guide_of(recipe.kind, recipe.source), ending)
+        weight = recipe.weight * (self.num_openings if recipe.kind == "json" else 1)
+        return Grammar(start, self.tokenize(ending), weight)
 
 
 @dataclass(frozen=True)
 class Grammar:
     """A compiled grammar.
 
-    ending  tokens of the shortest text that is found
+    ending  tokens of the shortest text that was found
     weight  one token never makes the shortest ending longer by more tokens than this
     """
 
@@ -125,56 +82,22 @@ class Grammar:
     weight: int
 
 
-class Bytes:
-    """A place in a text, for the search of endings."""
-
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
-        self._mask = np.zeros(NUM_BYTE_WORDS, dtype=np.int32)
-
-    def copy(self) -> "Bytes":
-        return Bytes(self._matcher.deep_copy())
-
-    def consume(self, text: bytes) -> bool:
-        """False: the grammar does not allow it, and this is of no more use."""
-        return self._matcher.try_consume_tokens(list(text)) == len(text)
-
-    def forced(self) -> bytes:
-        """What comes next in any case."""
-        return self._matcher.compute_ff_bytes()
-
-    def next_bytes(self) -> bytes:
-        """Every byte that may come next; none where the text can neither end nor go on."""
-        if self._matcher.is_stopped():
-            return b""
-        return bytes(_mask_of(self._matcher, self._mask, 256).nonzero()[0].tolist())
-
-    @property
-    def is_accepting(self) -> bool:
-        return self._matcher.is_accepting()
-
-
 class Matcher:
     """A grammar's place in a text. Used by one thread at a time."""
 
     def __init__(
-        self,
-        grammars: Grammars,
-        tokens: LLMatcher,
-        as_bytes: Bytes,
-        position: JsonPosition | None,
-        ending: bytes | None = None,
+        self, grammars: Grammars, tokens: LLMatcher, as_bytes: ByteMatcher, guide: Guide, ending: bytes | None
     ) -> None:
         self._grammars = grammars
         self._tokens = tokens
         self._bytes = as_bytes
-        self._position = position
+        self._guide = guide
         self._ending = ending  # of the place before _pending, if one is known
         self._pending = b""  # consumed, but not yet by _bytes
 
     def copy(self) -> "Matcher":
         """An independent matcher at the same place."""
-        new = Matcher(self._grammars, self._tokens.deep_copy(), self._bytes.copy(), self._position, self._ending)
+        new = Matcher(self._grammars, self._tokens.deep_copy(), self._bytes.copy(), self._guide, self._ending)
         new._pending = self._pending
         return new
 
@@ -184,8 +107,7 @@ class Matcher:
             return False
         text = self._grammars.table.ordinary[token_id]
         self._pending += text
-        if self._position:
-            self._position = self._position.fresh().after(text)
+        self._guide = self._guide.after(text)
         return True
 
     @property
@@ -198,9 +120,9 @@ class Matcher:
         if self._tokens.is_stopped() and not self._tokens.is_error():
             return np.zeros(self._grammars.table.size, dtype=np.bool_)  # complete, and cannot go on
         words = np.zeros(-(-self._grammars.table.size // 32), dtype=np.int32)
-        mask = _mask_of(self._tokens, words, self._grammars.table.size)
+        mask = mask_of(self._tokens, words, self._grammars.table.size)
         mask[self._grammars.end_id] = False
-        if self._position and self._position.num_digits >= MAX_NUMBER_CHARS:
+        if isinstance(self._guide, JsonGuide) and self._guide.place.num_digits >= MAX_NUMBER_CHARS:
             shorter = mask & ~self._grammars.numeric
             if shorter.any() or self.is_accepting:
                 return shorter
@@ -210,12 +132,12 @@ class Matcher:
         """Tokens that complete the text, few of them; None if none are found."""
         ending = self._follow()
         if ending is None:
-            ending = shortest_ending(self._bytes, self._position, max_visits)
+            ending = find_ending(self._bytes, self._guide, max_visits)
         self._ending = ending
         return None if ending is None else self._grammars.tokenize(ending)
 
     def _follow(self) -> bytes | None:
-        """What is left of the ending that is known, if it still is one."""
+        """The rest of the ending that is known, if it still is one."""
         text, self._pending = self._pending, b""
         if text and not self._bytes.consume(text):
             raise NumericError("a grammar allows a token but not its bytes")
@@ -225,27 +147,6 @@ class Matcher:
             return self._ending[len(text) :]
         trial = self._bytes.copy()
         return self._ending if trial.consume(self._ending) and trial.is_accepting else None
-
-
-def _mask_of(matcher: LLMatcher, words: NDArray[np.int32], size: int) -> Mask:
-    matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-    if matcher.is_error() and "NoExtension" in matcher.get_error():
-        return np.zeros(size, dtype=np.bool_)
-    if matcher.is_error():
-        raise NumericError(f"the grammar is too complex: {_first_line(matcher.get_error())}")
-    return np.unpackbits(words.view(np.uint8), count=size, bitorder="little").view(np.bool_)
-
-
-def _complaint(message: str) -> str:
-    """What the library says of a grammar, without its own places and options."""
-    text = _first_line(message).rpartition("failed to compile JSON schema: ")[2]
-    if "coerce_one_of" in text:
-        return "oneOf cannot be enforced unless its branches exclude each other; use anyOf"
-    return text.replace("Unimplemented keys:", "keywords that cannot be enforced:")
-
-
-def _first_line(message: str) -> str:
-    return message.strip().split("\n", maxsplit=1)[0]
 
 
 class _Tokens:

@@ -1,120 +1,89 @@
-"""JSON schemas on their way to a grammar: what says nothing is left out, what can be said otherwise is.
+"""JSON schemas as values: where schemas lie inside a schema, and how to walk over them."""
 
-What is left is compiled strictly, so that a keyword that the grammar does not know is refused by its name; or without
-the keywords that stand in the way, where a schema may be followed loosely.
-"""
-
-import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 Schema = dict[str, Any]
+Path = tuple[str, ...]
+# Schemas that a value must meet all together, and the same without references and alternatives: one way to meet them.
+Demands = tuple[Schema | bool, ...]
+Way = tuple[Schema, ...]
 
-UNKNOWN_WEIGHT = 10**9
-LEAST = ("minLength", "minItems", "minProperties", "minContains")
-
-# Where schemas lie inside a schema.
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 LISTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 SINGLE = ("items", "additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
-
-# Other formats are annotations, as the standard has it.
-FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
-# The values with which a keyword demands nothing.
-EMPTY: Mapping[str, tuple[object, ...]] = {
-    "uniqueItems": (False,),
-    "unevaluatedProperties": (True, {}),
-    "unevaluatedItems": (True, {}),
-    "propertyNames": (True, {}, {"type": "string"}),
-    "dependentRequired": ({},),
-    "dependentSchemas": ({},),
-    "dependencies": ({},),
-    "minContains": (0,),
-}
-# A grammar may fail over the value of one of these.
-FRAGILE = ("pattern", "format", "patternProperties", "multipleOf")
+# What llguidance enforces; the rest of the standard's keywords that demand anything it does not.
+UNENFORCED = frozenset(
+    {
+        *("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "propertyNames"),
+        *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems"),
+        *("$dynamicRef", "$recursiveRef"),
+    }
+)
 
 
-def plain(schema: Mapping[str, Any]) -> Schema:
-    """The same demands in fewer keywords."""
-    return _rewritten(schema, _plain)
-
-
-def relaxed(schema: Mapping[str, Any]) -> Schema:
-    """Fewer demands: without keywords that often cannot be compiled."""
-    return _rewritten(schema, lambda one: {key: value for key, value in one.items() if key not in FRAGILE})
-
-
-def without_counts(schema: Mapping[str, Any]) -> Schema:
-    """Without the counts of properties that cannot be enforced."""
-    return _rewritten(schema, lambda one: {k: v for k, v in one.items() if k != "minProperties" or not _is_free(one)})
-
-
-def counts_free_names(schema: Mapping[str, Any]) -> bool:
-    """Whether somewhere two or more properties are demanded that may have any name: a name could come twice."""
-    return without_counts(schema) != _rewritten(schema, dict)
-
-
-def schema_weight(schema: object) -> int:
-    """More bytes than the shortest value of the schema, or of any schema inside it, can need."""
-    match schema:
-        case dict():
-            least = sum(value for key, value in schema.items() if key in LEAST and isinstance(value, int))
-            refs = 10 if "$ref" in schema else 1
-            inner = sum(len(str(key)) + 8 + schema_weight(value) for key, value in schema.items())
-            return min(UNKNOWN_WEIGHT, inner * max(1, least) * refs)
-        case list():
-            return min(UNKNOWN_WEIGHT, sum(8 + schema_weight(value) for value in schema))
-    return len(json.dumps(schema))
-
-
-def _rewritten(schema: Mapping[str, Any], change: Callable[[Schema], Schema]) -> Schema:
+def rewritten(schema: Mapping[str, Any], change: Callable[[Schema, Path], Schema], path: Path = ()) -> Schema:
     """Every schema in it changed, the inner ones first. Values that are data, as in `enum`, are not touched."""
 
-    def inner(value: object) -> object:
-        return _rewritten(value, change) if isinstance(value, dict) else value
+    def inner(value: object, *steps: str) -> object:
+        return rewritten(value, change, (*path, *steps)) if isinstance(value, dict) else value
 
     new = dict(schema)
     for key, value in schema.items():
         if key in NAMED and isinstance(value, dict):
-            new[key] = {name: inner(one) for name, one in value.items()}
+            new[key] = {name: inner(one, key, name) for name, one in value.items()}
         elif key in LISTED and isinstance(value, list):
-            new[key] = [inner(one) for one in value]
+            new[key] = [inner(one, key, str(index)) for index, one in enumerate(value)]
         elif key in SINGLE:
-            new[key] = inner(value)
-    return change(new)
+            new[key] = inner(value, key)
+    return change(new, path)
 
 
-def _plain(schema: Schema) -> Schema:
-    kept = {key: value for key, value in schema.items() if not _says_nothing(key, value, schema)}
-    names = kept.get("propertyNames")
-    if isinstance(names, dict) and isinstance(names.get("enum"), list) and set(names) <= {"enum", "type"}:
-        return _with_names(kept, names["enum"])
-    return kept
+def paths_of(schema: Mapping[str, Any]) -> list[Path]:
+    """The places of all schemas in it, inner ones first."""
+    found: list[Path] = []
+
+    def note(one: Schema, path: Path) -> Schema:
+        found.append(path)
+        return one
+
+    rewritten(schema, note)
+    return found
 
 
-def _says_nothing(key: str, value: object, schema: Schema) -> bool:
-    if key == "format":
-        return not isinstance(value, str) or value not in FORMATS
-    if key == "uniqueItems" and schema.get("maxItems") in (0, 1):
-        return True
-    # 0 is no False here, and 1 no True.
-    return any(value == empty and type(value) is type(empty) for empty in EMPTY.get(key, ()))
+def replaced(schema: Mapping[str, Any], path: Path, new: Schema) -> Schema:
+    """The same schema with another one in a place."""
+    return rewritten(schema, lambda one, at: new if at == path else one)
 
 
-def _with_names(schema: Schema, names: list[object]) -> Schema:
-    """The names that properties may have, as properties."""
-    rest = {key: value for key, value in schema.items() if key != "propertyNames"}
-    others, given = rest.get("additionalProperties", {}), rest.get("properties", {})
-    if "patternProperties" in rest or not isinstance(given, dict):
-        return schema
-    properties = {name: given.get(name, others) for name in names if isinstance(name, str)}
-    return {**rest, "properties": properties, "additionalProperties": False}
+def resolve(root: Schema, ref: str) -> Schema | bool | None:
+    """The schema that a reference inside the document means, None if it has none."""
+    if not ref.startswith("#"):
+        return None
+    pointer = unquote(ref[1:])
+    if pointer and not pointer.startswith("/"):
+        return _anchored(root, pointer)
+    found: Any = root
+    for escaped in pointer.split("/")[1:]:
+        step = escaped.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and step in found:
+            found = found[step]
+        elif isinstance(found, list) and re.fullmatch("0|[1-9][0-9]*", step) and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found if isinstance(found, dict | bool) else None
 
 
-def _is_free(schema: Schema) -> bool:
-    least, named = schema.get("minProperties"), schema.get("required")
-    demanded = least if isinstance(least, int) else 0
-    given = len(named) if isinstance(named, list) else 0
-    free = schema.get("additionalProperties") is not False or "patternProperties" in schema
-    return free and demanded >= 2 and demanded > given
+def _anchored(root: Schema, name: str) -> Schema | None:
+    found: list[Schema] = []
+
+    def note(one: Schema, _: Path) -> Schema:
+        if one.get("$anchor") == name:
+            found.append(one)
+        return one
+
+    rewritten(root, note)
+    return found[0] if found else None

@@ -2,142 +2,170 @@
 
 import asyncio
 import json
+import os
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from protos import attention_pb2 as pb
+from services.attention.constraint.compiler import Compiler
 from services.attention.constraint.constraint import Constraint
 from services.attention.constraint.grammar import Grammar, Grammars
-from services.attention.constraint.json_schemas import relaxed
-from services.attention.constraint.plan import Markers, Plan, Tool, Use
+from services.attention.constraint.plan import AnswerPlan, CallableTool, MarkerIds, Use
+from services.attention.constraint.recipes import Ask, Recipe
 from services.checkpoint.markers import Marker
 from services.checkpoint.vocabulary import TokenTable
-from services.runtime.errors import InvalidRequest
+from services.runtime.errors import InvalidRequest, Overloaded
 
 MAX_TOOLS = 128
 MAX_CACHED = 512
 MAX_DEPTH = 128
-COMPILE_S = 20.0
-ANY_OBJECT = {"type": "object"}
-NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+NUM_THREADS = 2
+NICENESS = 10
+QUEUE_S = 20.0
+RETRY_S = 5.0
+ANY_OBJECT = '{"type": "object"}'
+NO_ARGUMENTS = '{"type": "object", "properties": {}, "additionalProperties": false}'
 USES = {pb.TOOL_USE_UNSPECIFIED: Use.NEVER, pb.TOOL_USE_AUTO: Use.AUTO, pb.TOOL_USE_REQUIRED: Use.REQUIRED}
+CONTENT = ""  # the key of the content beside the names of tools
 
 
 class Constraints:
-    """Makes constraints on a thread of its own; keeps the grammars used last. One per process."""
+    """Makes constraints beside the engine; keeps the grammars used last. One per process."""
 
-    def __init__(self, table: TokenTable) -> None:
+    def __init__(self, table: TokenTable, compiler: Compiler | None = None) -> None:
         self._table = table
-        self._markers = Markers.of(table)
-        self._pool = ThreadPoolExecutor(1, "grammars")
+        self._markers = MarkerIds(table)
+        self._compiler = compiler or Compiler()
+        self._pool = ThreadPoolExecutor(NUM_THREADS, "grammars", _be_nice)
+        self._lock = threading.Lock()
         self._grammars: Grammars | None = None
-        self._cache: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+        self._cache: OrderedDict[Ask, Grammar] = OrderedDict()
 
     @property
     def call_markers(self) -> Sequence[int]:
         """The tokens without which there is no call."""
-        return self._markers.section_begin, self._markers.call_begin
+        return self._markers.ids[Marker.SECTION_BEGIN], self._markers.ids[Marker.CALL_BEGIN]
 
-    async def make(
-        self, wanted: pb.Constraint, token_ids: Sequence[int], num_prompt: int, max_tokens: int
-    ) -> Constraint:
-        """The constraint of one generation, or InvalidRequest that names the field."""
+    async def plan(self, wanted: pb.Constraint, tenant: str) -> AnswerPlan:
+        """What one answer must look like. Raises InvalidRequest that names the field, Overloaded if too many wait."""
+        asks = asks_of(wanted)
+        work = {key: asyncio.wrap_future(self._compiler.recipe(ask, tenant)) for key, ask in asks.items()}
+        recipes: dict[str, Recipe] = {}
+        for key, recipe in work.items():
+            try:
+                # Others may wait for the same recipe: it is not cancelled with this request.
+                recipes[key] = await asyncio.wait_for(asyncio.shield(recipe), QUEUE_S)
+            except InvalidRequest as error:
+                field = _field(wanted, key)
+                raise InvalidRequest(f"{field}: {error.message}", field=field) from None
+            except TimeoutError:
+                raise Overloaded("too many grammars wait to be compiled", retry_after_s=RETRY_S) from None
         loop = asyncio.get_running_loop()
-        # Once per process, and no fault of the request's: not part of its time.
-        await loop.run_in_executor(self._pool, self._get_grammars)
-        work = loop.run_in_executor(
-            self._pool, lambda: Constraint(self._plan(wanted), token_ids, num_prompt, max_tokens)
-        )
-        try:
-            # The thread goes on if it takes too long; its own bounds end it.
-            return await asyncio.wait_for(asyncio.shield(work), COMPILE_S)
-        except TimeoutError:
-            work.add_done_callback(lambda done: done.exception())
-            raise InvalidRequest(f"the constraint took more than {COMPILE_S:g} s to compile") from None
+        return await loop.run_in_executor(self._pool, self.plan_from, wanted, asks, recipes)
 
-    def _plan(self, wanted: pb.Constraint) -> Plan:
-        if len(wanted.tools) > MAX_TOOLS:
-            raise InvalidRequest(f"tools: more than {MAX_TOOLS}", field="tools")
-        use = USES[wanted.tool_use]
-        if use is Use.REQUIRED and not wanted.tools:
-            raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
+    def plan_from(self, wanted: pb.Constraint, asks: Mapping[str, Ask], recipes: Mapping[str, Recipe]) -> AnswerPlan:
+        """The plan, once the recipes of its forms are there."""
         grammars = self._get_grammars()
-        called = wanted.tools if use is not Use.NEVER else []
-        return Plan(
+        made = {key: self._grammar(asks[key], recipe, grammars) for key, recipe in recipes.items()}
+        left_out = [f"{_field(wanted, key)}: {one}" for key, recipe in recipes.items() for one in recipe.left_out]
+        return AnswerPlan(
             grammars,
             self._markers,
             starts_in_reasoning=wanted.starts_in_reasoning,
-            content=self._content(wanted, grammars),
-            tools=[Tool(tool.name, self._arguments(tool, grammars)) for tool in called],
-            use=use,
+            content=made.get(CONTENT),
+            tools=[CallableTool(name, grammar) for name, grammar in made.items() if name != CONTENT],
+            use=USES[wanted.tool_use],
             max_calls=wanted.max_tool_calls,
             first_index=wanted.first_call_index,
+            left_out=left_out,
         )
 
+    async def start(
+        self, plan: AnswerPlan, token_ids: Sequence[int], num_prompt: int, max_tokens: int, budget_field: str = ""
+    ) -> Constraint:
+        """The constraint of one generation; InvalidRequest as `Constraint` says."""
+        field = budget_field or "max_new_tokens"
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, Constraint, plan, token_ids, num_prompt, max_tokens, field)
+
+    def close(self) -> None:
+        """End the threads and processes that compile."""
+        self._compiler.close()
+        self._pool.shutdown(wait=False)
+
     def _get_grammars(self) -> Grammars:
-        if self._grammars is None:
-            self._grammars = Grammars(self._table, self._table.marker_ids[Marker.END])
-        return self._grammars
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = Grammars(self._table, self._markers.end)
+            return self._grammars
 
-    def _content(self, wanted: pb.Constraint, grammars: Grammars) -> Grammar | None:
-        field = wanted.content_field or "constraint.content"
-        match wanted.WhichOneof("content"):
-            case "json_object" if wanted.json_object:
-                return self._json(ANY_OBJECT, grammars, field)
-            case "json_schema":
-                schema = _object_of(wanted.json_schema, field)
-                return self._loose(schema, {}, grammars, field) if wanted.loose else self._json(schema, grammars, field)
-            case "regex":
-                return self._cached("regex", wanted.regex, lambda: grammars.regex(wanted.regex, field))
-            case "grammar":
-                return self._cached("lark", wanted.grammar, lambda: grammars.lark(wanted.grammar, field))
-            case "choices":
-                texts = list(wanted.choices.texts)
-                return self._cached("choice", json.dumps(texts), lambda: grammars.choice(texts, field))
-        return None
-
-    def _arguments(self, tool: pb.CallableTool, grammars: Grammars) -> Grammar:
-        """By the tool's schema, as far as it can be enforced: no tool is refused."""
-        field = f"tools.{tool.name}"
-        if not tool.parameters_json:
-            return self._json(NO_ARGUMENTS, grammars, field)
-        try:
-            schema = {"type": "object", **_object_of(tool.parameters_json, field)}
-        except InvalidRequest:
-            schema = ANY_OBJECT
-        return self._loose(ANY_OBJECT if tool.loose else schema, ANY_OBJECT, grammars, field)
-
-    def _json(self, schema: dict[str, Any], grammars: Grammars, field: str) -> Grammar:
-        return self._cached("json", json.dumps(schema), lambda: grammars.json(schema, field))
-
-    def _loose(self, schema: dict[str, Any], least: dict[str, Any], grammars: Grammars, field: str) -> Grammar:
-        """By the schema without what cannot be enforced, or else by `least`."""
-
-        def compile_it() -> Grammar:
-            for demanded in (schema, relaxed(schema)):
-                try:
-                    return grammars.json(demanded, field, loose=True)
-                except InvalidRequest:
-                    continue
-            return grammars.json(least, field)
-
-        return self._cached("loose", json.dumps([schema, least]), compile_it)
-
-    def _cached(self, kind: str, text: str, compile_it: Callable[[], Grammar]) -> Grammar:
-        key = kind, text
-        if key not in self._cache:
-            self._cache[key] = compile_it()
-            if len(self._cache) > MAX_CACHED:
+    def _grammar(self, ask: Ask, recipe: Recipe, grammars: Grammars) -> Grammar:
+        with self._lock:
+            if ask in self._cache:
+                self._cache.move_to_end(ask)
+                return self._cache[ask]
+        made = grammars.grammar(recipe)
+        with self._lock:
+            self._cache[ask] = made
+            while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        return self._cache[key]
+        return made
+
+
+def _be_nice() -> None:
+    """Let the engine's threads go first: on Linux every thread has a niceness of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def asks_of(wanted: pb.Constraint) -> dict[str, Ask]:
+    """The forms that must be compiled: of the tools by their names, and of the content."""
+    if len(wanted.tools) > MAX_TOOLS:
+        raise InvalidRequest(f"tools: more than {MAX_TOOLS}", field="tools")
+    use = USES[wanted.tool_use]
+    if use is Use.REQUIRED and not wanted.tools:
+        raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
+    asks = {tool.name: _arguments(tool) for tool in (wanted.tools if use is not Use.NEVER else ())}
+    content = _content(wanted)
+    return {CONTENT: content, **asks} if content else asks
 
 
 def only_bans_calls(wanted: pb.Constraint) -> bool:
     """Whether nothing is demanded but that no tool is called, which needs no state."""
     return wanted.WhichOneof("content") is None and wanted.tool_use == pb.TOOL_USE_UNSPECIFIED
+
+
+def _content(wanted: pb.Constraint) -> Ask | None:
+    match wanted.WhichOneof("content"):
+        case "json_object" if wanted.json_object:
+            return Ask("json", ANY_OBJECT)
+        case "json_schema":
+            schema = _object_of(wanted.json_schema, _field(wanted, CONTENT))
+            return Ask("json", json.dumps(schema), wanted.loose)
+        case "regex":
+            return Ask("regex", wanted.regex)
+        case "grammar":
+            return Ask("grammar", wanted.grammar)
+        case "choices":
+            return Ask("choice", json.dumps(list(wanted.choices.texts)))
+    return None
+
+
+def _arguments(tool: pb.CallableTool) -> Ask:
+    """By the tool's schema, as far as it can be enforced."""
+    if not tool.parameters_json:
+        return Ask("json", NO_ARGUMENTS)
+    if tool.loose:
+        return Ask("json", ANY_OBJECT)
+    schema = _object_of(tool.parameters_json, f"tools.{tool.name}")
+    return Ask("json", json.dumps({"type": "object", **schema}), loose=True)
+
+
+def _field(wanted: pb.Constraint, key: str) -> str:
+    """What the client calls the form of the content, or of a tool."""
+    return f"tools.{key}" if key != CONTENT else wanted.content_field or "constraint.content"
 
 
 def _object_of(text: str, field: str) -> dict[str, Any]:

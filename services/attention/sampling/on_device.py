@@ -1,9 +1,10 @@
-"""The sampler for logits that a GPU holds: the same tokens as `sampler.sample`, without moving the logits.
+"""The sampler for logits that a GPU holds: the same tokens as `on_host.sample`, without moving the logits.
 
 Token ids, largest logits and log-probabilities come to the host together; nothing before that waits for the device.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import kernels
 from kernels import Edits, Shapes
-from services.attention.sampling.on_host import History, Rule, SampledToken, SamplingParams, stops_are_banned
+from services.attention.sampling.on_host import History, Rule, SampledToken, SamplingParams, settled, stops_are_banned
 from services.model.device import to_device
 from services.runtime.errors import NumericError
 
@@ -24,7 +25,7 @@ def sample_on_device(
     histories: Sequence[History | None],
     rules: Sequence[Rule | NumericError | None],
 ) -> list[SampledToken | NumericError]:
-    """As `sampler.sample`; logits [rows, vocab_size] f32 on any device."""
+    """As `on_host.sample`; logits [rows, vocab_size] f32 on any device."""
     assert logits.dtype == torch.float32
     edits = edits_of(params, histories, rules)
     adjusted = logits if edits is None else kernels.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
@@ -49,7 +50,7 @@ def sample_on_device(
             and (num_top := params[row].num_top_logprobs) is not None
         ):
             assert tops is not None
-            choice = _with_logprobs(choice.token_id, logits[row], float(totals[row]), tops[row, :num_top])
+            choice = _with_logprobs(choice, logits[row], float(totals[row]), tops[row, :num_top])
         choices.append(choice)
     return choices
 
@@ -121,13 +122,13 @@ def _settled(
     for value in largest:
         if not np.isfinite(value):
             return NumericError(f"no token can be chosen at position {position}: the largest logit is {value}")
-    return SampledToken(token_id if rule is None or rule.settle is None else rule.settle(token_id))
+    return settled(token_id, rule)
 
 
-def _with_logprobs(token_id: int, logits: Tensor, total: float, top: Tensor) -> SampledToken:
-    values = logits[torch.cat([torch.tensor([token_id], device=top.device), top])].tolist()
-    alternatives = zip(top.tolist(), values[1:], strict=True)
-    return SampledToken(token_id, values[0] - total, tuple((one, value - total) for one, value in alternatives))
+def _with_logprobs(token: SampledToken, logits: Tensor, total: float, top: Tensor) -> SampledToken:
+    values = logits[torch.cat([torch.tensor([token.token_id], device=top.device), top])].tolist()
+    alternatives = tuple((one, value - total) for one, value in zip(top.tolist(), values[1:], strict=True))
+    return replace(token, logprob=values[0] - total, top_logprobs=alternatives)
 
 
 def _ids(token_ids: Iterable[int]) -> NDArray[np.int64]:

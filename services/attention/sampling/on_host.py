@@ -6,7 +6,7 @@ but (seed, position): the same generation gives the same tokens in any batch, on
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class Rule:
     """What a constraint says of the next token.
 
     mask    [vocab_size], the tokens that may come
-    settle  is told the token that was drawn and returns the one to take
+    settle  takes the token that was drawn and returns it, or another one if the answer had no room to end after it
     """
 
     mask: NDArray[np.bool_]
@@ -120,11 +120,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A chosen token; with its log-probability and those of the likeliest tokens in the model's own distribution."""
+    """A chosen token; with its log-probability and those of the likeliest tokens in the model's own distribution.
+
+    is_cut  another token was drawn, after which the answer had no room to end
+    """
 
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    is_cut: bool = False
 
 
 def sample(
@@ -184,12 +188,15 @@ def _choose(
     if not params.is_greedy:
         shape = Shape(params.temperature, params.top_k, params.top_p, params.min_p)
         index = draw(logits, shape, uniform(params.seed, position))
-    token_id = index if allowed is None else int(allowed[index])
-    if rule is not None and rule.settle is not None:
-        token_id = rule.settle(token_id)
-    if params.num_top_logprobs is None:
-        return SampledToken(token_id)
-    return _with_logprobs(token_id, raw, params.num_top_logprobs)
+    drawn = index if allowed is None else int(allowed[index])
+    token = settled(drawn, rule)
+    return token if params.num_top_logprobs is None else _with_logprobs(token, raw, params.num_top_logprobs)
+
+
+def settled(drawn: int, rule: Rule | None) -> SampledToken:
+    """The token that is taken where `drawn` came out."""
+    token_id = drawn if rule is None or rule.settle is None else rule.settle(drawn)
+    return SampledToken(token_id, is_cut=token_id != drawn)
 
 
 def _adjust(raw: Logits, params: SamplingParams, history: History | None, rule: Rule | None) -> Logits:
@@ -229,14 +236,15 @@ def _ids(token_ids: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]
     return np.fromiter(token_ids, dtype=np.int64)
 
 
-def _with_logprobs(token_id: int, raw: Logits, num_top: int) -> SampledToken:
+def _with_logprobs(token: SampledToken, raw: Logits, num_top: int) -> SampledToken:
     peak = raw.max()
     with np.errstate(over="ignore"):
         total = float(peak) + float(np.log(np.exp(raw - peak).sum(dtype=np.float64)))
     # All that reach the num_top-th largest value, so that ties are decided by id.
     leading = np.flatnonzero(raw >= np.partition(raw, len(raw) - num_top)[len(raw) - num_top]) if num_top else _ids(())
     top = descending(raw, leading)[:num_top].tolist()
-    return SampledToken(token_id, float(raw[token_id]) - total, tuple((one, float(raw[one]) - total) for one in top))
+    alternatives = tuple((one, float(raw[one]) - total) for one in top)
+    return replace(token, logprob=float(raw[token.token_id]) - total, top_logprobs=alternatives)
 
 
 def _require(fine: bool, name: str, value: object, expected: str) -> None:

@@ -1,19 +1,23 @@
 """Answers under a constraint whose tokens are drawn at random, and what they say."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
 
 from protos import attention_pb2 as pb
 from services.attention.constraint.constraint import Constraint
-from services.attention.constraint.requests import Constraints
+from services.attention.constraint.recipes import make_recipe
+from services.attention.constraint.requests import CONTENT, Constraints, asks_of
+from services.checkpoint.answer_form import Place
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.parser import Parser
-from services.tokenizer.parser_options import ParserOptions, State
+from services.tokenizer.parser_options import ParserOptions
 from services.tokenizer.tools import declared_tools
 
 NUM_PROMPT = 3
+recipe_of = cache(make_recipe)
 
 
 class Quiet:
@@ -44,7 +48,18 @@ class Desk:
         self.vocabulary = vocabulary
 
     def constraint(self, wanted, token_ids, budget):
-        return Constraint(self.constraints._plan(wanted), token_ids, NUM_PROMPT, NUM_PROMPT + budget)
+        return Constraint(self.plan(wanted), token_ids, NUM_PROMPT, NUM_PROMPT + budget)
+
+    def plan(self, wanted):
+        """The plan, with its recipes made in this process."""
+        asks, recipes = asks_of(wanted), {}
+        for key, ask in asks.items():
+            try:
+                recipes[key] = recipe_of(ask)
+            except InvalidRequest as error:
+                field = wanted.content_field if key == CONTENT else f"tools.{key}"
+                raise InvalidRequest(f"{field}: {error.message}", field=field) from None
+        return self.constraints.plan_from(wanted, asks, recipes)
 
     def least(self, wanted):
         """The smallest budget that is accepted."""
@@ -77,7 +92,7 @@ class Desk:
 
     def parse(self, token_ids, tools=(), reasoning=False):
         """Reasoning, content, calls as (id, name, arguments), and what the parser had to repair."""
-        options = ParserOptions(State.REASONING if reasoning else State.CONTENT, tools=declared_tools(list(tools)))
+        options = ParserOptions(Place.REASONING if reasoning else Place.CONTENT, tools=declared_tools(list(tools)))
         observer = Quiet()
         parser = Parser(self.vocabulary, options, observer)
         parser.feed(token_ids)
@@ -105,7 +120,7 @@ def tool(name, parameters=None):
 
 
 def callable_tools(tools):
-    """As the engine is told."""
+    """As the engine gets them."""
     functions = [one["function"] for one in tools]
     return [
         pb.CallableTool(name=f["name"], parameters_json=json.dumps(f["parameters"]) if "parameters" in f else "")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protos import attention_pb2 as pb
+from services.checkpoint.markers import Marker
 from services.runtime.errors import InvalidRequest
 from tests.services.attention.constraint.constraining import callable_tools, objects, tool
 
@@ -174,7 +175,7 @@ def test_without_calls_no_marker_of_a_call_comes(small, use):
     wanted = pb.Constraint(tools=callable_tools(TOOLS) if use == 0 else [], tool_use=use, starts_in_reasoning=True)
     markers = small.constraints._markers
     for seed in range(10):
-        assert markers.section_begin not in small.draw(wanted, 60, seed=seed)
+        assert markers.ids[Marker.SECTION_BEGIN] not in small.draw(wanted, 60, seed=seed)
 
 
 def test_a_text_has_its_form_or_a_section_takes_its_place(small):

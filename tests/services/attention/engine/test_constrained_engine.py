@@ -41,7 +41,8 @@ def ask(table):
 
     async def submit(rig, wanted, budget, *, generated=(), num_prompt=20, seed=3, **sampling):
         token_ids = [*range(10, 10 + num_prompt), *generated]
-        constraint = await rig.replica.constraints.make(wanted, token_ids, num_prompt, num_prompt + budget)
+        plan = await rig.replica.constraints.plan(wanted, "")
+        constraint = await rig.replica.constraints.start(plan, token_ids, num_prompt, num_prompt + budget)
         # The engine's list is the one that the constraint follows.
         submit_now = rig.engine.submit
 

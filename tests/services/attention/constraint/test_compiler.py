@@ -1,0 +1,191 @@
+"""Recipes come from processes that end with a hostile grammar; nobody waits for another's."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from protos import attention_pb2 as pb
+from services.attention.constraint import compiler as compilers
+from services.attention.constraint import fair_queue
+from services.attention.constraint.compile_child import answer
+from services.attention.constraint.compiler import Compiler
+from services.attention.constraint.fair_queue import FairQueue
+from services.attention.constraint.recipes import Ask, Recipe
+from services.attention.constraint.requests import Constraints
+from services.runtime.errors import InvalidRequest, Overloaded, Unavailable
+from tests.services.attention.constraint.constraining import objects
+
+
+def ask_for(number, schema=None):
+    return Ask("json", json.dumps(schema or objects(["a"], a={"type": "integer", "minimum": number})))
+
+
+def slow(number):
+    """The library builds an automaton of a million states for it."""
+    return ask_for(0, {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9900 + number}]})
+
+
+@pytest.fixture
+def compiler():
+    compiler = Compiler()
+    yield compiler
+    compiler.close()
+
+
+def test_a_recipe_comes_from_another_process_and_is_kept(compiler):
+    recipe = compiler.recipe(ask_for(1), "alice").result(20)
+    assert recipe.ending == '{"a":1}'
+    started = time.monotonic()
+    assert compiler.recipe(ask_for(1), "bob").result(20) is recipe
+    assert time.monotonic() - started < 0.01
+
+
+def test_a_refusal_is_kept_and_is_an_error_of_its_own_for_everyone(compiler):
+    errors = []
+    for _ in range(2):
+        with pytest.raises(InvalidRequest) as caught:
+            compiler.recipe(Ask("regex", "(a"), "alice").result(20)
+        errors.append(caught.value)
+    assert errors[0].message == errors[1].message == "unclosed group"
+    assert errors[0] is not errors[1]
+
+
+def test_a_hostile_grammar_ends_with_its_process_and_others_go_on(compiler):
+    hostile = [compiler.recipe(slow(number), "mallory") for number in range(5)]
+    slowest = 0.0
+    for number in range(20):
+        started = time.monotonic()
+        assert compiler.recipe(ask_for(number), "alice").result(20)
+        slowest = max(slowest, time.monotonic() - started)
+    # The first waits for the process to start; none waits for the two seconds that each of the others takes.
+    assert slowest < 2.0
+    with pytest.raises(InvalidRequest, match="more than 2 s of computing"):
+        hostile[0].result(60)
+    assert compiler.recipe(ask_for(100), "mallory").result(60)
+
+
+def test_the_process_answers_line_by_line_and_ends_with_its_input():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "services.attention.constraint.compile_child"]
+    lines = "".join(json.dumps(ask) + "\n" for ask in (Ask("regex", "ab"), Ask("regex", "[")))
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment, timeout=60, check=True)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert Recipe.load(replies[0]["recipe"]).ending == "ab"
+    assert replies[1] == {"refusal": "unclosed character class"}
+    assert not done.stderr
+
+
+def test_what_is_too_deep_is_refused():
+    for depth, why in ((400, "recursion limit"), (20_000, "too large")):
+        deep = '{"items": ' * depth + "{}" + "}" * depth
+        assert why in json.loads(answer(json.dumps(["json", deep, False])))["refusal"]
+
+
+def test_a_process_that_dies_is_started_again():
+    assert compilers._end_of(-11) == "it needs more memory to compile than a grammar may have"
+    child = compilers._Child()
+    assert isinstance(child.ask(ask_for(1)), Recipe)
+    child._process.kill()
+    child._process.wait()
+    assert isinstance(child.ask(ask_for(2)), InvalidRequest)
+    assert isinstance(child.ask(ask_for(2)), Recipe)
+    assert child.close() == 0
+
+
+def test_the_cache_is_bounded(compiler, monkeypatch):
+    monkeypatch.setattr(compilers, "MAX_CACHED", 3)
+    for number in range(5):
+        compiler.recipe(ask_for(number), "").result(20)
+    assert list(compiler._verdicts) == [ask_for(number) for number in (2, 3, 4)]
+    monkeypatch.setattr(compilers, "MAX_CACHED_BYTES", 1)
+    compiler.recipe(ask_for(5), "").result(20)
+    assert not compiler._verdicts
+    assert compiler._num_bytes == 0
+
+
+def test_the_least_served_tenant_is_next_and_leaves_a_worker_free():
+    queue = FairQueue(2)
+    for work in ("m1", "m2"):
+        queue.put("mallory", work)
+    assert queue.take() == ("mallory", "m1")
+    queue.put("alice", "a1")
+    # Mallory has a worker already.
+    assert queue.take() == ("alice", "a1")
+    queue.done("mallory", 2.0)
+    queue.done("alice", 0.1)
+    queue.put("alice", "a2")
+    assert queue.take() == ("alice", "a2")
+    assert queue.take() == ("mallory", "m2")
+
+
+def test_a_worker_waits_for_work():
+    queue, got = FairQueue(1), []
+    thread = threading.Thread(target=lambda: got.append(queue.take()))
+    thread.start()
+    queue.put("a", 1)
+    thread.join(5)
+    assert got == [("a", 1)]
+
+
+def test_closing_fails_what_waits():
+    compiler = Compiler(1)
+    working, waiting = compiler.recipe(slow(1), "a"), compiler.recipe(slow(2), "a")
+    compiler.close()
+    with pytest.raises(InvalidRequest):
+        working.result(10)
+    with pytest.raises(Unavailable):
+        waiting.result(10)
+
+
+def test_service_is_forgotten(monkeypatch):
+    monkeypatch.setattr(fair_queue, "FORGET_S", 0.0)
+    queue = FairQueue(2)
+    for _ in range(12):
+        queue.put("a", 1)
+        queue.done(queue.take()[0], 1.0)
+    assert queue._served_s["a"] < 1.1
+
+
+@pytest.mark.parametrize("bound", ["MAX_WAITING", "MAX_WAITING_OF_ONE"])
+def test_a_full_queue_says_when_to_come_again(monkeypatch, bound):
+    monkeypatch.setattr(fair_queue, bound, 1)
+    queue = FairQueue(2)
+    queue.put("a", 1)
+    with pytest.raises(Overloaded) as caught:
+        queue.put("a", 2)
+    assert caught.value.retry_after_s == fair_queue.RETRY_S
+    monkeypatch.setattr(fair_queue, "MAX_WAITING", 1)
+    with pytest.raises(Overloaded):
+        queue.put("b", 3)
+    assert list(queue._waiting) == ["a"]
+
+
+async def test_a_plan_names_the_field_and_waits_for_a_bounded_time(small, compiler, monkeypatch):
+    constraints = Constraints(small.table, compiler)
+    good = pb.CallableTool(name="f", parameters_json='{"properties": {"a": {"type": "any"}}}')
+    wanted = pb.Constraint(tools=[good], tool_use=pb.TOOL_USE_AUTO, regex="a+", content_field="the.field")
+    plan = await constraints.plan(wanted, "alice")
+    assert plan.left_out == ['tools.f: properties.a.type: "any" is no type']
+    assert (await constraints.start(plan, [0] * 3, 3, 200)).rule().mask.any()
+    wanted.regex = "(a"
+    with pytest.raises(InvalidRequest) as caught:
+        await constraints.plan(wanted, "alice")
+    assert (caught.value.field, caught.value.message) == ("the.field", "the.field: unclosed group")
+    monkeypatch.setattr("services.attention.constraint.requests.QUEUE_S", 0.05)
+    wanted.json_schema = slow(9).text
+    with pytest.raises(Overloaded):
+        await constraints.plan(wanted, "alice")
+
+
+async def test_a_budget_that_is_too_small_is_named_as_the_client_named_it(small, compiler):
+    constraints = Constraints(small.table, compiler)
+    plan = await constraints.plan(pb.Constraint(regex="a{50}"), "")
+    for given, named in (("max_completion_tokens", "max_completion_tokens"), ("", "max_new_tokens")):
+        with pytest.raises(InvalidRequest, match=named) as caught:
+            await constraints.start(plan, [0] * 3, 3, 10, given)
+        assert caught.value.field == named
