@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The clusters' tests share one worker, each other file has one of its own (tests/conftest.py).
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help serve chat quick test check coverage bench kind lock clean
+.PHONY: help serve chat quick test check coverage sanitize bench kind lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,10 @@ coverage: $(VENV)/.tested ## measure branch coverage with all tests, and fail wh
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet
 	$(BIN)/python -m tests.coverage_floors
+
+sanitize: $(VENV)/.tested ## run the tests of the native code under AddressSanitizer and ThreadSanitizer
+	$(BIN)/python -m tests.kernels.sanitize address $(ARGS)
+	$(BIN)/python -m tests.kernels.sanitize thread $(ARGS)
 
 bench: $(VENV)/.tested ## measure, and print one table
 	$(BIN)/python -m tests.bench $(ARGS)
