@@ -1,6 +1,6 @@
 """Print the coverage of each package and fail where one is below its floor; `make coverage` has measured it.
 
-Coverage counts lines and branches together, as coverage.py does. A floor is raised with the tests that earn it.
+Coverage counts lines and branches together, as coverage reports do. A floor is raised with the tests that earn it.
 """
 
 import json

@@ -68,7 +68,7 @@ def as_json(table: Sequence[Setting]) -> list[dict[str, Any]]:
 
 
 def as_markdown(table: Sequence[Setting]) -> str:
-    """The text of SETTINGS.md."""
+    """The text of services/runtime/SETTINGS.md."""
     lines = ["| variable | read by | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for setting in table:
         readers = "all" if len(setting.processes) == len(CLASSES) else ", ".join(setting.processes)

@@ -66,7 +66,7 @@ def photo(width, height):
 
 
 def flops(config, num_patches, num_tokens, num_blocks):
-    """Multiplications and additions of one image (vision.md 2.10, from the shapes)."""
+    """Multiplications and additions of one image from the shapes."""
     width, inner, merged = config.hidden_size, config.intermediate_size, 4 * config.hidden_size
     block = 2 * num_patches * width * (4 * width + 2 * inner) + 4 * num_patches**2 * width
     ends = 2 * num_patches * 588 * width + 2 * num_tokens * merged * (merged + config.text_hidden_size)

@@ -1,4 +1,4 @@
-"""A scripted AttentionService: keeps the contract of attention.proto, says what it is told, breaks on command."""
+"""A scripted AttentionService: keeps the contract of protos/attention.proto, answers by script, breaks on command."""
 
 import asyncio
 from collections.abc import Callable, Sequence

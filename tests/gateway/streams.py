@@ -47,7 +47,7 @@ def events_of(raw: bytes) -> list[str]:
 
 
 def read_stream(raw: bytes) -> Streamed:
-    """The whole stream, every rule of api.md 4.2 checked on the way."""
+    """Read the whole stream and check every rule of its form on the way."""
     *events, done = events_of(raw)
     assert done == "[DONE]"
     streamed = Streamed()

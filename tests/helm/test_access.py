@@ -1,4 +1,4 @@
-"""Who may connect to whom, and where secrets are: section 3 of the architecture, and nothing beyond it."""
+"""Which processes may connect to each other, and where secrets are: what is needed, and nothing beyond it."""
 
 import json
 

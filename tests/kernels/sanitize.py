@@ -14,7 +14,9 @@ from kernels.native.library import usable_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "kernels" / "native" / "build.py"
-TESTS = [f"tests/kernels/test_{name}.py" for name in ("attention", "dense", "elementwise", "experts", "fused", "router")]
+TESTS = [
+    f"tests/kernels/test_{name}.py" for name in ("attention", "dense", "elementwise", "experts", "fused", "router")
+]
 # libstdc++ goes with AddressSanitizer, or the first exception of C++ ends the process. Python never frees some memory.
 PRELOADED = {"address": ["libasan.so", "libstdc++.so"], "thread": ["libtsan.so"]}
 OPTIONS = {

@@ -123,7 +123,7 @@ class Installed:
 
 @contextmanager
 def installed(namespace: str, values: Mapping[str, Any]) -> Iterator[Installed]:
-    """values-nano.yaml with these values over it, in a new namespace."""
+    """Install helm/moonshard/values-nano.yaml, with these values over it, in a new namespace."""
     everything = merged(overlay("nano"), values)
     core = client.CoreV1Api()
     core.create_namespace({"metadata": {"name": namespace}})

@@ -1,7 +1,7 @@
 """`python -m tests.bench.gpu_kernels`: check every kernel on this GPU, then time it beside its floor and PyTorch.
 
-Without a GPU, or with --floors, it prints the floors that `roofline.py` predicts for an H200. Times are those of CUDA
-graphs that hold several calls with rotating inputs: the median of their replays, and how far replays were apart.
+Without a GPU, or with --floors, it prints the floors that `kernels/roofline.py` predicts for an H200. Times are medians
+and spreads over the replays of CUDA graphs that hold several calls with rotating inputs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A whole layer on an attention GPU without its routed experts: the launches of attention's `layers/formulas.py`.
+"""A whole layer on an attention GPU without its routed experts, as `services/attention/layers/formulas.py` launches it.
 
 Norm, attention, norm, router, shared expert and the last sum, with the weights of one layer, 0.3 GB.
 """

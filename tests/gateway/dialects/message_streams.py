@@ -1,4 +1,4 @@
-"""Reads a stream of the Anthropic dialect byte by byte, as strictly as api.md 8.3 is written."""
+"""Read a stream of the Anthropic dialect byte by byte, as strictly as a client may."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Reads a stream of the Responses dialect byte by byte, as strictly as api.md 7 is written."""
+"""Read a stream of the Responses dialect byte by byte, as strictly as a client may."""
 
 import json
 from collections.abc import Mapping
