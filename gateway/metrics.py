@@ -8,6 +8,9 @@ REQUESTS = Counter(
     ["dialect", "status"],
 )
 OPEN_REQUESTS = Gauge("moonshard_gateway_open_requests", "Admitted requests whose answer is not complete.")
+PREDICTED_WAIT_SECONDS = Gauge(
+    "moonshard_gateway_predicted_wait_seconds", "Wait for a first token, predicted for the last request that came."
+)
 OPEN_STREAMS = Gauge("moonshard_gateway_open_streams", "Event streams that are being written.")
 BODY_BYTES = Gauge("moonshard_gateway_body_bytes", "Bytes that the bodies of open requests hold.")
 CONNECTIONS = Gauge("moonshard_gateway_connections", "Open HTTP connections.")

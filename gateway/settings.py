@@ -102,6 +102,9 @@ class GatewaySettings(StoreSettings):
     trace_content: bool = Field(False, description="Record what users and the model write.")
 
     request_s: PositiveFloat = Field(3600.0, description="Deadline of a request, its whole answer included.")
+    begin_s: PositiveFloat = Field(
+        60.0, description="Longest predicted wait for a first token. What would wait longer gets 429 at once."
+    )
     hold_s: PositiveFloat = Field(10.0, description="Wait for a first replica before the answer has begun.")
     restart_s: PositiveFloat = Field(
         120.0, description="The same for a role that was ready before and is gone: as long as its restart takes."

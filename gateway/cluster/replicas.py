@@ -119,6 +119,7 @@ class ReplicaPool:
         self._watchers: dict[Replica, asyncio.Task[None]] = {}
         self._pollers: dict[Replica, asyncio.Task[None]] = {}
         self._any = asyncio.Event()
+        self.serving_since_s: float | None = None  # None: no replica is ready
         self._gone_s: float | None = None  # when the last ready replica was lost
         self._restart_s = 0.0  # how long the last time without one lasted
 
@@ -267,9 +268,12 @@ class ReplicaPool:
         if self.serving:
             if self._gone_s is not None and not self._any.is_set():
                 self._restart_s = time.monotonic() - self._gone_s
+            if self.serving_since_s is None:
+                self.serving_since_s = time.monotonic()
             self._any.set()
         else:
             self._any.clear()
+            self.serving_since_s = None
             if before:
                 self._gone_s = time.monotonic()
         SERVING_REPLICAS.labels(self.role).set(len(self.serving))

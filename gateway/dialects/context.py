@@ -34,6 +34,6 @@ def gateway_of(request: Request) -> Gateway:
 
 def call_context(request: Request) -> RequestContext:
     """The ids and the deadline of a request."""
-    call = request.scope["moonshard.call"]
-    assert isinstance(call, RequestContext)
-    return call
+    context = request.scope["moonshard.context"]
+    assert isinstance(context, RequestContext)
+    return context

@@ -37,14 +37,14 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self.app(scope, receive, send)
             return
-        call: RequestContext = scope["moonshard.call"]
+        context: RequestContext = scope["moonshard.context"]
         limited = scope["method"] == "POST" and dialect_of(scope["path"]) in LIMITED
         try:
             owner = scope["moonshard.owner"] = self._keys.owner_of(_key_of(Headers(scope=scope)))
-            scope["moonshard.call"] = replace(call, owner=owner)
+            scope["moonshard.context"] = replace(context, owner=owner)
             told = await self._limits.admit(owner) if limited else {}
         except MoonshardError as error:
-            await error_response(error, scope["path"], call.request_id)(scope, receive, send)
+            await error_response(error, scope["path"], context.request_id)(scope, receive, send)
             return
 
         async def send_with_limits(message: Message) -> None:
@@ -57,8 +57,8 @@ class Guard:
                 await self.app(scope, receive, send_with_limits)
         finally:
             if limited:
-                self._usage.count(owner, call.meter)
-                await self._limits.pay(owner, call.meter.num_tokens)
+                self._usage.count(owner, context.meter)
+                await self._limits.pay(owner, context.meter.num_tokens)
 
 
 def _key_of(headers: Headers) -> str | None:

@@ -1,6 +1,7 @@
 """What every HTTP request gets: ids, a deadline, headers, a line in the log and a place in the metrics."""
 
 import logging
+import math
 import random
 import re
 import secrets
@@ -18,6 +19,9 @@ from services.runtime.tracing import Tracer, is_recorded
 
 log = logging.getLogger(__name__)
 
+# Of the SDKs of OpenAI and Anthropic, in seconds: for Python, for JavaScript.
+PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
+PATIENCE_FORM = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LEFT = 499
 ID = "moonshard.request_id"
@@ -39,52 +43,52 @@ class RequestMiddleware:
             return
         # A slash at the end changes nothing. A redirect would, since clients follow it without the body.
         scope["path"] = scope["path"].rstrip("/") or "/"
-        call = _call_of(Headers(scope=scope), self._request_s, self._sample_ratio)
+        context = _context_of(Headers(scope=scope), self._request_s, self._sample_ratio)
         dialect = dialect_of(scope["path"])
-        if self._tracer is None or dialect == OTHER or not is_recorded(call.trace_parent):
-            await self._serve(scope, receive, send, call)
+        if self._tracer is None or dialect == OTHER or not is_recorded(context.trace_parent):
+            await self._serve(scope, receive, send, context)
             return
-        parent = call.trace_parent if call.trace_parent == Headers(scope=scope).get("traceparent") else ""
-        attributes = {"http.request.method": scope["method"], "moonshard.dialect": dialect, ID: call.request_id}
+        parent = context.trace_parent if context.trace_parent == Headers(scope=scope).get("traceparent") else ""
+        attributes = {"http.request.method": scope["method"], "moonshard.dialect": dialect, ID: context.request_id}
         with self._tracer.span(dialect, parent, attributes, "server") as span:
-            traced = replace(call, trace_parent=span.trace_parent, tracer=self._tracer, root=span)
+            traced = replace(context, trace_parent=span.trace_parent, tracer=self._tracer, root=span)
             await self._serve(scope, receive, send, traced)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, call: RequestContext) -> None:
-        scope["moonshard.call"] = call
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
+        scope["moonshard.context"] = context
         status = LEFT
 
         async def send_with_ids(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if call.root is not None:
-                    call.root.set({"http.response.status_code": status})
+                if context.root is not None:
+                    context.root.set({"http.response.status_code": status})
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = call.request_id
-                headers["x-trace-id"] = call.trace_id
+                headers["x-request-id"] = context.request_id
+                headers["x-trace-id"] = context.trace_id
                 if is_anthropic(scope["path"]):
-                    headers["request-id"] = call.request_id
+                    headers["request-id"] = context.request_id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_ids)
         finally:
-            seconds = time.monotonic() - call.arrived_s
+            seconds = time.monotonic() - context.arrived_s
             dialect = dialect_of(scope["path"])
             REQUESTS.labels(dialect, str(status)).inc()
             REQUEST_SECONDS.labels(dialect).observe(seconds)
             if dialect != OTHER:
                 fields = {
-                    "request_id": call.request_id,
-                    "trace_id": call.trace_id,
+                    "request_id": context.request_id,
+                    "trace_id": context.trace_id,
                     "dialect": dialect,
                     "status": status,
                 }
                 log.info("request", extra={**fields, "seconds": round(seconds, 4)})
 
 
-def _call_of(headers: Headers, request_s: float, sample_ratio: float) -> RequestContext:
+def _context_of(headers: Headers, request_s: float, sample_ratio: float) -> RequestContext:
     now_s = time.monotonic()
     request_id = headers.get("x-request-id", "")
     parent = headers.get("traceparent", "")
@@ -96,4 +100,10 @@ def _call_of(headers: Headers, request_s: float, sample_ratio: float) -> Request
         trace_parent=parent,
         arrived_s=now_s,
         deadline_s=now_s + request_s,
+        patience_s=_patience_of(headers),
     )
+
+
+def _patience_of(headers: Headers) -> float:
+    said = [headers[name] for name in PATIENCE if name in headers]
+    return min((float(text) for text in said if PATIENCE_FORM.fullmatch(text)), default=math.inf)

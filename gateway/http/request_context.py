@@ -1,5 +1,6 @@
 """What one request carries into every call that is made for it: its names and its deadline."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class RequestContext:
     trace_parent: str
     arrived_s: float
     deadline_s: float
+    patience_s: float = math.inf  # how long the client waits for a first byte, where it says so
     meter: Meter = field(default_factory=Meter)
     first_token: FirstToken = field(default_factory=FirstToken)
     owner: str = ""  # the short name of the caller's API key; empty: not known yet, or nobody needs a key
@@ -63,8 +65,8 @@ class RequestContext:
     @contextmanager
     def part(self, name: str) -> Iterator["RequestContext"]:
         """A span that is a part of the way to the first token."""
-        with self.first_token.timing(name), self.span(name) as call:
-            yield call
+        with self.first_token.timing(name), self.span(name) as context:
+            yield context
 
     def left_s(self, at_most_s: float) -> float:
         """Time until the deadline, but not more than at_most_s. Raises DeadlineExceeded if none is left."""

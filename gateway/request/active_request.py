@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
@@ -49,13 +49,14 @@ class ActiveRequest:
         self,
         cluster: Cluster,
         settings: GatewaySettings,
-        call: RequestContext,
+        context: RequestContext,
         starts: Sequence[Start],
         parser: ParseStart,
         usage: Usage,
         *,
         num_per_prompt: int,
         stopping: Stopping,
+        begun: Callable[[], None],
     ) -> None:
         self.events: BatchQueue[Event] = BatchQueue(MAX_EVENTS)
         self.usage = usage
@@ -65,14 +66,16 @@ class ActiveRequest:
         self.held = ExitStack()  # what the request occupies until it is closed
         self._cluster = cluster
         self._stopping = stopping
+        self._begun = begun  # to be called at the first token
         self._settings = settings
-        self._call = call
+        self._context = context
         self._parser = parser
         self._last_s: list[float | None] = [None] * len(starts)  # when each choice's last token came
         self._generations = [
-            Generation(cluster, settings, call, start, leads=choice == 0) for choice, start in enumerate(starts)
+            Generation(cluster, settings, context, start, leads=choice == 0) for choice, start in enumerate(starts)
         ]
         self._num_per_prompt = num_per_prompt
+        self._is_closed = False
         self._finishes: list[FinishName] = []
         self._said: list[tuple[int, Content | Reasoning]] = []  # for the trace, where it may hold content
         self._logs = [TokenLog() if start.sampling.HasField("num_top_logprobs") else None for start in starts]
@@ -85,14 +88,15 @@ class ActiveRequest:
         return self._generations[:: self._num_per_prompt]
 
     async def close(self) -> None:
-        """Cancels whatever still runs, in this process and in the engines. May be called twice."""
+        """Cancel whatever still runs, in this process and in the engines. May be called twice."""
+        self._is_closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self.held.close()
 
     async def _generate(self) -> None:
         try:
-            left_s = self._call.left_s(self._settings.request_s)
+            left_s = self._context.left_s(self._settings.request_s)
             async with self._stopping.ending(), asyncio.timeout(left_s), asyncio.TaskGroup() as group:
                 for choice in range(self.num_choices):
                     group.create_task(self._choose(choice))
@@ -105,22 +109,24 @@ class ActiveRequest:
         TOKENS.labels("cached").inc(usage.num_cached_tokens)
         TOKENS.labels("completion").inc(usage.num_completion_tokens)
         TOKENS.labels("reasoning").inc(usage.num_reasoning_tokens)
-        self._call.meter.num_prompt_tokens += usage.num_prompt_tokens
-        self._call.meter.num_completion_tokens += usage.num_completion_tokens
-        error = None if task.cancelled() else task.exception()
+        self._context.meter.num_prompt_tokens += usage.num_prompt_tokens
+        self._context.meter.num_completion_tokens += usage.num_completion_tokens
+        # Work that breaks while it is given up is no mistake that anybody has to look at.
+        error = None if task.cancelled() or self._is_closed else task.exception()
         told = _first(error) if error is not None else None
         self.events.close(told)
         fields = {
-            "request_id": self._call.request_id,
-            "trace_id": self._call.trace_id,
+            "request_id": self._context.request_id,
+            "trace_id": self._context.trace_id,
             "num_prompt_tokens": usage.num_prompt_tokens,
             "num_cached_tokens": usage.num_cached_tokens,
             "num_completion_tokens": usage.num_completion_tokens,
-            "seconds": round(time.monotonic() - self._call.arrived_s, 4),
-            "outcome": type(told).__name__ if told else "left" if task.cancelled() else "complete",
+            "seconds": round(time.monotonic() - self._context.arrived_s, 4),
+            "outcome": type(told).__name__ if told else "left" if task.cancelled() or self._is_closed else "complete",
+            **({"error": told.message} if told else {}),
         }
         log.info("run", extra=fields)
-        tell_outcome(self._call, usage, self._finishes, told, self._said)
+        tell_outcome(self._context, usage, self._finishes, told, self._said)
 
     async def _choose(self, choice: int) -> None:
         """One choice, from its prompt to its Finish."""
@@ -129,7 +135,7 @@ class ActiveRequest:
         if choice > first:
             # The others find the prompt in the prefix cache.
             await self._generations[first].prompt_computed.wait()
-        parser = AnswerParser(self._cluster, self._settings, self._call, self._parser)
+        parser = AnswerParser(self._cluster, self._settings, self._context, self._parser)
         tokens: BatchQueue[list[int]] = BatchQueue(MAX_BATCHES)
         producer = asyncio.create_task(generation.run(tokens))
         producer.add_done_callback(lambda task: tokens.close(None if task.cancelled() else task.exception()))
@@ -177,7 +183,8 @@ class ActiveRequest:
         num_new = num_tokens - self.usage.completion[choice]
         last_s, self._last_s[choice] = self._last_s[choice], now_s
         if last_s is None:
-            self._call.first_token.arrived(now_s - self._call.arrived_s)
+            self._begun()
+            self._context.first_token.arrived(now_s - self._context.arrived_s)
         elif num_new:
             INTER_TOKEN_SECONDS.observe((now_s - last_s) / num_new)
         self.usage.num_cached_tokens = sum(g.num_cached_tokens for g in self._generations[:: self._num_per_prompt])
@@ -198,7 +205,7 @@ class ActiveRequest:
             await self.events.put(event)
 
     async def _token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
-        return await self._cluster.token_bytes(token_ids, self._call)
+        return await self._cluster.token_bytes(token_ids, self._context)
 
 
 def _event_of(choice: int, delta: Delta) -> Event:

@@ -1,24 +1,28 @@
-"""The bound on open requests: beyond it a request is refused at once instead of slowing the others."""
+"""Who may begin: a bound on open requests, and a bound on the predicted wait for the first token."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway.http.request_context import RequestContext
 from gateway.metrics import OPEN_REQUESTS
+from gateway.request.forecast import Forecast, Ticket
 from services.runtime.errors import Overloaded
 
 RETRY_S = 2.0
 
 
 class Admission:
-    """Counts open requests in `num_open`."""
+    """Counts open requests in `num_open`, and refuses at once what could not begin soon enough."""
 
-    def __init__(self, max_open: int) -> None:
+    def __init__(self, max_open: int, begin_s: float, forecast: Forecast) -> None:
         self._max_open = max_open
+        self._begin_s = begin_s
+        self._forecast = forecast
         self.num_open = 0
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Holds one place while the block runs; Overloaded if there is none."""
+        """Hold one place while the block runs; Overloaded if there is none."""
         if self.num_open >= self._max_open:
             raise Overloaded(f"{self._max_open} requests are open, which is the limit", retry_after_s=RETRY_S)
         self.num_open += 1
@@ -28,3 +32,21 @@ class Admission:
         finally:
             self.num_open -= 1
             OPEN_REQUESTS.set(self.num_open)
+
+    @contextmanager
+    def wait(self, context: RequestContext) -> Iterator[Ticket]:
+        """Take a place among those that wait for a first token.
+
+        Raises Overloaded if the wait would be longer than `begin_s`, or than the client waits.
+        """
+        wait_s = self._forecast.wait_s()
+        limit_s = min(context.left_s(self._begin_s), context.patience_s)
+        if wait_s > limit_s:
+            waiting = f"{self._forecast.num_waiting} requests wait to begin"
+            rule = f"this one would begin in about {wait_s:.0f} s, and {limit_s:.0f} s is the limit"
+            raise Overloaded(f"{waiting}; {rule}", retry_after_s=wait_s - limit_s)
+        ticket = self._forecast.enter()
+        try:
+            yield ticket
+        finally:
+            self._forecast.leave(ticket)

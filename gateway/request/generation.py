@@ -53,11 +53,11 @@ class Generation:
     """
 
     def __init__(
-        self, cluster: Cluster, settings: GatewaySettings, call: RequestContext, start: Start, *, leads: bool
+        self, cluster: Cluster, settings: GatewaySettings, context: RequestContext, start: Start, *, leads: bool
     ) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._call = call
+        self._context = context
         self._start = start
         self._leads = leads  # the client sees nothing before this choice begins
         self.token_ids: list[int] = []
@@ -74,9 +74,9 @@ class Generation:
 
         Raises the MoonshardError that ended it, if the loss of replicas cannot be made good.
         """
-        hand_over = HandOver(self._cluster.decodes, choose_decode, self._call, self._settings, begun=self._begun)
+        hand_over = HandOver(self._cluster.decodes, choose_decode, self._context, self._settings, begun=self._begun)
         # A prompt is not computed for nobody to go on with.
-        with self._call.first_token.timing("queue"):
+        with self._context.first_token.timing("queue"):
             await hand_over.next_replica()
         manifest = await self._prefill(shown)
         hand_over.progress(begun=self._begun)
@@ -84,8 +84,8 @@ class Generation:
             replica = await hand_over.next_replica()
             num_before = len(self.token_ids)
             try:
-                with self._call.span("decode", replica=replica.address) as call:
-                    await self._seeing(partial(self._decode_on, replica, manifest, shown, call))
+                with self._context.span("decode", replica=replica.address) as context:
+                    await self._seeing(partial(self._decode_on, replica, manifest, shown, context))
             except KvMissing:
                 if manifest is None:
                     raise
@@ -112,7 +112,7 @@ class Generation:
             return None
         hashes = chain_hashes(self._start.prompt_ids)
         choose = partial(choose_prefill, cached_tokens=self._cluster.prefixes.cached_tokens(hashes))
-        hand_over = HandOver(pool, choose, self._call, self._settings)
+        hand_over = HandOver(pool, choose, self._context, self._settings)
         while fitting := [replica for replica in hand_over.untried if self._fits(replica)]:
             replica = choose(fitting)
             try:
@@ -137,16 +137,16 @@ class Generation:
 
     async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
         replica.note_sent(len(self._start.prompt_ids))
-        with self._call.span("prefill", replica=replica.address) as call:
+        with self._context.span("prefill", replica=replica.address) as context:
             response: pb.PrefillResponse = await replica.attention.Prefill(
                 pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
-                timeout=call.left_s(self._settings.prefill_s),
-                metadata=call.metadata,
+                timeout=context.left_s(self._settings.prefill_s),
+                metadata=context.metadata,
             )
         return response
 
     async def _decode_on(
-        self, replica: Replica, manifest: pb.KvManifest | None, shown: BatchQueue[list[int]], call: RequestContext
+        self, replica: Replica, manifest: pb.KvManifest | None, shown: BatchQueue[list[int]], context: RequestContext
     ) -> None:
         """Reads one replica's stream to its end. Silence and an end without a finish reason count as a loss."""
         if self._was_last():
@@ -154,8 +154,8 @@ class Generation:
         replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
         stream = replica.attention.Decode(
             pb.DecodeRequest(prompt=self._prompt(), sampling=self._start.sampling, manifest=manifest),
-            timeout=call.left_s(self._settings.request_s),
-            metadata=call.metadata,
+            timeout=context.left_s(self._settings.request_s),
+            metadata=context.metadata,
         )
         responses = aiter(stream)
         silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
@@ -184,7 +184,7 @@ class Generation:
         self.is_cut |= response.cut
         self.left_out = self.left_out or list(response.schema_left_out)
         if not self._begun and response.HasField("times"):
-            self._call.first_token.add(response.times)
+            self._context.first_token.add(response.times)
 
     async def _seeing(self, work: Callable[[], Awaitable[T]]) -> T:
         """Does the work; where an engine misses features of images, has them made again and repeats it."""
@@ -205,7 +205,7 @@ class Generation:
             token_ids=[*self._start.prompt_ids, *self.token_ids],
             num_prompt_tokens=len(self._start.prompt_ids),
             media=self._start.media,
-            tenant=self._call.owner,
+            tenant=self._context.owner,
         )
 
     def _was_last(self) -> bool:

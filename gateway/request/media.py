@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from gateway.cluster.cluster import Cluster
 from gateway.cluster.replicas import Replica
@@ -42,7 +43,7 @@ class MediaDesk:
         self._cluster = cluster
         self._settings = settings
 
-    async def see(self, conversation: Conversation, call: RequestContext) -> Seen:
+    async def see(self, conversation: Conversation, context: RequestContext) -> Seen:
         """The references of all media of a conversation.
 
         Raises InvalidRequest naming the part that cannot be seen and why, Unavailable if nobody is there to see.
@@ -55,7 +56,7 @@ class MediaDesk:
 
         async def encode(media: Media) -> MediaRef:
             async with slots:
-                return await self._encode(media, call)
+                return await self._encode(media, context)
 
         tasks = [asyncio.create_task(encode(media)) for media in parts.values()]
         try:
@@ -64,12 +65,13 @@ class MediaDesk:
             for task in tasks:
                 task.cancel()
 
-    async def _encode(self, media: Media, call: RequestContext) -> MediaRef:
+    async def _encode(self, media: Media, context: RequestContext) -> MediaRef:
         if not self._cluster.visions.is_wanted:
             raise InvalidRequest(f"{media.field}: vision service not configured", field=media.field)
         try:
             data = await self._bytes_of(media)
-            return await self._cluster.encode(lambda replica, left_s: _upload(replica, media, data, left_s, call), call)
+            upload = partial(_upload, media=media, data=data, context=context)
+            return await self._cluster.encode(upload, context)
         except (InvalidRequest, NotFound) as error:
             reason = error.message.removeprefix(f"{media.field}: ")
             raise InvalidRequest(f"{media.field}: {reason}", field=media.field) from None
@@ -90,8 +92,8 @@ def scheme_of(url: str) -> str:
     return scheme.strip().lower() if colon else ""
 
 
-async def _upload(replica: Replica, media: Media, data: bytes, left_s: float, call: RequestContext) -> MediaRef:
-    stream = replica.vision.Encode(timeout=left_s, metadata=call.metadata)
+async def _upload(replica: Replica, left_s: float, *, media: Media, data: bytes, context: RequestContext) -> MediaRef:
+    stream = replica.vision.Encode(timeout=left_s, metadata=context.metadata)
     try:
         start = pb.MediaStart(kind=KINDS[media.kind], num_bytes=len(data))
         await stream.write(pb.EncodeMediaRequest(start=start))

@@ -75,10 +75,10 @@ class AnswerParser:
     content_positions     of the tokens whose text is content, the last request's only
     """
 
-    def __init__(self, cluster: Cluster, settings: GatewaySettings, call: RequestContext, start: ParseStart) -> None:
+    def __init__(self, cluster: Cluster, settings: GatewaySettings, context: RequestContext, start: ParseStart) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._call = call
+        self._context = context
         self._start = start
         self._token_ids: list[int] = []
         self._delivered = Delivered()
@@ -109,7 +109,7 @@ class AnswerParser:
         """One request, one response; a lost replica's parser is rebuilt on another from all tokens so far."""
         fresh: list[Delta] = []
         pool, choose = self._cluster.tokenizers, self._cluster.next_tokenizer
-        hand_over = HandOver(pool, choose, self._call, self._settings, begun=True)
+        hand_over = HandOver(pool, choose, self._context, self._settings, begun=True)
         while True:
             try:
                 if self._stream is None:
@@ -126,7 +126,7 @@ class AnswerParser:
 
     async def _open(self, replica: Replica) -> list[Delta]:
         self._stream = replica.tokenizer.Parse(
-            timeout=self._call.left_s(self._settings.request_s), metadata=self._call.metadata
+            timeout=self._context.left_s(self._settings.request_s), metadata=self._context.metadata
         )
         self._delivered.restart()
         return await self._exchange(ParseRequest(start=self._start))

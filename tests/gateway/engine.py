@@ -19,6 +19,8 @@ class Engine(AttentionServiceServicer):
 
     token_s       time per token
     num_at_once   tokens per message
+    prefill_s     time per prompt
+    prefill_slots prompts that are computed at once; the others wait
     die_after     tokens of a stream after which the whole server is gone; counts once, then it is None
     hang_after    tokens of a stream after which nothing comes any more
     fail_after    tokens of a stream after which `failure` is raised
@@ -34,6 +36,7 @@ class Engine(AttentionServiceServicer):
         self.token_s = 0.0
         self.num_at_once = 1
         self.prefill_s = 0.0
+        self.prefill_slots = asyncio.Semaphore(10_000)
         self.die_after: int | None = None
         self.hang_after: int | None = None
         self.fail_after: int | None = None
@@ -72,7 +75,8 @@ class Engine(AttentionServiceServicer):
         self._note(context)
         answer = self._answer(request)
         await self._fail_at(0)
-        await asyncio.sleep(self.prefill_s)
+        async with self.prefill_slots:
+            await asyncio.sleep(self.prefill_s)
         return pb.PrefillResponse(
             token_id=answer[0],
             finish_reason=self._finish(answer, 1, request.sampling),

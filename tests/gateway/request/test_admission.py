@@ -1,0 +1,168 @@
+"""Admission by time: what can begin soon is admitted, the rest is refused at once and learns when to come back."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.request.forecast import MIN_SAMPLES, REQUEST_TOKENS, Forecast
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "kimi-k2.6", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+class Clock:
+    """A time that the test moves. Replicas are ready since second 0."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.since_s = 0.0
+        self.forecast = Forecast(lambda: self.since_s, lambda: self.now_s)
+
+    def come(self, num_tokens):
+        ticket = self.forecast.enter()
+        self.forecast.measure(ticket, num_tokens - int(REQUEST_TOKENS))
+        return ticket
+
+    def begin_all(self, tickets, seconds_each):
+        for ticket in tickets:
+            self.now_s += seconds_each
+            self.forecast.begin(ticket)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_nothing_is_refused_before_anything_was_measured(clock):
+    tickets = [clock.come(1000) for _ in range(1000)]
+    assert clock.forecast.wait_s() == 0
+    clock.begin_all(tickets[: MIN_SAMPLES - 1], 1.0)
+    assert clock.forecast.wait_s() == 0
+    clock.begin_all(tickets[MIN_SAMPLES - 1 : MIN_SAMPLES], 1.0)
+    assert clock.forecast.wait_s() == pytest.approx(1000 - MIN_SAMPLES)
+
+
+def test_the_wait_is_the_work_before_it_over_the_rate(clock):
+    clock.begin_all([clock.come(1000) for _ in range(50)], 0.5)
+    assert clock.forecast.wait_s() == 0, "nobody waits"
+    waiting = [clock.come(4000) for _ in range(10)]
+    assert clock.forecast.wait_s() == pytest.approx(20)
+    clock.forecast.leave(waiting[0])
+    assert clock.forecast.wait_s() == pytest.approx(18)
+
+
+def test_a_rate_that_changes_is_followed(clock):
+    tickets = [clock.come(1000) for _ in range(400)]
+    clock.begin_all(tickets[:100], 0.1)
+    assert clock.forecast.wait_s() == pytest.approx(30)
+    clock.begin_all(tickets[100:300], 0.4)
+    assert clock.forecast.wait_s() == pytest.approx(40, rel=0.05)
+
+
+def test_silence_counts_before_it_ends(clock):
+    tickets = [clock.come(1000) for _ in range(110)]
+    clock.begin_all(tickets[:100], 0.1)
+    before_s = clock.forecast.wait_s()
+    clock.now_s += 30
+    assert clock.forecast.wait_s() > 5 * before_s
+
+
+def test_the_time_without_a_replica_is_no_measure(clock):
+    tickets = [clock.come(1000) for _ in range(110)]
+    clock.begin_all(tickets[:100], 0.1)
+    clock.since_s = None
+    clock.now_s += 600
+    assert clock.forecast.wait_s() == 0, "whoever comes is held"
+    clock.since_s = clock.now_s
+    clock.begin_all(tickets[100:101], 0.1)
+    assert clock.forecast.wait_s() == pytest.approx(0.9)
+
+
+async def warm(site):
+    for _ in range(MIN_SAMPLES):
+        assert (await site.chat()).status_code == 200
+
+
+async def ask_timed(site, headers=None):
+    began_s = time.monotonic()
+    answer = await site.http.post(CHAT, json=BODY, headers=headers)
+    return answer, time.monotonic() - began_s
+
+
+async def test_more_at_once_than_can_begin(start_site):
+    site = await start_site(begin_s=1.5)
+    engine = site.prefills[0]
+    engine.prefill_s, engine.prefill_slots = 0.1, asyncio.Semaphore(1)
+    await warm(site)
+    answers = await asyncio.gather(*(ask_timed(site) for _ in range(60)))
+    served = [seconds for answer, seconds in answers if answer.status_code == 200]
+    refused = [(answer, seconds) for answer, seconds in answers if answer.status_code == 429]
+    assert len(served) + len(refused) == 60
+    # Ten a second.
+    assert 10 <= len(served) <= 30
+    assert max(served) < 4
+    for answer, seconds in refused:
+        assert seconds < 1.5, "at once"
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert "requests wait to begin" in answer.json()["error"]["message"]
+    await asyncio.sleep(int(refused[0][0].headers["retry-after"]))
+    assert (await site.chat()).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["x-stainless-read-timeout", "x-stainless-timeout"])
+async def test_a_client_that_would_not_wait_so_long(start_site, name):
+    site = await start_site()
+    engine = site.prefills[0]
+    engine.prefill_s, engine.prefill_slots = 0.1, asyncio.Semaphore(1)
+    await warm(site)
+    waiting = [asyncio.create_task(site.chat()) for _ in range(20)]
+    while len(engine.prefills) < MIN_SAMPLES + 15:
+        await asyncio.sleep(0.005)
+    assert (await site.http.post(CHAT, json=BODY, headers={name: "0.2"})).status_code == 429
+    assert (await site.http.post(CHAT, json=BODY, headers={name: "never"})).status_code == 200
+    assert (await site.http.post(CHAT, json=BODY, headers={name: "60.0"})).status_code == 200
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_the_deadline_counts_too(start_site):
+    site = await start_site(request_s=0.7)
+    engine = site.prefills[0]
+    engine.prefill_s, engine.prefill_slots = 0.1, asyncio.Semaphore(1)
+    await warm(site)
+    answers = await asyncio.gather(*(ask_timed(site) for _ in range(40)))
+    refused = [seconds for answer, seconds in answers if answer.status_code == 429]
+    assert len(refused) > 15
+    assert sum(answer.status_code == 200 for answer, _ in answers) >= 3
+
+
+async def test_a_restart_is_waited_out(start_site):
+    site = await start_site(hold_s=0.1, restart_s=20)
+    engine = site.decodes[0]
+    await engine.stop()
+    await site.sees("decode", 0)
+    asked = asyncio.create_task(site.chat())
+    await asyncio.sleep(1)
+    assert not asked.done()
+    await engine.start()
+    assert (await asked).status_code == 200
+
+
+async def test_a_restart_is_measured(start_site):
+    site = await start_site(hold_s=0.1, restart_s=0.2)
+    assert site.gateway.cluster.decodes.hold_s == pytest.approx(0.1)
+    await site.decodes[0].stop()
+    await site.sees("decode", 0)
+    assert site.gateway.cluster.decodes.hold_s == pytest.approx(0.2)
+    await asyncio.sleep(0.6)
+    await site.decodes[0].start()
+    await site.sees("decode", 1)
+    assert site.gateway.cluster.decodes.hold_s >= 1.2
+
+
+async def test_a_role_that_was_never_there_is_not_waited_for(start_site):
+    site = await start_site(hold_s=0.1, restart_s=20, decode_places=("127.0.0.1:1",))
+    answer, seconds = await ask_timed(site)
+    assert answer.status_code == 503
+    assert seconds < 5
