@@ -143,6 +143,8 @@ class Generation:
                 timeout=context.left_s(self._settings.prefill_s),
                 metadata=context.metadata,
             )
+        if response.manifest.offer:
+            response.manifest.source = replica.address
         return response
 
     async def _decode_on(

@@ -27,6 +27,7 @@ async def serve_replica(settings: AttentionSettings) -> None:
 
     def add_services(server: grpc.aio.Server) -> None:
         attention_pb2_grpc.add_AttentionServiceServicer_to_server(servicer, server)
+        attention_pb2_grpc.add_BlockServiceServicer_to_server(replica.block_servicer, server)
 
     ready = functools.partial(replica.open, settings.startup_s)
     try:
@@ -50,6 +51,7 @@ async def serve_further_shard(settings: AttentionSettings) -> None:
 
     def add_services(server: grpc.aio.Server) -> None:
         server.add_generic_rpc_handlers((shard.servicer.handler(),))
+        attention_pb2_grpc.add_BlockServiceServicer_to_server(shard.block_servicer, server)
 
     try:
         await serve(settings, NAME, add_services, ready=shard.open, on_drain=shard.servicer.drain)

@@ -1,20 +1,23 @@
 """From the wire to a generation: every field checked, none ignored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from protos import attention_pb2 as pb
 from services.attention.engine.generation import Event, Generation
+from services.attention.layers.blocks import Offer
 from services.attention.sampling.on_host import SamplingParams
 from services.checkpoint.block_names import BlockNames, MediaMark
 from services.checkpoint.media_names import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest
+from services.runtime.settings import check_address
 
 MAX_STOP_TOKENS = 64
+OFFER_CHARS = 32
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReplicaLimits:
     """What a replica can take."""
 
     names_root: bytes  # root of the names of its blocks
@@ -25,6 +28,7 @@ class Limits:
     max_waiting: int
     media_token_id: int  # stands in a prompt where features go
     takes_media: bool  # it has a store to fetch features from
+    further_shards: Sequence[str] = ()  # addresses of its shards 1, 2, ...
 
     @property
     def context_tokens(self) -> int:
@@ -34,7 +38,7 @@ class Limits:
 
 def generation_from_proto(
     request: pb.PrefillRequest | pb.DecodeRequest,
-    limits: Limits,
+    limits: ReplicaLimits,
     *,
     request_id: str,
     hand_over: bool,
@@ -68,10 +72,26 @@ def generation_from_proto(
         hand_over=hand_over,
         tail_name=manifest.tail_name if usable else "",
         tail_tokens=manifest.num_tokens if usable else 0,
+        offer=_offer(manifest, limits) if usable else None,
     )
 
 
-def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> None:
+def _offer(manifest: pb.KvManifest, limits: ReplicaLimits) -> Offer | None:
+    """Return where blocks are offered; None if nowhere, or by a replica that is cut into another number of shards."""
+    if not manifest.offer:
+        return None
+    sources = [manifest.source, *manifest.further_sources]
+    if len(manifest.offer) != OFFER_CHARS or not manifest.offer.isascii():
+        raise InvalidRequest(f"an offer has {OFFER_CHARS} characters", field="manifest.offer")
+    for source in sources:
+        try:
+            check_address(source)
+        except ValueError as error:
+            raise InvalidRequest(f"{error}", field="manifest.source") from None
+    return Offer(manifest.offer, sources) if len(sources) == 1 + len(limits.further_shards) else None
+
+
+def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: ReplicaLimits) -> None:
     if not token_ids:
         raise InvalidRequest("prompt.token_ids is empty", field="prompt.token_ids")
     if not 0 < prompt.num_prompt_tokens <= len(token_ids):
@@ -91,7 +111,7 @@ def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> No
     _check_media(prompt, token_ids, limits)
 
 
-def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> None:
+def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: ReplicaLimits) -> None:
     """Spans in order, each over placeholders only, and no placeholder of the prompt outside them."""
     if prompt.media and not limits.takes_media:
         raise InvalidRequest("this replica has no store to take media from", field="prompt.media")
@@ -110,7 +130,7 @@ def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: Limits) -> Non
         raise InvalidRequest("the prompt has placeholders that no medium covers", field="prompt.media")
 
 
-def _sampling(sampling: pb.Sampling, limits: Limits) -> SamplingParams:
+def _sampling(sampling: pb.Sampling, limits: ReplicaLimits) -> SamplingParams:
     if len(sampling.stop_token_ids) > MAX_STOP_TOKENS:
         raise InvalidRequest(f"more than {MAX_STOP_TOKENS} stop tokens", field="stop_token_ids")
     params = SamplingParams(

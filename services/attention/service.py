@@ -14,7 +14,7 @@ from services.attention.engine.engine import Engine
 from services.attention.engine.generation import Event, Failed, FinishReason, Generation, HandedOver, Milestones, Tokens
 from services.attention.engine.spans import record_phases
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
-from services.attention.requests import Limits, generation_from_proto
+from services.attention.requests import ReplicaLimits, generation_from_proto
 from services.attention.sampling.on_host import SampledToken
 from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
@@ -30,7 +30,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     """One replica. Holds no state but the flag that says it is shutting down."""
 
     def __init__(
-        self, engine: Engine, constraints: Constraints, limits: Limits, role: str, tracer: Tracer | None = None
+        self, engine: Engine, constraints: Constraints, limits: ReplicaLimits, role: str, tracer: Tracer | None = None
     ) -> None:
         self._tracer = tracer
         self._engine = engine
@@ -56,6 +56,8 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                 block_hashes=event.block_names,
                 tail_name=event.tail_name,
                 num_tokens=event.num_tokens,
+                offer=event.offer,
+                further_sources=self._limits.further_shards if event.offer else (),
             ),
         )
 

@@ -41,6 +41,9 @@ class AttentionSettings(ShardSettings, StoreSettings):
     store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")
     store_timeout_s: PositiveFloat = Field(2.0, description="Timeout of one pipeline to Redis.")
     kv_ttl_s: PositiveFloat = Field(600.0, description="Lifetime of latent KV in the store.")
+    handoff_hold_s: PositiveFloat = Field(
+        30.0, description="How long a prefill replica keeps blocks that the store does not hold for the decode replica."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Type of activations, and of latent KV where KV_DTYPE is auto."
     )

@@ -130,6 +130,22 @@ class BlobStore:
 
         await self._on_instances(dict.fromkeys(names, 0), drop)
 
+    async def room(self) -> int | None:
+        """Return the bytes that one user of the store may fill; None if there is no bound.
+
+        Of an instance that evicts, this is all its memory; of one that refuses when it is full, what is free.
+        """
+        room: list[int | None] = []
+        for instance in self._instances:
+            try:
+                (reply,) = await instance.run("info", [command(b"INFO", b"memory")])
+            except StoreUnavailable:
+                room.append(0)
+            else:
+                room.append(_room(bytes(cast(bytearray, reply)).decode()))
+        known = [each for each in room if each is not None]
+        return None if len(known) < len(room) else sum(known)
+
     async def close(self) -> None:
         """Closes all connections. No call may be in progress."""
         for instance in self._instances:
@@ -231,6 +247,16 @@ class BlobStore:
     def _read_command(self, name: str, num_bytes: int) -> list[Buffer]:
         """Reads the beginning of a head; whatever lies there cannot take more memory than asked for."""
         return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
+
+
+def _room(info: str) -> int | None:
+    """Read what INFO says of the memory of an instance."""
+    values = dict(line.split(":", 1) for line in info.split("\r\n") if ":" in line)
+    most = int(values.get("maxmemory", 0))
+    if most == 0:
+        return None
+    refuses = values.get("maxmemory_policy") == "noeviction"
+    return max(0, most - int(values.get("used_memory", 0))) if refuses else most
 
 
 def _kind(name: str) -> str:

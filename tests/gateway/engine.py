@@ -28,6 +28,7 @@ class Engine(AttentionServiceServicer):
     num_cached    tokens of each prompt that count as cached
     cut_at        place in the answer of a token that stands for another one
     left_out      keywords of schemas that are not enforced
+    offer         under which it holds the blocks of each prompt
     """
 
     def __init__(self, role: str, script: Script) -> None:
@@ -44,6 +45,7 @@ class Engine(AttentionServiceServicer):
         self.num_cached = 0
         self.cut_at: int | None = None
         self.left_out: list[str] = []
+        self.offer = ""
         self.load = pb.GetLoadResponse(num_free_blocks=100, num_blocks=100, block_tokens=BLOCK_TOKENS, max_waiting=8)
         self.prefills: list[pb.PrefillRequest] = []
         self.decodes: list[pb.DecodeRequest] = []
@@ -80,7 +82,7 @@ class Engine(AttentionServiceServicer):
         return pb.PrefillResponse(
             token_id=answer[0],
             finish_reason=self._finish(answer, 1, request.sampling),
-            manifest=pb.KvManifest(fingerprint=b"f", num_tokens=len(request.prompt.token_ids)),
+            manifest=pb.KvManifest(fingerprint=b"f", num_tokens=len(request.prompt.token_ids), offer=self.offer),
             num_cached_tokens=self.num_cached,
             logprobs=logprobs_at(answer, 0, request.sampling),
             cut=self.cut_at == 0,

@@ -13,16 +13,17 @@ import torch
 import uvloop
 
 from services.attention.constraint.workers import Rules
+from services.attention.engine.fetcher import Fetcher
 from services.attention.engine.forward import Forward
 from services.attention.engine.generation import FirstToken, Generation, Phase, Tokens
 from services.attention.engine.lives import Lives
 from services.attention.engine.load import Load, load_of
-from services.attention.engine.media import MediaSource
+from services.attention.engine.publisher import Publisher
 from services.attention.engine.roster import Roster
 from services.attention.engine.spans import StepSpans
 from services.attention.engine.step_metrics import count_step, show_roster
 from services.attention.engine.turns import Chunk
-from services.attention.layers.local import LayerShard
+from services.attention.layers.shard import LayerShard
 from services.attention.metrics import BLOCK_FAULTS, PREFILL_SECONDS
 from services.attention.sampling.on_host import SampledToken
 from services.runtime.errors import MoonshardError, Unavailable
@@ -47,7 +48,9 @@ class Engine:
         shards: Sequence[LayerShard],
         roster: Roster,
         step_tokens: int,
-        media: MediaSource | None,
+        fetcher: Fetcher,
+        publisher: Publisher,
+        hold_s: float,
         spans: StepSpans | None = None,
     ) -> None:
         self._role = role
@@ -63,7 +66,7 @@ class Engine:
         self._stopping = False
         self._loop = uvloop.new_event_loop()
         self._wake = asyncio.Event()
-        self._lives = Lives(role, roster, shards, media, self._loop, self._enqueue)
+        self._lives = Lives(role, roster, fetcher, publisher, hold_s, self._loop, self._enqueue)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.load = Load(num_free_blocks=roster.pool.num_free)
 
@@ -81,6 +84,10 @@ class Engine:
     def cancel(self, generation: Generation) -> None:
         """End a generation without a further event; its blocks are free before the next step."""
         self._post(lambda: self._lives.cancel(generation))
+
+    def release(self, offer: str) -> None:
+        """Free the blocks that are held for another replica; it has taken them."""
+        self._post(lambda: self._lives.release(offer))
 
     def drain(self) -> None:
         """Give every stream back to its caller, who continues it on another replica; finish the prompts."""
@@ -157,6 +164,7 @@ class Engine:
         losses = [shard.take_loss() for shard in self._shards]
         if any(losses):
             self._roster.pool.forget_all()
+            self._lives.release_all()
             computed = [g for g in self._roster.everyone() if g.phase is not Phase.WAITING]
             self._lives.fail(computed, Unavailable("a shard of this replica was lost"))
         for generation in self._roster.admit():

@@ -9,7 +9,7 @@ from services.attention.engine.media import media_rows
 from services.attention.engine.turns import Chunk
 from services.attention.layers.batch import Batch, Row, make_batch, split
 from services.attention.layers.formulas import embed, logits
-from services.attention.layers.local import LayerShard, all_of
+from services.attention.layers.shard import LayerShard, all_of
 from services.attention.layers.weights import EndWeights
 from services.checkpoint.config import TextConfig
 from services.model.device import to_device

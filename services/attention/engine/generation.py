@@ -8,6 +8,7 @@ from enum import Enum
 from torch import Tensor
 
 from services.attention.constraint.constraint import Constraint
+from services.attention.layers.blocks import Offer
 from services.attention.sampling.on_host import History, SampledToken, SamplingParams
 from services.checkpoint.block_names import BlockNames
 from services.runtime.errors import MoonshardError
@@ -28,6 +29,7 @@ class Phase(Enum):
     FETCHING = "fetching"  # the store fills its blocks
     RUNNING = "running"  # takes part in steps
     LEAVING = "leaving"  # computed; its blocks are being published
+    HELD = "held"  # handed over; another replica may take its blocks
     ABANDONED = "abandoned"  # over for its caller, but the store still reads or writes its blocks
 
 
@@ -68,6 +70,7 @@ class HandedOver:
     num_cached: int
     block_names: Sequence[bytes]
     tail_name: str
+    offer: str
     num_tokens: int
     milestones: Milestones
 
@@ -97,8 +100,9 @@ class Generation:
     names: BlockNames
     sink: Callable[[Event], None]
     hand_over: bool = False  # role prefill: one token, then publish everything
-    tail_name: str = ""  # in the store: the latent KV of the last, partly filled block
+    tail_name: str = ""  # in the store or offered: the latent KV of the last, partly filled block
     tail_tokens: int = 0  # num_computed once the tail is fetched
+    offer: Offer | None = None  # of the replica that computed the prompt, where the store does not hold all of it
     tenant: str = ""  # shares the steps with other tenants; empty: all such requests are one tenant
     phase: Phase = Phase.OUTSIDE
     arrival: int = 0  # a count of the roster's generations
@@ -106,6 +110,7 @@ class Generation:
     weight: int = 0  # of a token of its work in that order
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_publishable: int | None = None  # of its leading blocks, as decided before they were computed; None: all
     features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)

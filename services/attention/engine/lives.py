@@ -9,11 +9,9 @@ from typing import Any
 
 from services.attention.engine.fetcher import Fetched, Fetcher
 from services.attention.engine.generation import Failed, FirstToken, Generation, HandedOver, Phase
-from services.attention.engine.media import MediaSource
 from services.attention.engine.publisher import Published, Publisher
 from services.attention.engine.roster import Roster
 from services.attention.layers.blocks import NamedBlock
-from services.attention.layers.local import LayerShard
 from services.attention.metrics import FINISHED, HANDOFF_SECONDS, PREFIX_TOKENS, QUEUE_SECONDS
 from services.runtime.errors import MoonshardError
 
@@ -29,6 +27,7 @@ class Lives:
     The store works beside the steps. Its results are settled between them, since a step may be waiting for its experts
     when they come.
 
+    hold_s         how long the blocks of a hand-off are held for another replica
     between_steps  queues a command that the engine carries out between two steps
     """
 
@@ -36,17 +35,20 @@ class Lives:
         self,
         role: str,
         roster: Roster,
-        shards: Sequence[LayerShard],
-        media: MediaSource | None,
+        fetcher: Fetcher,
+        publisher: Publisher,
+        hold_s: float,
         loop: asyncio.AbstractEventLoop,
         between_steps: Callable[[Callable[[], None]], None],
     ) -> None:
         self._role = role
         self._roster = roster
-        self._fetcher = Fetcher(shards, roster.block_tokens, media)
-        self._publisher = Publisher(shards)
+        self._fetcher = fetcher
+        self._publisher = publisher
+        self._hold_s = hold_s
         self._loop = loop
         self._between_steps = between_steps
+        self._held: dict[str, Generation] = {}  # by their offers
         self._tasks: dict[Generation, asyncio.Task[StoreResult]] = {}  # the store reads or writes their blocks now
 
     def submit(self, generation: Generation) -> None:
@@ -63,6 +65,7 @@ class Lives:
         if not milestones.admitted_s:
             milestones.admitted_s = time.monotonic()
             QUEUE_SECONDS.labels(self._role).observe(milestones.admitted_s - milestones.arrived_s)
+        self._publisher.begin(generation)
         self._spawn(generation, self._fetcher.fetch(generation), "fetched")
 
     def publish(self, generation: Generation, blocks: Sequence[NamedBlock]) -> None:
@@ -72,19 +75,32 @@ class Lives:
     def hand_over(self, generation: Generation, first: FirstToken) -> None:
         """Publish what is left of a computed prompt, then say where to go on."""
         self._roster.leave(generation)
-        self._spawn(generation, self._publisher.publish_rest(generation, first, self._roster.block_tokens), "published")
+        self._spawn(generation, self._publisher.publish_rest(generation, first), "published")
+
+    def release(self, offer: str) -> None:
+        """Free the blocks of a hand-off: they were taken, or nobody came for them in time."""
+        generation = self._held.pop(offer, None)
+        if generation is not None:
+            self._publisher.withdraw(offer)
+            self._roster.remove(generation)
+
+    def release_all(self) -> None:
+        for offer in list(self._held):
+            self.release(offer)
 
     def cancel(self, generation: Generation) -> None:
-        """End a generation whose caller has gone."""
+        """End a generation whose caller has gone; one that is handed over has nothing more to say to it."""
+        if generation.phase is Phase.HELD:
+            return
         if generation in self._tasks:
             self._roster.abandon(generation)
         else:
             self.end(generation, "cancelled")
 
     def fail(self, generations: Sequence[Generation], error: MoonshardError) -> None:
-        """End generations by an error, except those whose caller has gone."""
+        """End generations by an error, except those whose caller has gone or has its answer."""
         for generation in generations:
-            if generation.phase is not Phase.ABANDONED:
+            if generation.phase not in {Phase.ABANDONED, Phase.HELD}:
                 self.cancel(generation)
                 generation.sink(Failed(error))
 
@@ -139,8 +155,19 @@ class Lives:
             num_cached=generation.num_cached or 0,
             block_names=published.block_names,
             tail_name=published.tail_name,
+            offer=published.offer,
             num_tokens=generation.num_computed,
             milestones=generation.milestones,
         )
-        self.end(generation, "handed_over")
+        if published.offer:
+            self._hold(generation, published.offer)
+        else:
+            self.end(generation, "handed_over")
         generation.sink(event)
+
+    def _hold(self, generation: Generation, offer: str) -> None:
+        FINISHED.labels("handed_over").inc()
+        self._publisher.forget(generation)
+        self._roster.hold(generation)
+        self._held[offer] = generation
+        self._loop.call_later(self._hold_s, self._between_steps, partial(self.release, offer))

@@ -85,6 +85,10 @@ class Roster:
         """A running generation computes no more but keeps its blocks until `remove`."""
         self._move(generation, Phase.LEAVING)
 
+    def hold(self, generation: Generation) -> None:
+        """A generation is handed over; its blocks stay until `remove` for the replica that goes on."""
+        self._move(generation, Phase.HELD)
+
     def abandon(self, generation: Generation) -> None:
         """A generation is over for its caller but keeps its blocks until `remove`."""
         self._turns.leave(generation)
@@ -180,9 +184,5 @@ class Roster:
         if num_computed >= generation.names.media_end:
             generation.features = {}
         names = generation.names.between(first, last, generation.token_ids)
-        blocks = generation.block_ids[first:last]
-        return [
-            NamedBlock(block_id, name)
-            for block_id, name in zip(blocks, names, strict=True)
-            if self.pool.name(block_id, name)
-        ]
+        blocks = zip(generation.block_ids[first:last], names, range(first, last), strict=True)
+        return [NamedBlock(*block) for block in blocks if self.pool.name(*block[:2])]

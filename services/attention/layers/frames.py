@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 
 from services.attention.layers.batch import Batch
-from services.attention.layers.blocks import NamedBlock
+from services.attention.layers.blocks import NamedBlock, OfferedBlock
 from services.checkpoint.block_names import NAME_BYTES
 from services.model.device import to_host
 from services.runtime.errors import WireError
 
 MAGIC = 0x4C59
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<HBBQ")  # magic, version, kind, call
 HELLO = struct.Struct("<QIIB32s")  # epoch, num_blocks, block_tokens, bytes of a number, fingerprint
 FORWARD = struct.Struct("<QII")  # step, micro-batch, bytes of the batch
 BLOCK = struct.Struct(f"<I{NAME_BYTES}s")  # block id, name
 TAIL = struct.Struct("<II32s")  # block id, tokens, name in ASCII
+OFFER = struct.Struct("<32sH")  # id in ASCII, bytes of an address
+OFFERED = struct.Struct(f"<II{NAME_BYTES}s")  # block id, tokens, name
 RESULT = struct.Struct("<i")  # a count or a truth
 DTYPES = {4: torch.float32, 2: torch.bfloat16}
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame asks for; its answer has the same kind, or FAILED."""
 
     HELLO = 1
@@ -36,13 +38,16 @@ class Kind(IntEnum):
     FETCH = 6
     FETCH_TAIL = 7
     FAILED = 8
+    OFFER = 9
+    WITHDRAW = 10
+    FETCH_OFFERED = 11
 
 
 @dataclass(frozen=True)
-class Frame:
+class LayerFrame:
     """One message. `call` pairs an answer with its question."""
 
-    kind: Kind
+    kind: FrameKind
     call: int
     body: memoryview
 
@@ -50,18 +55,18 @@ class Frame:
         return HEADER.pack(MAGIC, VERSION, self.kind, self.call) + self.body
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Frame":
+    def from_bytes(cls, data: bytes) -> "LayerFrame":
         if len(data) < HEADER.size:
             raise WireError(f"a layer frame of {len(data)} bytes is shorter than its header")
         magic, version, kind, call = HEADER.unpack_from(data)
-        if (magic, version) != (MAGIC, VERSION) or kind not in Kind.__members__.values():
+        if (magic, version) != (MAGIC, VERSION) or kind not in FrameKind.__members__.values():
             raise WireError(f"not a layer frame of version {VERSION}: magic {magic:#x}, version {version}, kind {kind}")
-        return cls(Kind(kind), call, memoryview(data)[HEADER.size :])
+        return cls(FrameKind(kind), call, memoryview(data)[HEADER.size :])
 
 
-def frame(kind: Kind, call: int, body: bytes = b"") -> bytes:
+def frame(kind: FrameKind, call: int, body: bytes = b"") -> bytes:
     """The bytes of one frame."""
-    return Frame(kind, call, memoryview(body)).to_bytes()
+    return LayerFrame(kind, call, memoryview(body)).to_bytes()
 
 
 def pack_forward(step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> bytes:
@@ -122,6 +127,29 @@ def unpack_tail(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[s
     if not 0 < num_tokens < block_tokens:
         raise WireError(f"a tail of {num_tokens} tokens in blocks of {block_tokens}")
     return name.decode(), block_id, num_tokens
+
+
+def pack_offer(offer: str, blocks: Sequence[OfferedBlock] = (), source: str = "") -> bytes:
+    """Body of OFFER, WITHDRAW (no blocks) and FETCH_OFFERED (with the address of the shard that offers)."""
+    address = source.encode()
+    offered = (OFFERED.pack(block.block_id, block.num_tokens, block.name) for block in blocks)
+    return b"".join((OFFER.pack(offer.encode(), len(address)), address, *offered))
+
+
+def unpack_offer(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[str, list[OfferedBlock], str]:
+    """(offer, blocks, source)."""
+    if len(body) < OFFER.size:
+        raise WireError(f"an offer of {len(body)} bytes is too short")
+    offer, num_bytes = OFFER.unpack_from(body)
+    start = OFFER.size + num_bytes
+    if (len(body) - start) % OFFERED.size or len(body) < start:
+        raise WireError(f"an offer of {len(body)} bytes is not an address and a list of blocks")
+    blocks = [OfferedBlock(block, name, tokens) for block, tokens, name in OFFERED.iter_unpack(body[start:])]
+    for block in blocks:
+        check_block(block.block_id, num_blocks)
+        if not 0 < block.num_tokens <= block_tokens:
+            raise WireError(f"{block.num_tokens} tokens offered of a block of {block_tokens}")
+    return offer.decode(), blocks, bytes(body[OFFER.size : start]).decode()
 
 
 def check_block(block_id: int, num_blocks: int) -> None:

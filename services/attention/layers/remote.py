@@ -11,8 +11,8 @@ from torch import Tensor
 
 from services.attention.layers import frames as wire
 from services.attention.layers.batch import Batch
-from services.attention.layers.blocks import NamedBlock
-from services.attention.layers.frames import Frame, Kind
+from services.attention.layers.blocks import NamedBlock, OfferedBlock
+from services.attention.layers.frames import FrameKind, LayerFrame
 from services.runtime.channels import open_channel
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 from services.runtime.tls import TlsFiles
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RUN = "/moonshard.v1.LayerService/Run"
 RECONNECT_S = 0.2
+PEER_BLOCK_S = 0.1  # more for each block that comes from another replica
 
 
 class RemoteLayers:
@@ -74,30 +75,42 @@ class RemoteLayers:
             await asyncio.gather(self._connection, return_exceptions=True)
 
     async def forward(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
-        body = await self._call(Kind.FORWARD, wire.pack_forward(step, micro_batch, batch, hidden))
+        body = await self._call(FrameKind.FORWARD, wire.pack_forward(step, micro_batch, batch, hidden))
         return wire.unpack_hidden(body, self._dtype, self._hidden_size)
 
     def publish(self, blocks: Sequence[NamedBlock]) -> Awaitable[bool]:
         # The frame is queued before this returns, so the shard copies the blocks before it computes the next step.
-        return self._truth(self._call(Kind.PUBLISH, wire.pack_blocks(blocks)))
+        return self._truth(self._call(FrameKind.PUBLISH, wire.pack_blocks(blocks)))
 
     async def publish_missing(self, blocks: Sequence[NamedBlock]) -> bool:
-        return await self._truth(self._call(Kind.PUBLISH_MISSING, wire.pack_blocks(blocks)))
+        return await self._truth(self._call(FrameKind.PUBLISH_MISSING, wire.pack_blocks(blocks)))
 
     def publish_tail(self, tail_name: str, block_id: int, num_tokens: int) -> Awaitable[bool]:
-        return self._truth(self._call(Kind.PUBLISH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
+        return self._truth(self._call(FrameKind.PUBLISH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
 
     async def fetch(self, blocks: Sequence[NamedBlock]) -> int:
-        return self._number(await self._call(Kind.FETCH, wire.pack_blocks(blocks)))
+        return self._number(await self._call(FrameKind.FETCH, wire.pack_blocks(blocks)))
 
     async def fetch_tail(self, tail_name: str, block_id: int, num_tokens: int) -> bool:
-        return await self._truth(self._call(Kind.FETCH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
+        return await self._truth(self._call(FrameKind.FETCH_TAIL, wire.pack_tail(tail_name, block_id, num_tokens)))
+
+    def offer(self, offer: str, blocks: Sequence[OfferedBlock]) -> Awaitable[bool]:
+        return self._truth(self._call(FrameKind.OFFER, wire.pack_offer(offer, blocks)))
+
+    def withdraw(self, offer: str) -> None:
+        # The shard takes frames in order, so it knows before it computes the next step. Its answer changes nothing.
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(wire.frame(FrameKind.WITHDRAW, 0, wire.pack_offer(offer)))
+
+    async def fetch_offered(self, source: str, offer: str, blocks: Sequence[OfferedBlock]) -> int:
+        body = wire.pack_offer(offer, blocks, source)
+        return self._number(await self._call(FrameKind.FETCH_OFFERED, body, len(blocks) * PEER_BLOCK_S))
 
     def take_loss(self) -> bool:
         lost, self._lost = self._lost, False
         return lost
 
-    def _call(self, kind: Kind, body: bytes) -> Awaitable[memoryview]:
+    def _call(self, kind: FrameKind, body: bytes, more_s: float = 0.0) -> Awaitable[memoryview]:
         answer: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
         if self._outgoing is None:
             answer.set_exception(Unavailable(f"shard {self._address} is not connected"))
@@ -105,14 +118,14 @@ class RemoteLayers:
         call, self._next_call = self._next_call, self._next_call + 1
         self._calls[call] = answer
         self._outgoing.put_nowait(wire.frame(kind, call, body))
-        return self._bounded(answer, call)
+        return self._bounded(answer, call, self._deadline_s + more_s)
 
-    async def _bounded(self, answer: "asyncio.Future[memoryview]", call: int) -> memoryview:
+    async def _bounded(self, answer: "asyncio.Future[memoryview]", call: int, deadline_s: float) -> memoryview:
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(deadline_s):
                 return await answer
         except TimeoutError:
-            raise DeadlineExceeded(f"shard {self._address} took more than {self._deadline_s:g} s") from None
+            raise DeadlineExceeded(f"shard {self._address} took more than {deadline_s:g} s") from None
         finally:
             self._calls.pop(call, None)
 
@@ -142,17 +155,17 @@ class RemoteLayers:
         async with open_channel(self._address, tls=self._tls) as channel:
             # Without serialisers messages are bytes, which the stubs do not know.
             stream: Any = channel.stream_stream(RUN)()
-            await stream.write(wire.frame(Kind.HELLO, 0, self._hello))
+            await stream.write(wire.frame(FrameKind.HELLO, 0, self._hello))
             first = await stream.read()
             if first is grpc.aio.EOF:
                 raise Unavailable(f"{self._address} ended the stream")
-            self._check_hello(Frame.from_bytes(first))
+            self._check_hello(LayerFrame.from_bytes(first))
             self._outgoing = asyncio.Queue()
             writer = asyncio.create_task(self._write(stream, self._outgoing))
             self._connected.set()
             try:
                 while (data := await stream.read()) is not grpc.aio.EOF:
-                    self._take(Frame.from_bytes(data))
+                    self._take(LayerFrame.from_bytes(data))
             finally:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
@@ -161,17 +174,17 @@ class RemoteLayers:
         while True:
             await stream.write(await outgoing.get())
 
-    def _check_hello(self, answer: Frame) -> None:
-        if answer.kind == Kind.FAILED:
+    def _check_hello(self, answer: LayerFrame) -> None:
+        if answer.kind == FrameKind.FAILED:
             raise WireError(f"shard {self._address} refused: {bytes(answer.body).decode()}")
-        if answer.kind != Kind.HELLO:
+        if answer.kind != FrameKind.HELLO:
             raise WireError(f"shard {self._address} answered {answer.kind.name} to HELLO")
 
-    def _take(self, answer: Frame) -> None:
+    def _take(self, answer: LayerFrame) -> None:
         waiting = self._calls.get(answer.call)
         if waiting is None or waiting.done():
             return
-        if answer.kind == Kind.FAILED:
+        if answer.kind == FrameKind.FAILED:
             waiting.set_exception(Unavailable(f"shard {self._address}: {bytes(answer.body).decode()}"))
         else:
             waiting.set_result(answer.body)

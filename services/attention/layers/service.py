@@ -11,7 +11,7 @@ import torch
 import uvloop
 
 from services.attention.layers import frames as wire
-from services.attention.layers.frames import Frame, Kind
+from services.attention.layers.frames import FrameKind, LayerFrame
 from services.attention.layers.local import LocalLayers
 from services.runtime.errors import MoonshardError, WireError
 
@@ -79,14 +79,15 @@ class LayerServicer:
         """One engine's stream: HELLO first, then frames, each answered once, in any order."""
         self._engine += 1
         engine = self._engine
-        first = Frame.from_bytes(await anext(requests))
+        first = LayerFrame.from_bytes(await anext(requests))
         refusal = self._refusal(first)
         if refusal:
-            yield wire.frame(Kind.FAILED, 0, refusal.encode())
+            yield wire.frame(FrameKind.FAILED, 0, refusal.encode())
             return
         # What the engine before left in flight may still write into blocks that are the new one's now.
         await asyncio.gather(*self._working, return_exceptions=True)
-        yield wire.frame(Kind.HELLO, 0)
+        await self._worker.run(self._forget_offers)
+        yield wire.frame(FrameKind.HELLO, 0)
         answers: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._answers.add(answers)
         reader = asyncio.create_task(self._read(requests, answers, engine))
@@ -107,42 +108,56 @@ class LayerServicer:
             async for data in requests:
                 if engine != self._engine:
                     break
-                task = asyncio.create_task(self._answer(Frame.from_bytes(data), answers))
+                task = asyncio.create_task(self._answer(LayerFrame.from_bytes(data), answers))
                 self._working.add(task)
                 task.add_done_callback(self._working.discard)
         finally:
             answers.put_nowait(None)
 
-    async def _answer(self, request: Frame, answers: "asyncio.Queue[bytes | None]") -> None:
+    async def _answer(self, request: LayerFrame, answers: "asyncio.Queue[bytes | None]") -> None:
         try:
             body = await self._worker.run(lambda: self._serve(request))
             answers.put_nowait(wire.frame(request.kind, request.call, body))
         except MoonshardError as error:
-            answers.put_nowait(wire.frame(Kind.FAILED, request.call, str(error).encode()))
+            answers.put_nowait(wire.frame(FrameKind.FAILED, request.call, str(error).encode()))
 
-    async def _serve(self, request: Frame) -> bytes:
-        if request.kind == Kind.FORWARD:
+    async def _forget_offers(self) -> None:
+        self._layers.offers.clear()
+
+    async def _serve(self, request: LayerFrame) -> bytes:
+        if request.kind == FrameKind.FORWARD:
             step, micro_batch, batch, hidden = wire.unpack_forward(request.body, self._dtype, self._hidden_size)
             return wire.pack_hidden(await self._layers.forward(step, micro_batch, batch, hidden))
+        if request.kind in {FrameKind.OFFER, FrameKind.WITHDRAW, FrameKind.FETCH_OFFERED}:
+            return wire.RESULT.pack(await self._exchange(request))
         return wire.RESULT.pack(await self._move(request))
 
-    async def _move(self, request: Frame) -> int:
-        if request.kind in {Kind.PUBLISH_TAIL, Kind.FETCH_TAIL}:
+    async def _exchange(self, request: LayerFrame) -> int:
+        offer, blocks, source = wire.unpack_offer(request.body, self._num_blocks, self._block_tokens)
+        if request.kind == FrameKind.OFFER:
+            return await self._layers.offer(offer, blocks)
+        if request.kind == FrameKind.FETCH_OFFERED:
+            return await self._layers.fetch_offered(source, offer, blocks)
+        self._layers.withdraw(offer)
+        return 1
+
+    async def _move(self, request: LayerFrame) -> int:
+        if request.kind in {FrameKind.PUBLISH_TAIL, FrameKind.FETCH_TAIL}:
             tail = wire.unpack_tail(request.body, self._num_blocks, self._block_tokens)
-            if request.kind == Kind.PUBLISH_TAIL:
+            if request.kind == FrameKind.PUBLISH_TAIL:
                 return await self._layers.publish_tail(*tail)
             return await self._layers.fetch_tail(*tail)
         blocks = wire.unpack_blocks(request.body, self._num_blocks)
-        if request.kind == Kind.PUBLISH:
+        if request.kind == FrameKind.PUBLISH:
             return await self._layers.publish(blocks)
-        if request.kind == Kind.PUBLISH_MISSING:
+        if request.kind == FrameKind.PUBLISH_MISSING:
             return await self._layers.publish_missing(blocks)
-        if request.kind == Kind.FETCH:
+        if request.kind == FrameKind.FETCH:
             return await self._layers.fetch(blocks)
         raise WireError(f"{request.kind.name} is not a request")
 
-    def _refusal(self, first: Frame) -> str:
-        if first.kind != Kind.HELLO or len(first.body) != wire.HELLO.size:
+    def _refusal(self, first: LayerFrame) -> str:
+        if first.kind != FrameKind.HELLO or len(first.body) != wire.HELLO.size:
             return "a stream begins with HELLO"
         theirs, ours = wire.HELLO.unpack(first.body)[1:], wire.HELLO.unpack(self._hello)[1:]
         names = ("num_blocks", "block_tokens", "bytes of a number", "checkpoint, layers or layout")

@@ -243,3 +243,15 @@ async def test_many_streams_survive_one_death(start_site):
             assert streamed.text[choice] == "Wörds, wörds"
             assert streamed.calls[choice] == [["functions.f:0", "f", '{"a": "🙂"}']]
             assert streamed.finish[choice] == "tool_calls"
+
+
+async def test_a_decode_replica_learns_where_the_prompt_was_computed(start_site):
+    """Where the store does not hold it, its blocks come from there."""
+    site = await start_site(answer=ANSWER)
+    prefill = site.prefills[0]
+    for offer in ("", "o" * 32):
+        prefill.offer = offer
+        check_whole(await stream(site))
+    without, with_offer = (request.manifest for request in site.decodes[0].decodes)
+    assert (without.offer, without.source) == ("", "")
+    assert (with_offer.offer, with_offer.source) == ("o" * 32, prefill.address)

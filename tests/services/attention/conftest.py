@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from services.attention.assembly import Assembly, EngineReplica
+from protos.attention_pb2_grpc import add_BlockServiceServicer_to_server
+from services.attention.assembly import Assembly
 from services.attention.engine.generation import Event, Failed, Generation, HandedOver, Tokens
+from services.attention.layers.blocks import Offer
+from services.attention.replica import EngineReplica
 from services.attention.sampling.on_host import SamplingParams
 from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import BlockNames
 from services.checkpoint.vocabulary import load_tokens
 from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.redis_server import RedisServer
+from services.runtime.server import start_server
 from services.tokenizer.vocabulary import load_vocabulary
 from tests.services.attention.constraint.constraining import Desk
 from tests.small_tokenizer import write_small_tokenizer
@@ -76,11 +80,13 @@ class Request:
 class Rig:
     """A replica and the requests put to it."""
 
-    def __init__(self, replica: EngineReplica):
+    def __init__(self, replica: EngineReplica, server, address):
         self.replica = replica
         self.engine = replica.engine
+        self.server, self.address = server, address
 
-    def submit(self, token_ids, num_tokens, *, num_prompt=None, hand_over=False, tail=None, **sampling):
+    def submit(self, token_ids, num_tokens, *, num_prompt=None, hand_over=False, tail=None, source=None, **sampling):
+        """Puts a request to the engine. `tail` and `source`: what was handed over, by which rig."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
         limits = self.replica.limits
         num_prompt = num_prompt or len(token_ids)
@@ -95,6 +101,7 @@ class Rig:
             hand_over=hand_over,
             tail_name=tail.tail_name if tail else "",
             tail_tokens=tail.num_tokens if tail else 0,
+            offer=Offer(tail.offer, [source.address]) if tail and tail.offer else None,
         )
         self.engine.submit(generation)
         return Request(generation, events)
@@ -122,11 +129,16 @@ async def start_rig(tiny_checkpoint):
                 "block_tokens": 16,
                 "num_blocks": 64,
                 "step_tokens": 32,
+                "handoff_hold_s": 1.0,
             }
             replica = Assembly(AttentionSettings(**{**defaults, **changes})).replica()
             await replica.open(30.0)
             stack.push_async_callback(replica.close)
-            rig = Rig(replica)
+            server, address = await start_server(
+                lambda server: add_BlockServiceServicer_to_server(replica.block_servicer, server), "127.0.0.1:0"
+            )
+            stack.push_async_callback(server.stop, None)
+            rig = Rig(replica, server, address)
             stack.push_async_callback(rig.idle)
             return rig
 

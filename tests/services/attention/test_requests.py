@@ -3,10 +3,11 @@
 import pytest
 
 from protos import attention_pb2 as pb
-from services.attention.requests import Limits, generation_from_proto
+from services.attention.layers.blocks import Offer
+from services.attention.requests import ReplicaLimits, generation_from_proto
 from services.runtime.errors import InvalidRequest
 
-LIMITS = Limits(
+LIMITS = ReplicaLimits(
     names_root=b"r" * 32,
     vocab_size=100,
     block_tokens=16,
@@ -67,3 +68,40 @@ def test_a_manifest_of_another_layout_is_of_no_use():
     assert (generation(manifest=ours).tail_name, generation(manifest=ours).tail_tokens) == ("tail", 2)
     assert generation(manifest={**ours, "fingerprint": b"x" * 32}).tail_name == ""
     assert generation(manifest={**ours, "num_tokens": 3}).tail_name == ""
+
+
+OFFER = {
+    "fingerprint": LIMITS.names_root,
+    "tail_name": "t" * 32,
+    "num_tokens": 2,
+    "offer": "o" * 32,
+    "source": "unix:/run/prefill.sock",
+}
+
+
+def test_an_offer_says_where_the_blocks_are():
+    assert generation(manifest=OFFER).offer == Offer("o" * 32, ["unix:/run/prefill.sock"])
+    assert generation(manifest={**OFFER, "fingerprint": b"x" * 32}).offer is None
+    assert generation(manifest={**OFFER, "offer": ""}).offer is None
+    in_two = {**OFFER, "further_sources": ["unix:/run/shard.sock"]}
+    assert generation(manifest=in_two).offer is None, "each shard takes its own layers from a shard that has the same"
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        pytest.param({"source": ""}, "manifest.source", id="no-source"),
+        pytest.param({"source": "nowhere"}, "manifest.source", id="no-address"),
+        pytest.param({"further_sources": ["x"]}, "manifest.source", id="no-address-of-a-shard"),
+        pytest.param({"offer": "short"}, "manifest.offer", id="short-offer"),
+    ],
+)
+def test_a_bad_offer_is_named(change, field):
+    with pytest.raises(InvalidRequest) as refused:
+        generation(manifest={**OFFER, **change})
+    assert refused.value.field == field
+
+
+def test_a_request_says_which_tokens_were_generated():
+    made = generation({"token_ids": [1, 2, 3, 4, 5], "tenant": "one"})
+    assert (made.names.num_prompt, made.is_past_prompt, made.num_next, made.tenant) == (3, False, 3, "one")

@@ -149,3 +149,22 @@ async def test_values_spread_over_instances(socket_folder, order):
         assert await reader.get(list(values)) == list(values.values())
         await store.close()
         await reader.close()
+
+
+async def test_room_is_what_an_evicting_instance_has_and_what_a_refusing_one_has_left(socket_folder):
+    (socket_folder / "a").mkdir()
+    with RedisServer(socket_folder, max_bytes=20 << 20) as evicting, RedisServer(socket_folder / "a") as other:
+        one, both = BlobStore([evicting.url], ttl_s=60), BlobStore([evicting.url, other.url], ttl_s=60)
+        with redis.Redis.from_url(other.url) as client:
+            client.config_set("maxmemory", 30 << 20)
+            client.config_set("maxmemory-policy", "noeviction")
+            await both.put({f"v{i}": os.urandom(1 << 20) for i in range(10)})
+            used = int(client.info("memory")["used_memory"])
+            assert await one.room() == 20 << 20
+            assert abs(await both.room() - ((50 << 20) - used)) < 1 << 20
+            client.config_set("maxmemory", 0)
+            assert await both.room() is None
+        await one.close()
+        other.stop()
+        assert await both.room() == 20 << 20, "an instance that is gone has no room"
+        await both.close()

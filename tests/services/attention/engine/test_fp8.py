@@ -4,7 +4,7 @@ import pytest
 
 from kernels.reference import latent_fp8
 from services.attention.assembly import Assembly
-from services.attention.layers.frames import Frame, Kind
+from services.attention.layers.frames import FrameKind, LayerFrame
 from services.attention.settings import AttentionSettings
 from tests.services.attention.conftest import load_reference
 from tests.services.attention.engine.test_engine import prompt
@@ -78,7 +78,7 @@ def test_every_form_of_every_dtype_has_a_layout_of_its_own(tiny_checkpoint):
         {"dtype": dtype, "kv_dtype": kv_dtype} for dtype in ("float32", "bfloat16") for kv_dtype in ("auto", "fp8")
     ]
     told = [AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", **form) for form in forms]
-    assert len({Assembly(settings)._fingerprint(range(4)) for settings in told}) == len(forms)
+    assert len({Assembly(settings)._layout.fingerprint(range(4)) for settings in told}) == len(forms)
 
 
 async def test_a_further_shard_refuses_an_engine_with_the_other_form(tiny_checkpoint):
@@ -87,8 +87,10 @@ async def test_a_further_shard_refuses_an_engine_with_the_other_form(tiny_checkp
         return Assembly(AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", num_blocks=2, **told))
 
     servicer = assembly(1, "fp8").further_shard().servicer
-    hellos = {kv_dtype: assembly(0, kv_dtype)._hello(1) for kv_dtype in ("auto", "fp8")}
-    refusals = {name: servicer._refusal(Frame(Kind.HELLO, 0, memoryview(hello))) for name, hello in hellos.items()}
+    hellos = {kv_dtype: assembly(0, kv_dtype)._layout.hello(1) for kv_dtype in ("auto", "fp8")}
+    refusals = {
+        name: servicer._refusal(LayerFrame(FrameKind.HELLO, 0, memoryview(hello))) for name, hello in hellos.items()
+    }
     assert refusals == {"auto": "engine and shard differ in checkpoint, layers or layout", "fp8": ""}
 
 

@@ -5,31 +5,31 @@ import torch
 
 from services.attention.layers import frames as wire
 from services.attention.layers.batch import Row, make_batch
-from services.attention.layers.blocks import NamedBlock
-from services.attention.layers.frames import Frame, Kind
+from services.attention.layers.blocks import NamedBlock, OfferedBlock
+from services.attention.layers.frames import FrameKind, LayerFrame
 from services.runtime.errors import WireError
 
 NAME = b"n" * 32
 
 
 def test_a_frame_comes_back():
-    frame = Frame.from_bytes(wire.frame(Kind.PUBLISH, 2**40, b"body"))
-    assert (frame.kind, frame.call, bytes(frame.body)) == (Kind.PUBLISH, 2**40, b"body")
+    frame = LayerFrame.from_bytes(wire.frame(FrameKind.PUBLISH, 2**40, b"body"))
+    assert (frame.kind, frame.call, bytes(frame.body)) == (FrameKind.PUBLISH, 2**40, b"body")
 
 
 @pytest.mark.parametrize(
     "data",
     [
         pytest.param(b"", id="empty"),
-        pytest.param(wire.frame(Kind.HELLO, 1)[:-1], id="short-header"),
-        pytest.param(b"\0\0" + wire.frame(Kind.HELLO, 1)[2:], id="magic"),
+        pytest.param(wire.frame(FrameKind.HELLO, 1)[:-1], id="short-header"),
+        pytest.param(b"\0\0" + wire.frame(FrameKind.HELLO, 1)[2:], id="magic"),
         pytest.param(wire.HEADER.pack(wire.MAGIC, 9, 1, 1), id="version"),
         pytest.param(wire.HEADER.pack(wire.MAGIC, wire.VERSION, 99, 1), id="kind"),
     ],
 )
 def test_what_is_no_frame_is_refused(data):
     with pytest.raises(WireError):
-        Frame.from_bytes(data)
+        LayerFrame.from_bytes(data)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -74,3 +74,29 @@ def test_tails_come_back_and_stay_inside_their_block():
             wire.unpack_tail(memoryview(tail), num_blocks, block_tokens)
     with pytest.raises(WireError):
         wire.unpack_tail(memoryview(tail[:-1]), 8, 16)
+
+
+OFFER = "f" * 32
+
+
+@pytest.mark.parametrize("source", ["", "unix:/run/a.sock", "[::1]:7000"])
+@pytest.mark.parametrize("blocks", [[], [OfferedBlock(0, NAME, 16), OfferedBlock(7, b"m" * 32, 3)]])
+def test_offers_come_back(source, blocks):
+    body = memoryview(wire.pack_offer(OFFER, blocks, source))
+    assert wire.unpack_offer(body, 8, 16) == (OFFER, blocks, source)
+
+
+@pytest.mark.parametrize(
+    "body, num_blocks, block_tokens",
+    [
+        pytest.param(b"short", 8, 16, id="short"),
+        pytest.param(wire.pack_offer(OFFER, [OfferedBlock(1, NAME, 16)])[:-1], 8, 16, id="cut"),
+        pytest.param(wire.OFFER.pack(OFFER.encode(), 50), 8, 16, id="address-cut"),
+        pytest.param(wire.pack_offer(OFFER, [OfferedBlock(8, NAME, 16)]), 8, 16, id="block-outside"),
+        pytest.param(wire.pack_offer(OFFER, [OfferedBlock(1, NAME, 17)]), 8, 16, id="too-many-tokens"),
+        pytest.param(wire.pack_offer(OFFER, [OfferedBlock(1, NAME, 0)]), 8, 16, id="no-tokens"),
+    ],
+)
+def test_what_is_no_offer_is_refused(body, num_blocks, block_tokens):
+    with pytest.raises(WireError):
+        wire.unpack_offer(memoryview(body), num_blocks, block_tokens)
