@@ -130,7 +130,7 @@ class Engine:
             try:
                 self._between_steps()
                 self._report()
-                if not all(shard.is_connected for shard in self._shards):
+                if not self._is_connected:
                     await asyncio.sleep(SHARD_PAUSE_S)
                     continue
                 plan = self._roster.plan(self._step_tokens)
@@ -147,6 +147,10 @@ class Engine:
             except Exception:
                 log.exception("a step failed")
                 self._lives.fail([chunk.generation for chunk in plan], MoonshardError("internal error in a step"))
+
+    @property
+    def _is_connected(self) -> bool:
+        return all(shard.is_connected for shard in self._shards)
 
     def _check_if_idle(self) -> None:
         """Log and count faults of the bookkeeping. It goes on with them: a lost block costs memory, never an answer."""
@@ -167,7 +171,7 @@ class Engine:
             self._lives.release_all()
             computed = [g for g in self._roster.everyone() if g.phase is not Phase.WAITING]
             self._lives.fail(computed, Unavailable("a shard of this replica was lost"))
-        for generation in self._roster.admit():
+        for generation in self._roster.admit() if self._is_connected else ():
             self._lives.fetch(generation)
 
     async def _run_step(self, plan: Sequence[Chunk]) -> None:

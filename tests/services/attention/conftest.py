@@ -85,8 +85,22 @@ class Rig:
         self.engine = replica.engine
         self.server, self.address = server, address
 
-    def submit(self, token_ids, num_tokens, *, num_prompt=None, hand_over=False, tail=None, source=None, **sampling):
-        """Puts a request to the engine. `tail` and `source`: what was handed over, by which rig."""
+    def submit(
+        self,
+        token_ids,
+        num_tokens,
+        *,
+        num_prompt=None,
+        hand_over=False,
+        tail=None,
+        source=None,
+        further=(),
+        **sampling,
+    ):
+        """Puts a request to the engine.
+
+        tail, source, further  what was handed over, by which rig, with which addresses of further shards
+        """
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
         limits = self.replica.limits
         num_prompt = num_prompt or len(token_ids)
@@ -101,7 +115,7 @@ class Rig:
             hand_over=hand_over,
             tail_name=tail.tail_name if tail else "",
             tail_tokens=tail.num_tokens if tail else 0,
-            offer=Offer(tail.offer, [source.address]) if tail and tail.offer else None,
+            offer=Offer(tail.offer, [source.address, *further]) if tail and tail.offer else None,
         )
         self.engine.submit(generation)
         return Request(generation, events)
