@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+from services.attention.engine import engine as engine_module
 from services.attention.engine.generation import FinishReason
+from services.attention.metrics import BLOCK_FAULTS
 from services.runtime.errors import Overloaded, Unavailable
 from services.runtime.redis_server import RedisServer
 
@@ -146,3 +148,19 @@ async def test_the_finish_is_reported_once(start_rig):
     assert reasons == [None, None, FinishReason.LENGTH]
     await asyncio.sleep(0.05)
     assert request.events.empty()
+
+
+async def test_an_idle_engine_names_and_counts_faults_and_goes_on(start_rig, reference, monkeypatch, caplog):
+    monkeypatch.setattr(engine_module, "CHECK_EVERY_S", 0.0)
+    rig = await start_rig()
+    pool, before = rig.engine._roster.pool, BLOCK_FAULTS._value.get()
+    await rig.submit(prompt(20), 2).tokens()
+    await rig.idle()
+    assert BLOCK_FAULTS._value.get() == before
+    lost = pool._blank.pop(0)
+    assert await rig.submit(prompt(20), 6).tokens() == reference.generate(prompt(20), 6)
+    while BLOCK_FAULTS._value.get() == before:
+        await asyncio.sleep(0.01)
+    assert "the block pool is at fault: a block is lost" in caplog.text
+    pool._blank.insert(0, lost)
+    await rig.submit(prompt(20), 1).tokens()  # the load is taken anew
