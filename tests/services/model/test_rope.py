@@ -3,9 +3,6 @@ import json
 
 import pytest
 import torch
-from transformers import DeepseekV3Config
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale
 
 from services.checkpoint.config import load_config
 from services.checkpoint.rope_fields import YarnConfig
@@ -54,8 +51,13 @@ def test_equal_to_the_reference(change):
     [(), ("beta_fast",), ("beta_slow",), ("original_max_position_embeddings",)],
     ids="+".join,
 )
-def test_equal_to_transformers_where_fields_are_absent(shared_data, tmp_path, name, absent):
-    text = json.loads((shared_data / "kimi-k2-tokenizer" / "model_config.json").read_text())["text_config"]
+def test_equal_to_transformers_where_fields_are_absent(released, tmp_path, name, absent):
+    # Here, because loading transformers takes seconds.
+    from transformers import DeepseekV3Config  # noqa: PLC0415
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale  # noqa: PLC0415
+
+    text = json.loads((released / "config.json").read_text())["text_config"]
     yarn = {field: value for field, value in text.pop("rope_scaling").items() if field not in absent}
     text[name] = yarn
     (tmp_path / "config.json").write_text(json.dumps(text))
