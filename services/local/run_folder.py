@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -30,8 +31,10 @@ class RunFolder:
         fitting = [folder for folder in candidates if _fits(folder)]
         if not fitting:
             raise ValueError(f"{candidates[0]} is too long a path for Unix sockets ({MAX_SOCKET_PATH_BYTES} bytes)")
-        # mkdtemp makes it with mode 0700: whoever can open a socket could read every user's tokens.
+        # mkdtemp makes it with mode 0700: a process that can open a socket can read every user's tokens.
         self.path = Path(tempfile.mkdtemp(prefix="moonshard-", dir=fitting[0]))
+        self.store_key.touch(mode=0o600)
+        self.store_key.write_text(secrets.token_hex(32))
 
     def socket(self, process: str) -> Path:
         """The path of the socket on which this process serves."""
@@ -42,6 +45,11 @@ class RunFolder:
     def metrics_socket(self, process: str) -> Path:
         """The path of the socket on which it shows its metrics: no port is taken for them."""
         return self.path / f"{process}.prom"
+
+    @property
+    def store_key(self) -> Path:
+        """The file with the key that authenticates what the processes store in Redis."""
+        return self.path / "store.key"
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

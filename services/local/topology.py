@@ -127,7 +127,7 @@ class _Plan:
     def vision(self, name: str, replica: int) -> ProcessSpec:
         settings = {
             "MODEL": str(self._topology.model),
-            "STORE": self._store_urls,
+            **self._store_settings,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
         }
@@ -150,7 +150,7 @@ class _Plan:
             "NUM_SHARDS": str(len(chain)),
             "NEXT_SHARDS": self._addresses(chain[1:]) if shard == 0 else "",
             "EXPERTS": ",".join("|".join(map(self._address, replicas)) for replicas in self.experts),
-            "STORE": self._store_urls,
+            **self._store_settings,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
         }
@@ -167,7 +167,7 @@ class _Plan:
             "PREFILLS": self._addresses([chain[0] for chain in self.prefills]),
             "DECODES": self._addresses([chain[0] for chain in self.decodes]),
             "VISIONS": self._addresses(self.visions),
-            "STORE": self._store_urls,
+            **self._store_settings,
             "MODEL_NAME": t.model_name,
         }
         if t.idle_s is not None:
@@ -239,8 +239,9 @@ class _Plan:
         return {f"MOONSHARD_{name}": value for name, value in merged.items()}
 
     @property
-    def _store_urls(self) -> str:
-        return ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores)
+    def _store_settings(self) -> dict[str, str]:
+        urls = ",".join(f"unix://{self._folder.socket(name)}" for name in self.stores)
+        return {"STORE": urls, "STORE_MAC_FILE": str(self._folder.store_key)}
 
     def _address(self, name: str) -> str:
         if self._topology.tls is None:

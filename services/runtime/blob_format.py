@@ -1,7 +1,8 @@
 """How a value lies in Redis: one key up to 1 MiB, else a head and chunks of 1 MiB beside it.
 
-A head is, little endian: MAGIC, the size of the name (u16), the length of the value (u64), xxh3-128 of name and value;
-then the name; then the value itself if it fits. Chunks are bare bytes: the digest covers them all and their order.
+A head is, little endian: the magic of the sealer, the size of the name (u16), the length of the value (u64), the seal
+of name and value (32 bytes, blob_seal.py); then the name; then the value itself if it fits. Chunks are bare bytes: the
+seal covers them all and their order.
 """
 
 import struct
@@ -10,15 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-import xxhash
-
+from services.runtime.blob_seal import SEAL_BYTES, Sealer
 from services.runtime.redis_connection import Buffer
 
 CHUNK_BYTES = 1 << 20
 MAX_NAME_BYTES = 1024
 MAX_VALUE_BYTES = 256 << 20
-FIXED = struct.Struct("<4sHQ16s")
-MAGIC = b"msb1"
+FIXED = struct.Struct(f"<4sHQ{SEAL_BYTES}s")
 MAX_HEAD_BYTES = FIXED.size + MAX_NAME_BYTES + CHUNK_BYTES
 
 
@@ -27,7 +26,7 @@ class Cause(StrEnum):
 
     MISSING = "missing"  # the value, or a part of it, is not there
     SHORT = "short"  # it has another length than it should have
-    DAMAGED = "damaged"  # its bytes are not those that were put
+    DAMAGED = "damaged"  # its bytes are not those that were put, or another process' key sealed them
     MISNAMED = "misnamed"  # it is another name's value
     UNREACHABLE = "unreachable"  # its instance does not answer
 
@@ -37,7 +36,7 @@ class Head:
     """What a reader knows of a value before it has its chunks. `inline` is the value of a small one."""
 
     length: int
-    digest: bytes
+    seal: bytes
     inline: memoryview
 
     @property
@@ -45,14 +44,14 @@ class Head:
         return num_chunks(self.length)
 
     @classmethod
-    def parse(cls, name: bytes, stored: bytes | bytearray) -> Self | Cause:
+    def parse(cls, name: bytes, stored: bytes | bytearray, sealer: Sealer) -> Self | Cause:
         """The head that belongs to the name, or why there is none. The value itself is not checked yet."""
         if not stored:
             return Cause.MISSING
         if len(stored) < FIXED.size:
             return Cause.SHORT
-        magic, name_bytes, length, digest = FIXED.unpack_from(stored)
-        if magic != MAGIC or length > MAX_VALUE_BYTES:
+        magic, name_bytes, length, seal = FIXED.unpack_from(stored)
+        if magic != sealer.magic or length > MAX_VALUE_BYTES:
             return Cause.DAMAGED
         value_at = FIXED.size + len(name)
         if name_bytes != len(name) or stored[FIXED.size : value_at] != name:
@@ -60,19 +59,15 @@ class Head:
         inline = memoryview(stored)[value_at:]
         if len(inline) != (0 if num_chunks(length) else length):
             return Cause.SHORT
-        return cls(length, digest, inline)
-
-    def fits(self, name: bytes, value: Buffer) -> bool:
-        """Whether these are the bytes that were put under the name."""
-        return _digest(name, [value]) == self.digest
+        return cls(length, seal, inline)
 
 
-def num_stored_chunks(stored: bytes | bytearray) -> int:
+def num_stored_chunks(stored: bytes | bytearray, sealer: Sealer) -> int:
     """Chunks beside a head, of which at least the fixed part is given; none if it is no head."""
     if len(stored) < FIXED.size:
         return 0
     magic, _, length, _ = FIXED.unpack_from(stored)
-    return num_chunks(length) if magic == MAGIC and length <= MAX_VALUE_BYTES else 0
+    return num_chunks(length) if magic == sealer.magic and length <= MAX_VALUE_BYTES else 0
 
 
 def num_chunks(length: int) -> int:
@@ -80,11 +75,11 @@ def num_chunks(length: int) -> int:
     return 0 if length <= CHUNK_BYTES else -(-length // CHUNK_BYTES)
 
 
-def pack(name: bytes, pieces: Sequence[memoryview]) -> list[list[Buffer]]:
+def pack(name: bytes, pieces: Sequence[memoryview], sealer: Sealer) -> list[list[Buffer]]:
     """A value as the strings to store, each in pieces: the head, then its chunks. Nothing is copied."""
     length = sum(map(len, pieces))
     assert len(name) <= MAX_NAME_BYTES and length <= MAX_VALUE_BYTES, f"{len(name)}-byte name, {length}-byte value"
-    head: list[Buffer] = [FIXED.pack(MAGIC, len(name), length, _digest(name, pieces)), name]
+    head: list[Buffer] = [FIXED.pack(sealer.magic, len(name), length, sealer.seal(name, pieces)), name]
     if not num_chunks(length):
         return [[*head, *pieces]]
     return [head, *_cut(pieces)]
@@ -104,10 +99,3 @@ def _cut(pieces: Sequence[memoryview]) -> Iterator[list[Buffer]]:
                 chunk, room = [], CHUNK_BYTES
     if chunk:
         yield chunk
-
-
-def _digest(name: bytes, pieces: Sequence[Buffer]) -> bytes:
-    digest = xxhash.xxh3_128(name)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()

@@ -1,10 +1,11 @@
 """A store of named bytes over Redis, for latent KV and media features. A cache: what it returns is exact, or nothing.
 
-Every value carries its name, its length and a checksum; one that is missing, short, damaged or misnamed counts as
-missing. Every key has a time to live.
+Every value carries its name, its length and a seal; one that is missing, short, damaged or misnamed counts as missing.
+Every key has a time to live.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar, cast
@@ -20,11 +21,12 @@ from services.runtime.blob_format import (
     num_stored_chunks,
     pack,
 )
+from services.runtime.blob_seal import open_sealer
 from services.runtime.errors import StoreUnavailable
 from services.runtime.metrics import STORE_BYTES, STORE_READS, STORE_WRITES
 from services.runtime.redis_access import NO_ACCESS, RedisAccess
-from services.runtime.redis_connection import Buffer, command
-from services.runtime.redis_instance import RedisInstance
+from services.runtime.redis_connection import Buffer, RedisRefusal, Reply, command
+from services.runtime.redis_instance import RETRY_S, RedisInstance
 
 # What one pipeline carries: it bounds the memory of both ends, and how long others wait for the connection.
 PIPELINE_BYTES = 16 << 20
@@ -45,11 +47,12 @@ class BlobStore:
     timeout_s        for one pipeline: 16 MiB, or one larger value
     namespace        in front of every key
     num_connections  to each instance
-    access           password and certificates, the same for all
+    access           password, certificates and the key of the seals, the same for all
+    wait_s           how long a call tries again while no instance answers; 0: a cache that one goes on without
 
     An instance that does not answer takes only its own values with it: they count as missing, and what is put there is
-    dropped. When no instance answers, every call raises StoreUnavailable, at once or within twice `timeout_s`, until
-    one answers again. A store belongs to the event loop that first uses it.
+    dropped. When no instance answers, every call raises StoreUnavailable, at once or within twice `timeout_s` (beyond
+    `wait_s`), until one answers again. A store belongs to the event loop that first uses it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class BlobStore:
         namespace: str = "moonshard",
         num_connections: int = 4,
         access: RedisAccess = NO_ACCESS,
+        wait_s: float = 0.0,
     ) -> None:
         assert urls, "a store has at least one instance"
         self._instances = [
@@ -69,6 +73,8 @@ class BlobStore:
         self._seeds = [xxhash.xxh3_64_intdigest(url.encode()) for url in urls]
         self._ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
         self._namespace = namespace.encode()
+        self._sealer = open_sealer(access.mac_file)
+        self._wait_s = wait_s
 
     async def put(self, items: Mapping[str, Value]) -> None:
         """Stores values, each given whole or in pieces. They must not change before this returns."""
@@ -78,7 +84,7 @@ class BlobStore:
         async def write(instance: RedisInstance, names: Sequence[str]) -> dict[str, int]:
             commands = []
             for name in names:
-                strings = pack(name.encode(), pieces[name])
+                strings = pack(name.encode(), pieces[name], self._sealer)
                 # The head comes last: where it is seen, the chunks are there.
                 for i in reversed(range(len(strings))):
                     commands.append(command(b"SET", self._key(name, i), strings[i], b"PX", self._ttl_ms))
@@ -123,7 +129,7 @@ class BlobStore:
             keys = [
                 self._key(name, i)
                 for name, head in zip(names, heads, strict=True)
-                for i in range(1 + num_stored_chunks(cast(bytearray, head)))
+                for i in range(1 + num_stored_chunks(_string(head), self._sealer))
             ]
             await instance.run("delete", [command(b"UNLINK", key) for key in keys])
             return {}
@@ -138,11 +144,9 @@ class BlobStore:
         room: list[int | None] = []
         for instance in self._instances:
             try:
-                (reply,) = await instance.run("info", [command(b"INFO", b"memory")])
+                room.append(await instance.room_bytes())
             except StoreUnavailable:
                 room.append(0)
-            else:
-                room.append(_room(bytes(cast(bytearray, reply)).decode()))
         known = [each for each in room if each is not None]
         return None if len(known) < len(room) else sum(known)
 
@@ -161,7 +165,8 @@ class BlobStore:
             heads: dict[str, Head] = {}
             values: dict[str, memoryview] = {}
             for name, stored in zip(names, await instance.run("get", commands), strict=True):
-                head = Head.parse(name.encode(), cast(bytearray, stored))
+                refused = isinstance(stored, RedisRefusal)
+                head = Cause.DAMAGED if refused else Head.parse(name.encode(), _string(stored), self._sealer)
                 buffer = buffers[name]
                 if isinstance(head, Head) and buffer is not None and len(buffer) != head.length:
                     head = Cause.SHORT
@@ -198,11 +203,12 @@ class BlobStore:
             replies = await instance.run("get", commands, [sink for _, _, sink in batch])
             for (name, _, sink), reply in zip(batch, replies, strict=True):
                 if reply != len(sink):
-                    wrong.setdefault(name, Cause.MISSING if reply is None else Cause.SHORT)
+                    cause = Cause.DAMAGED if isinstance(reply, RedisRefusal) else Cause.SHORT
+                    wrong.setdefault(name, Cause.MISSING if reply is None else cause)
         for name, head in heads.items():
             if not head.num_chunks:
                 values[name][:] = head.inline
-            if name not in wrong and not head.fits(name.encode(), values[name]):
+            if name not in wrong and not self._sealer.fits(name.encode(), values[name], head.seal):
                 wrong[name] = Cause.DAMAGED
         return wrong
 
@@ -211,18 +217,35 @@ class BlobStore:
         weights: Mapping[str, int],
         work: Callable[[RedisInstance, Sequence[str]], Awaitable[Mapping[str, Result]]],
     ) -> dict[str, Result]:
-        """Does the work on names that share an instance and fit a pipeline, and merges what it returns.
+        """Do the work on names that share an instance and fit a pipeline, and merge what it returns.
 
-        The names of an instance that does not answer are left out; StoreUnavailable if no instance answers.
+        The names of an instance that does not answer are left out. StoreUnavailable if no instance answers, or if all
+        that should do the work refused it, after `wait_s` of attempts.
         """
+        give_up_at = time.monotonic() + self._wait_s
+        while True:
+            try:
+                return await self._attempt(weights, work)
+            except StoreUnavailable as failure:
+                if time.monotonic() >= give_up_at:
+                    raise
+                await asyncio.sleep(failure.retry_after_s or RETRY_S)
+
+    async def _attempt(
+        self,
+        weights: Mapping[str, int],
+        work: Callable[[RedisInstance, Sequence[str]], Awaitable[Mapping[str, Result]]],
+    ) -> dict[str, Result]:
         results: dict[str, Result] = {}
         failures: list[StoreUnavailable] = []
+        failed: set[RedisInstance] = set()
 
         async def attempt(instance: RedisInstance, names: Sequence[str]) -> None:
             try:
                 results.update(await work(instance, names))
             except StoreUnavailable as failure:
                 failures.append(failure)
+                failed.add(instance)
 
         homes: dict[RedisInstance, list[str]] = {}
         for name in weights:
@@ -231,7 +254,7 @@ class BlobStore:
             for instance, names in homes.items():
                 for batch in _batches(names, [weights[name] for name in names]):
                     group.create_task(attempt(instance, batch))
-        if failures and all(instance.down for instance in self._instances):
+        if failures and all(instance.down or instance in failed for instance in self._instances):
             raise failures[0]
         return results
 
@@ -249,14 +272,9 @@ class BlobStore:
         return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
 
 
-def _room(info: str) -> int | None:
-    """Read what INFO says of the memory of an instance."""
-    values = dict(line.split(":", 1) for line in info.split("\r\n") if ":" in line)
-    most = int(values.get("maxmemory", 0))
-    if most == 0:
-        return None
-    refuses = values.get("maxmemory_policy") == "noeviction"
-    return max(0, most - int(values.get("used_memory", 0))) if refuses else most
+def _string(reply: Reply) -> bytes | bytearray:
+    """A stored string; empty for what is none."""
+    return reply if isinstance(reply, bytes | bytearray) else b""
 
 
 def _kind(name: str) -> str:

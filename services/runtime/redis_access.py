@@ -1,4 +1,4 @@
-"""What Redis wants to know of who connects: a password from a file, and TLS with files. Read at every connection."""
+"""Files with the secrets for Redis: password and TLS, read at every connection, and the key of the values' MACs."""
 
 import ssl
 from dataclasses import dataclass
@@ -7,17 +7,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RedisAccess:
-    """Where password and certificates lie, so that they may change while we run.
+    """Paths of the files. All but the MAC's may change while the process runs.
 
-    password_file  over the URL's own password
-    ca             whom to trust where the URL says rediss://; none: the system's authorities
-    cert, key      that we show there, if Redis asks
+    password_file  wins over the password of a URL
+    ca             authorities that are trusted for rediss://; None: those of the system
+    cert, key      presented to Redis, if it asks
+    mac_file       key that authenticates stored values, read when a BlobStore opens; None: values have checksums only
     """
 
     password_file: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    mac_file: Path | None = None
 
     def password(self) -> str | None:
         """Without the end of its line; None if there is no file. OSError if it cannot be read."""

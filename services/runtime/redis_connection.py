@@ -6,17 +6,28 @@ from typing import TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from services.runtime.redis_access import NO_ACCESS, RedisAccess
+from services.runtime.redis_sentinel import is_sentinel, master_url
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Reply: TypeAlias = int | bytes | bytearray | None
-
 SCRATCH_BYTES = 64 * 1024
 MAX_STRING_BYTES = 512 * 1024 * 1024  # Redis' own bound
 DEFAULT_PORT = 6379
 
 
 class RedisError(Exception):
-    """Redis refused a command, or spoke something else than its protocol."""
+    """What answers does not speak Redis' protocol, or refuses the connection."""
+
+
+class RedisRefusal(RedisError):
+    """An error reply to one command, such as "OOM command not allowed": the connection stays good."""
+
+    @property
+    def code(self) -> str:
+        """Its first word, such as OOM, READONLY, LOADING or WRONGTYPE."""
+        return str(self).partition(" ")[0]
+
+
+Reply: TypeAlias = int | bytes | bytearray | RedisRefusal | None
 
 
 def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
@@ -29,12 +40,14 @@ def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
 
 
 async def connect(url: str, access: RedisAccess = NO_ACCESS) -> "RedisConnection":
-    """Opens redis://, rediss:// or unix://, with user and database as in the URL. OSError or RedisError.
+    """Open redis://, rediss://, unix:// or a master behind Sentinel, with user and database of the URL.
+
+    OSError or RedisError if that fails.
 
     access  the password, if not the URL's own, and the certificates for rediss://
     """
     loop = asyncio.get_running_loop()
-    at = urlsplit(url)
+    at = urlsplit(await master_url(url) if is_sentinel(url) else url)
     if at.scheme == "unix":
         _, connection = await loop.create_unix_connection(RedisConnection, unquote(at.path))
         database = parse_qs(at.query).get("db", ["0"])[0]
@@ -51,7 +64,10 @@ async def connect(url: str, access: RedisAccess = NO_ACCESS) -> "RedisConnection
         greeting.append(command(b"AUTH", *user, password.encode()))
     if database != "0":
         greeting.append(command(b"SELECT", database.encode()))
-    await connection.run(greeting)
+    for reply in await connection.run(greeting):
+        if isinstance(reply, RedisRefusal):
+            connection.close()
+            raise reply
     return connection
 
 
@@ -75,7 +91,7 @@ class RedisConnection(asyncio.BufferedProtocol):
 
         sinks    one for each command, or none at all. A string of exactly its size is read into it, any other string
                  is dropped; in both cases the reply is the length of the string
-        returns  int, None for nil, bytes for a status, bytearray for a string without a sink
+        returns  int, None for nil, bytes for a status, bytearray for a string without a sink, RedisRefusal for an error
         raises   RedisError, OSError. The sinks are undefined then, but nothing writes to them any more
         """
         assert not sinks or len(sinks) == len(commands), f"{len(sinks)} sinks for {len(commands)} commands"
@@ -156,7 +172,8 @@ class RedisConnection(asyncio.BufferedProtocol):
         if kind == b"$" and text != b"-1":
             return self._read_string(int(text), end + 2)
         if kind == b"-":
-            raise RedisError(text.decode(errors="replace"))
+            self._replies.append(RedisRefusal(text.decode(errors="replace")))
+            return end + 2
         if kind not in {b"$", b":", b"+"}:
             raise RedisError(f"unknown kind of reply {kind!r}")
         self._replies.append(int(text) if kind == b":" else text if kind == b"+" else None)

@@ -1,6 +1,7 @@
 """One Redis instance: a few connections, a bound on every wait, and a memory of whether it answers."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -8,9 +9,24 @@ from urllib.parse import urlsplit
 from services.runtime.errors import StoreUnavailable
 from services.runtime.metrics import STORE_SECONDS
 from services.runtime.redis_access import NO_ACCESS, RedisAccess
-from services.runtime.redis_connection import Buffer, RedisConnection, RedisError, Reply, connect
+from services.runtime.redis_connection import (
+    Buffer,
+    RedisConnection,
+    RedisError,
+    RedisRefusal,
+    Reply,
+    command,
+    connect,
+)
+
+log = logging.getLogger(__name__)
 
 RETRY_S = 0.25
+LOG_S = 10.0  # between two lines about the same instance
+# Refusals of one value: the others of the pipeline are good.
+OF_ONE_VALUE = frozenset({"WRONGTYPE"})
+# Refusals of writes: reads go on.
+OF_WRITES = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 
 
 class RedisInstance:
@@ -29,38 +45,65 @@ class RedisInstance:
         self._idle: list[RedisConnection] = []
         self.down = False  # whether the last pipeline failed
         self._retry_at = 0.0
+        self._log_at = 0.0
 
     async def run(
         self, operation: str, commands: Sequence[list[Buffer]], sinks: Sequence[memoryview] = ()
     ) -> list[Reply]:
-        """One pipeline, as `RedisConnection.run`; StoreUnavailable within twice `timeout_s` if nothing answers."""
+        """Run one pipeline, as `RedisConnection.run`, whose refusals are of one value each.
+
+        StoreUnavailable within twice `timeout_s` if nothing answers, or at once if Redis refuses the work. Its message
+        names no address, because clients read it; the log has the rest.
+        """
         if not commands:
             return []
         with STORE_SECONDS.labels(operation).time():
             async with self._free:
                 self._admit()
-                connection: RedisConnection | None = None
                 try:
                     async with asyncio.timeout(self._timeout_s):
                         connection = self._take_idle() or await connect(self._url, self._access)
                         replies = await connection.run(commands, sinks)
                 except (OSError, RedisError) as error:  # TimeoutError is an OSError
-                    self.down, self._retry_at = True, time.monotonic() + RETRY_S
-                    reason = str(error) or type(error).__name__
-                    raise StoreUnavailable(f"{self.name}: {reason}", retry_after_s=RETRY_S) from error
-                self.down = False
+                    self._fail(error)
+                    raise StoreUnavailable(_for_clients(error), retry_after_s=RETRY_S) from error
+                refusal = next((reply for reply in replies if _refuses_all(reply)), None)
+                self.down, self._retry_at = False, 0.0
                 self._idle.append(connection)
+                if isinstance(refusal, RedisRefusal):
+                    self._fail(refusal)
+                    raise StoreUnavailable(_for_clients(refusal), retry_after_s=RETRY_S)
                 return replies
+
+    async def room_bytes(self) -> int | None:
+        """Memory for values: its bound, or what is left of it where nothing is evicted. None: there is no bound."""
+        (reply,) = await self.run("info", [command(b"INFO", b"memory")])
+        text = reply.decode() if isinstance(reply, bytes | bytearray) else ""
+        values = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+        most = int(values.get("maxmemory", 0))
+        if most == 0:
+            return None
+        refuses = values.get("maxmemory_policy") == "noeviction"
+        return max(0, most - int(values.get("used_memory", 0))) if refuses else most
 
     def close(self) -> None:
         """Closes the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
+    def _fail(self, error: Exception) -> None:
+        if not (isinstance(error, RedisRefusal) and error.code in OF_WRITES):
+            self.down, self._retry_at = True, time.monotonic() + RETRY_S
+            # After a failover the name has another server behind it, and old connections lead to the wrong one.
+            self.close()
+        if time.monotonic() > self._log_at:
+            self._log_at = time.monotonic() + LOG_S
+            log.warning("store failed", extra={"store": self.name, "reason": str(error) or type(error).__name__})
+
     def _admit(self) -> None:
         now = time.monotonic()
         if self.down and now < self._retry_at:
-            raise StoreUnavailable(f"{self.name} does not answer", retry_after_s=RETRY_S)
+            raise StoreUnavailable("the store does not answer", retry_after_s=RETRY_S)
         # The others are refused until this one knows.
         self._retry_at = now + self._timeout_s
 
@@ -70,3 +113,14 @@ class RedisInstance:
             if not connection.closed:
                 return connection
         return None
+
+
+def _refuses_all(reply: Reply) -> bool:
+    return isinstance(reply, RedisRefusal) and reply.code not in OF_ONE_VALUE
+
+
+def _for_clients(error: Exception) -> str:
+    """What went wrong, without addresses."""
+    if isinstance(error, RedisRefusal):
+        return f"the store refuses ({error.code})"
+    return "the store does not answer in time" if isinstance(error, TimeoutError) else "the store does not answer"

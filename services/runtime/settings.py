@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.runtime.blob_seal import open_sealer
 from services.runtime.discovery import DNS
 from services.runtime.redis_access import RedisAccess
+from services.runtime.redis_sentinel import check_sentinel_url
 
 PREFIX = "MOONSHARD_"
 # The kernel keeps the path of a Unix socket in 108 bytes, the terminating zero included.
@@ -49,9 +51,12 @@ def check_place(text: str) -> str:
 
 def _check_store_url(text: str) -> str:
     url = urlsplit(text)
+    if url.scheme in {"redis+sentinel", "rediss+sentinel"}:
+        check_sentinel_url(text)
+        return text
     if url.scheme not in {"redis", "rediss", "unix"} or not (url.path if url.scheme == "unix" else url.hostname):
         # The URL may hold a password, so it is not repeated.
-        raise ValueError("a store is redis://host:port/0, rediss://host:port/0 or unix:///path")
+        raise ValueError("a store is redis://host:port/0, rediss://..., redis+sentinel://... or unix:///path")
     return text
 
 
@@ -138,6 +143,11 @@ class StoreSettings(ServiceSettings):
     store_ca: Path | None = Field(
         None, description="PEM authorities that are trusted for rediss://. None: those of the system."
     )
+    store_mac_file: Path | None = Field(
+        None,
+        description="File with the key (16 bytes or more) that authenticates values in Redis, the same for all "
+        "processes. None: values have checksums, which a writer of Redis can forge.",
+    )
     store_cert: Path | None = Field(None, description="PEM certificate that is presented to Redis.")
     store_key: Path | None = Field(None, description="PEM key of that certificate.")
 
@@ -147,9 +157,18 @@ class StoreSettings(ServiceSettings):
             raise ValueError("MOONSHARD_STORE_CERT and MOONSHARD_STORE_KEY need each other")
         return self
 
+    @model_validator(mode="after")
+    def _mac_file_holds_a_key(self) -> Self:
+        try:
+            open_sealer(self.store_mac_file)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"MOONSHARD_STORE_MAC_FILE: {error}") from error
+        return self
+
     @property
     def store_access(self) -> RedisAccess:
-        return RedisAccess(self.store_password_file, self.store_ca, self.store_cert, self.store_key)
+        files = (self.store_password_file, self.store_ca, self.store_cert, self.store_key, self.store_mac_file)
+        return RedisAccess(*files)
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

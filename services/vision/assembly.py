@@ -49,7 +49,11 @@ def assemble(settings: VisionSettings) -> Replica:
     context_tokens = checkpoint.config.text.max_position_embeddings
     limits = replace(settings.limits, max_tokens=min(settings.max_tokens, context_tokens))
     store = BlobStore(
-        settings.store, ttl_s=settings.media_ttl_s, timeout_s=settings.store_timeout_s, access=settings.store_access
+        settings.store,
+        ttl_s=settings.media_ttl_s,
+        timeout_s=settings.store_timeout_s,
+        access=settings.store_access,
+        wait_s=settings.store_wait_s,
     )
     variant = f"{config.to_json()} {settings.dtype} image_repair={settings.image_repair}"
     catalog = Catalog(store, model_name(checkpoint.digest()), variant)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from services.model.device import Device
 from services.runtime.settings import StoreSettings, StoreUrls
@@ -18,6 +18,7 @@ class VisionSettings(StoreSettings):
         description="Redis URLs through which features reach the engines, separated by commas."
     )
     store_timeout_s: PositiveFloat = Field(5.0, description="Timeout of one pipeline to Redis.")
+    store_wait_s: NonNegativeFloat = Field(10.0, description="Time for which a store that fails is tried again.")
     media_ttl_s: PositiveFloat = Field(1800.0, description="Lifetime of features in the store.")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Type of weights, activations and features.")
     device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")

@@ -87,6 +87,6 @@ def observed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 async def store(seeing_cluster: Cluster) -> AsyncIterator[BlobStore]:
     """Its store, opened by the test."""
-    opened = BlobStore(seeing_cluster.store_urls, ttl_s=60)
+    opened = BlobStore(seeing_cluster.store_urls, ttl_s=60, access=seeing_cluster.store_access)
     yield opened
     await opened.close()

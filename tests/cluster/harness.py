@@ -20,6 +20,7 @@ from services.local.cluster import LocalCluster
 from services.local.cluster_log import LogRecord
 from services.local.restart import RestartPolicy
 from services.local.topology import Role, Topology
+from services.runtime.redis_access import RedisAccess
 from services.runtime.redis_server import find_redis_server
 
 T = TypeVar("T")
@@ -59,6 +60,11 @@ class Cluster:
     def url(self) -> str:
         """Of the gateway, without /v1."""
         return self.topology.url
+
+    @property
+    def store_access(self) -> RedisAccess:
+        """The key of the values that its processes store."""
+        return RedisAccess(mac_file=self._local.folder.store_key)
 
     @property
     def store_urls(self) -> list[str]:

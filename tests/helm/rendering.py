@@ -28,7 +28,7 @@ EVERYTHING = {
     "vision": {"minReplicas": 1, "gpus": 1},
     **SHARDED,
     "autoscaling": {"mode": "keda"},
-    "store": {"passwordSecret": "redis"},
+    "store": {"passwordSecret": "redis", "macSecret": "mac"},
     "redis": {"instances": 2},
     "tls": {"enabled": True, "existingSecret": "tls"},
     "ingress": {"enabled": True, "host": "api.example.com", "className": "nginx", "tlsSecret": "web"},

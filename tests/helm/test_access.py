@@ -103,6 +103,8 @@ def test_who_calls_outside():
     assert outside("tokenizer", EVERYTHING) == {4318}
     assert outside("gateway", EVERYTHING) == {4318, 80, 443}
     assert outside("decode", FIXED) == {6380}
+    sentinels = "redis+sentinel://a.example.com:26380;b.example.com/kimi/0"
+    assert outside("decode", {"store": {"urls": [sentinels]}}) == {6379, 26380, 26379}
     assert outside("autoscaler", EVERYTHING) == {4318}
     assert outside("preload", merged({"model": EVERYTHING["model"]})) == {443}
 
@@ -119,7 +121,7 @@ def test_secrets_are_mounted_and_never_in_variables_or_arguments():
             # The Job that fetches the model is not ours: it gets what its command asks for.
             assert "envFrom" not in one or component == "preload"
     mounted = {v["secret"]["secretName"] for pod in pods(EVERYTHING).values() for v in pod["volumes"] if "secret" in v}
-    assert mounted == {"tls", "redis", "keys", "smoke"}
+    assert mounted == {"tls", "redis", "mac", "keys", "smoke"}
     assert not [one for one in objects(EVERYTHING) if one["kind"] == "Secret"]
 
 

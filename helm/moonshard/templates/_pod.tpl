@@ -44,6 +44,9 @@
 {{- if .Values.store.passwordSecret }}
 - { name: MOONSHARD_STORE_PASSWORD_FILE, value: /secrets/store/password }
 {{- end }}
+{{- if .Values.store.macSecret }}
+- { name: MOONSHARD_STORE_MAC_FILE, value: /secrets/store-mac/mac }
+{{- end }}
 {{- if .Values.store.caSecret }}
 - { name: MOONSHARD_STORE_CA, value: /secrets/store-ca/ca.crt }
 {{- end }}
@@ -177,7 +180,7 @@ resources:
   {{- toYaml $resources | nindent 2 }}
 {{- end }}
 
-{{/* What is mounted where. Argument: (list $ USES), of "tls", "store", "keys", "model", "shm". */}}
+{{/* What is mounted where. Argument: (list $ USES), of "tls", "store", "mac", "keys", "model", "shm". */}}
 {{- define "moonshard.mounts" -}}
 {{- $ := index . 0 -}}
 {{- $uses := index . 1 -}}
@@ -187,6 +190,9 @@ resources:
 {{- end }}
 {{- if and (has "store" $uses) $.Values.store.passwordSecret }}
 - { name: store, mountPath: /secrets/store, readOnly: true }
+{{- end }}
+{{- if and (has "mac" $uses) $.Values.store.macSecret }}
+- { name: store-mac, mountPath: /secrets/store-mac, readOnly: true }
 {{- end }}
 {{- if and (has "store" $uses) $.Values.store.caSecret }}
 - { name: store-ca, mountPath: /secrets/store-ca, readOnly: true }
@@ -215,6 +221,10 @@ resources:
 {{- if and (has "store" $uses) $.Values.store.passwordSecret }}
 - name: store
   secret: { secretName: {{ $.Values.store.passwordSecret }}, defaultMode: 0440 }
+{{- end }}
+{{- if and (has "mac" $uses) $.Values.store.macSecret }}
+- name: store-mac
+  secret: { secretName: {{ $.Values.store.macSecret }}, defaultMode: 0440 }
 {{- end }}
 {{- if and (has "store" $uses) $.Values.store.caSecret }}
 - name: store-ca

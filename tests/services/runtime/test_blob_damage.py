@@ -8,7 +8,6 @@ import redis
 
 from services.runtime.blob_format import CHUNK_BYTES
 from services.runtime.blobs import BlobStore
-from services.runtime.errors import StoreUnavailable
 from tests.services.runtime.conftest import Causes
 
 SMALL, LARGE = b"small" * 100, os.urandom(3 * CHUNK_BYTES + 1000)
@@ -136,7 +135,14 @@ async def test_a_buffer_of_another_length(store, length):
     assert causes() == {"short": 1}
 
 
-async def test_a_key_of_another_type(store, raw):
-    raw.lpush("kv:0:a", "x")
-    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
-        await store.get(["a"])
+@pytest.mark.parametrize("value, key", [(SMALL, "kv:0:a"), (LARGE, "kv:0:a"), (LARGE, "kv:2:a")])
+async def test_a_key_of_another_type_spoils_its_value_alone(store, raw, value, key):
+    await store.put({"a": value, "b": value})
+    raw.delete(key)
+    raw.lpush(key, "x")
+    causes = Causes()
+    assert await store.get(["a", "b"]) == [None, value]
+    assert causes() == {"damaged": 1, "hit": 1}
+    await store.delete(["a"])
+    await store.put({"a": value})
+    assert await store.get(["a"]) == [value]

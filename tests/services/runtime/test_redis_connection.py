@@ -108,7 +108,6 @@ async def test_strings_around_the_size_of_the_scratch(redis_server):
 @pytest.mark.parametrize(
     "sent, error",
     [
-        pytest.param(b"-ERR unknown command\r\n", "ERR unknown command", id="error-reply"),
         pytest.param(b"*1\r\n:1\r\n", "unknown kind of reply", id="array"),
         pytest.param(b"HTTP/1.1 400 Bad Request\r\n", "unknown kind of reply", id="not-redis"),
         pytest.param(b"\r\n", "unknown kind of reply", id="empty-line"),
@@ -126,6 +125,13 @@ async def test_what_is_no_reply_closes_the_connection(socket_folder, sent, error
             await connection.run([PING])
             await connection.run([PING])
         assert connection.closed
+
+
+async def test_an_error_reply_is_a_value_and_the_connection_stays_good(socket_folder):
+    async with scripted_peer(socket_folder, [b"-OOM command not allowed\r\n+OK\r\n"]) as connection:
+        refusal, status = await connection.run([PING, PING])
+        assert (refusal.code, str(refusal)) == ("OOM", "OOM command not allowed")
+        assert (status, connection.closed) == (b"OK", False)
 
 
 @pytest.mark.parametrize("sent", [b"", b"$100\r\nabc", b"+OK"], ids=["nothing", "half-a-string", "half-a-line"])
