@@ -1,15 +1,17 @@
-"""What a constrained token costs at the real vocabulary: the mask, the choice among what it allows, the last tokens.
+"""What a constrained token costs at the real vocabulary, and what hostile grammars cost everybody else.
 
 Streams are driven as the engine does it: rules by its workers, then the sampler, row by row. Random logits with the
 weight of a real distribution: a few thousand tokens are likely. xgrammar stands beside it if it is installed.
 
-    python -m tests.bench.constraints
+    python -m tests.bench.constraints [tokens | hostile]
 """
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -18,10 +20,12 @@ import torch
 
 from protos import attention_pb2 as pb
 from services.attention.constraint.constraint import Constraint
+from services.attention.constraint.recipes import Ask, make_recipe
 from services.attention.constraint.requests import Constraints
 from services.attention.constraint.workers import Rules
 from services.attention.sampling.on_host import SamplingParams, sample
 from services.checkpoint.vocabulary import TokenTable, load_tokens
+from services.runtime.errors import MoonshardError
 from tests.bench.table import print_table
 
 # The released vocabulary, found as by the tests (tests/data/README.md).
@@ -51,6 +55,13 @@ SCHEMA = {
 }
 
 
+async def begin(
+    constraints: Constraints, wanted: pb.Constraint, token_ids: list[int], budget: int, tenant: str = ""
+) -> Constraint:
+    plan = await constraints.plan(wanted, tenant)
+    return await constraints.start(plan, token_ids, 1, 1 + budget)
+
+
 async def measure(constraints: Constraints, num_streams: int, budget: int) -> dict[str, object]:
     """Microseconds per token and stream, by the clock: of the rules, of the sampler with and without them."""
     wanted = pb.Constraint(json_schema=json.dumps(SCHEMA))
@@ -60,12 +71,12 @@ async def measure(constraints: Constraints, num_streams: int, budget: int) -> di
     following: list[Constraint] = []
     for _ in range(num_streams):
         lists.append([0])
-        following.append(await constraints.make(wanted, lists[-1], 1, 1 + budget))
+        following.append(await begin(constraints, wanted, lists[-1], budget))
     generator = torch.Generator().manual_seed(1)
     for _ in range(NUM_STEPS):
         logits = torch.randn(num_streams, VOCAB_SIZE, generator=generator) * 3
         started = time.perf_counter()
-        bounds = await rules.begin(following)
+        bounds = await rules.finish(rules.begin(following))
         made.append(time.perf_counter() - started)
         positions = [len(one) for one in lists]
         started, cpu = time.perf_counter(), time.thread_time()
@@ -78,7 +89,7 @@ async def measure(constraints: Constraints, num_streams: int, budget: int) -> di
         for i, choice in enumerate(chosen):
             if choice.token_id >= VOCAB_SIZE - 256 or len(lists[i]) >= budget:
                 lists[i] = [0]
-                following[i] = await constraints.make(wanted, lists[i], 1, 1 + budget)
+                following[i] = await begin(constraints, wanted, lists[i], budget)
             else:
                 lists[i].append(choice.token_id)
     return {
@@ -127,8 +138,9 @@ def walk(table, make, mask):
 def llguidance_masks(constraints: Constraints) -> dict[str, object]:
     """Masks alone, one stream, over the same kind of walk."""
     grammars = constraints._grammars
+    assert grammars is not None
     started = time.perf_counter()
-    start = grammars.json({**SCHEMA, "title": "again"}, "schema").start
+    start = grammars.grammar(make_recipe(Ask("json", json.dumps({**SCHEMA, "title": "again"})))).start
     compile_ms = (time.perf_counter() - started) * 1e3
     random = np.random.default_rng(0)
     took = []
@@ -147,20 +159,108 @@ def llguidance_masks(constraints: Constraints) -> dict[str, object]:
     }
 
 
-async def run() -> None:
+HOSTILE_PER_S = 12
+NUM_CALLS = 15
+CALL_TOKENS = 60
+PRIMES = [9973, 9967, 9949, 9941, 9931, 9929, 9923, 9907, 9901, 9887]
+
+
+def hostile(number: int) -> pb.Constraint:
+    """A tool that nobody sent before: impossible, very long, or minutes of work for the library."""
+    nonce = {"description": f"{number}"}
+    first, second = list(itertools.combinations(PRIMES, 2))[number % 45]
+    kinds = [
+        {"type": "object", "properties": {"child": {"$ref": "#"}}, "required": ["child"]},
+        {"properties": {"a": {"type": "array", "minItems": 30_000}}, "required": ["a"]},
+        {"properties": {"a": {"type": "string", "minLength": 100_000}}, "required": ["a"]},
+        {"properties": {"a": {"type": "integer", "allOf": [{"multipleOf": first}, {"multipleOf": second}]}}},
+    ]
+    parameters = json.dumps({**kinds[number % len(kinds)], **nonce})
+    tool = pb.CallableTool(name="f", parameters_json=parameters)
+    return pb.Constraint(tools=[tool], tool_use=pb.TOOL_USE_REQUIRED)
+
+
+async def attack(constraints: Constraints, tenant: str, verdicts: list[str]) -> None:
+    """Sends hostile grammars evenly until it is cancelled."""
+
+    async def one(number: int) -> None:
+        try:
+            await begin(constraints, hostile(number), [0], 100_000, tenant)
+            verdicts.append("taken")
+        except MoonshardError as error:
+            verdicts.append(type(error).__name__)
+
+    async with asyncio.TaskGroup() as group:
+        for number in itertools.count(len(verdicts)):
+            group.create_task(one(number))
+            await asyncio.sleep(1 / HOSTILE_PER_S)
+
+
+async def ordinary_calls(constraints: Constraints, rules: Rules, tenant: str, first: int) -> list[float]:
+    """Seconds of each of some tool calls, one after the other, each with a schema of its own."""
+    took = []
+    logits = torch.randn(1, VOCAB_SIZE, generator=torch.Generator().manual_seed(1)) * 3
+    for number in range(first, first + NUM_CALLS):
+        started = time.perf_counter()
+        tool = pb.CallableTool(name="f", parameters_json=json.dumps({**SCHEMA, "description": f"{tenant}{number}"}))
+        wanted = pb.Constraint(tools=[tool], tool_use=pb.TOOL_USE_REQUIRED)
+        token_ids = [0]
+        constraint = await begin(constraints, wanted, token_ids, CALL_TOKENS, tenant)
+        while len(token_ids) <= CALL_TOKENS:
+            made = await rules.finish(rules.begin([constraint]))
+            token = (await rules.sample(logits.clone(), [SamplingParams()], [len(token_ids)], [None], made))[0]
+            token_ids.append(token.token_id)
+            if token.token_id in constraints._markers.ends:
+                break
+        took.append(time.perf_counter() - started)
+    return took
+
+
+async def under_attack(constraints: Constraints, attacker: str, tenant: str) -> list[dict[str, object]]:
+    rules = Rules()
+    await ordinary_calls(constraints, rules, tenant, 0)
+    rows = []
+    calls = itertools.count(1)
+    for is_attacked in (False, True, False, True):
+        verdicts: list[str] = []
+        attacking = asyncio.create_task(attack(constraints, attacker, verdicts)) if is_attacked else None
+        await asyncio.sleep(3)
+        took = await ordinary_calls(constraints, rules, tenant, NUM_CALLS * next(calls))
+        if attacking:
+            attacking.cancel()
+            await asyncio.gather(attacking, return_exceptions=True)
+        rows.append(
+            {
+                "hostile per second": HOSTILE_PER_S if is_attacked else 0,
+                "tenants": "known" if tenant else "unknown",
+                "ms a call (median)": round(float(np.median(took)) * 1e3, 1),
+                "ms a call (largest)": round(max(took) * 1e3, 1),
+                "calls a second": round(len(took) / sum(took), 2),
+                "verdicts": ", ".join(f"{name} {verdicts.count(name)}" for name in sorted(set(verdicts))),
+            }
+        )
+    return rows
+
+
+async def run(parts: set[str]) -> None:
     table = load_tokens(VOCABULARY, VOCAB_SIZE)
     constraints = Constraints(table)
-    rows = [await measure(constraints, streams, budget) for streams in (1, 32) for budget in (32_768, 60)]
-    print_table("Constrained tokens at 163,840 ids, per token and stream", rows)
-    masks = [{"library": "llguidance", **llguidance_masks(constraints)}]
-    if importlib.util.find_spec("xgrammar"):
-        masks.append({"library": "xgrammar", **xgrammar_masks(table)})
-    print_table("Masks of one stream", masks)
+    if "tokens" in parts:
+        rows = [await measure(constraints, streams, budget) for streams in (1, 32) for budget in (32_768, 60)]
+        print_table("Constrained tokens at 163,840 ids, per token and stream", rows)
+        masks = [{"library": "llguidance", **llguidance_masks(constraints)}]
+        if importlib.util.find_spec("xgrammar"):
+            masks.append({"library": "xgrammar", **xgrammar_masks(table)})
+        print_table("Masks of one stream", masks)
+    if "hostile" in parts:
+        known = await under_attack(constraints, "mallory", "alice")
+        print_table("Tool calls of 60 tokens beside hostile grammars", known + await under_attack(constraints, "", ""))
+    constraints.close()
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    asyncio.run(run())
+    asyncio.run(run(set(sys.argv[1:]) or {"tokens", "hostile"}))
 
 
 if __name__ == "__main__":

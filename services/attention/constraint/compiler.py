@@ -1,8 +1,11 @@
-"""Recipes from processes that can be ended: hostile grammars cost their own time and nobody else's."""
+"""Recipes from processes that can be ended: hostile grammars cost their own time and nobody else's.
+
+An ask is tried for a short time first, beside few others. What takes longer is tried again where only such asks wait
+for each other, with more time and behind everything else that the machine has to do.
+"""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -11,12 +14,14 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
 
-from services.attention.constraint.compile_child import COMPUTE_S
 from services.attention.constraint.fair_queue import FairQueue
 from services.attention.constraint.recipes import Ask, Recipe
 from services.runtime.errors import InvalidRequest, MoonshardError, Unavailable
 
-NUM_CHILDREN = 2
+NUM_QUICK = 2
+QUICK_S = 0.25  # of computing; ordinary grammars take a few milliseconds
+SLOW_S = 2.0
+NICENESS = 15  # of the slow ones
 MAX_CACHED = 2048
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 # A process that is starved of its computing time is ended, too.
@@ -32,9 +37,10 @@ class Compiler:
     Recipes and refusals are kept, so that the same ask is not worked on twice.
     """
 
-    def __init__(self, num_children: int = NUM_CHILDREN) -> None:
-        self._num_children = num_children
-        self._queue: FairQueue[tuple[Ask, Future[Recipe]]] = FairQueue(num_children)
+    def __init__(self, num_quick: int = NUM_QUICK) -> None:
+        self._num_quick = num_quick
+        self._quick: FairQueue[Ask] = FairQueue(num_quick)
+        self._slow: FairQueue[Ask] = FairQueue(1)
         self._lock = threading.Lock()
         self._verdicts: OrderedDict[Ask, Verdict] = OrderedDict()
         self._num_bytes = 0
@@ -52,42 +58,54 @@ class Compiler:
                 return _finished(self._verdicts[ask])
             if ask in self._working:
                 return self._working[ask]
-            future: Future[Recipe] = Future()
-            self._queue.put(tenant or f"ask {hash(ask)}", (ask, future))
-            self._working[ask] = future
+            self._quick.put(tenant or f"ask {hash(ask)}", ask)
+            future = self._working[ask] = Future()
             if not self._threads:
-                self._threads = [
-                    threading.Thread(target=self._work, name=f"compiler-{number}", daemon=True)
-                    for number in range(self._num_children)
-                ]
-                for thread in self._threads:
-                    thread.start()
+                self._start()
             return future
 
-    def _work(self) -> None:
-        child = _Child()
-        while (taken := self._queue.take()) is not None:
-            tenant, (ask, future) = taken
-            started_s = time.monotonic()
-            try:
-                verdict: Verdict | MoonshardError = child.ask(ask)
-            except OSError as error:
-                verdict = MoonshardError(f"the grammar's process does not start: {error}")
-            self._queue.done(tenant, time.monotonic() - started_s)
-            with self._lock:
-                del self._working[ask]
-                if isinstance(verdict, Recipe | InvalidRequest):
-                    self._keep(ask, verdict)
-            if isinstance(verdict, Recipe):
-                future.set_result(verdict)
-            else:
-                future.set_exception(verdict)
+    def _start(self) -> None:
+        works = [self._work_quickly] * self._num_quick + [self._work_slowly]
+        self._threads = [threading.Thread(target=work, name="compiler", daemon=True) for work in works]
+        for thread in self._threads:
+            thread.start()
+
+    def _work_quickly(self) -> None:
+        child = _Child(QUICK_S, 0)
+        while (taken := self._quick.take()) is not None:
+            tenant, ask = taken
+            verdict = child.timed(ask, tenant, self._quick)
+            if verdict is None:
+                try:
+                    self._slow.put(tenant, ask)
+                    continue
+                except MoonshardError as error:
+                    verdict = error
+            self._settle(ask, verdict)
         child.close()
+
+    def _work_slowly(self) -> None:
+        child = _Child(SLOW_S, NICENESS)
+        while (taken := self._slow.take()) is not None:
+            tenant, ask = taken
+            verdict = child.timed(ask, tenant, self._slow)
+            self._settle(ask, verdict or InvalidRequest(f"it took more than {SLOW_S:g} s of computing to compile"))
+        child.close()
+
+    def _settle(self, ask: Ask, verdict: Verdict | MoonshardError) -> None:
+        with self._lock:
+            future = self._working.pop(ask)
+            if isinstance(verdict, Recipe | InvalidRequest):
+                self._keep(ask, verdict)
+        if isinstance(verdict, Recipe):
+            future.set_result(verdict)
+        else:
+            future.set_exception(verdict)
 
     def close(self) -> None:
         """End the processes. An ask that still waits fails."""
-        for _, future in self._queue.close():
-            future.set_exception(Unavailable("the compiler of grammars is closed"))
+        for ask in [*self._quick.close(), *self._slow.close()]:
+            self._settle(ask, Unavailable("the compiler of grammars is closed"))
         for thread in self._threads:
             thread.join(CLOSE_S)
 
@@ -99,19 +117,35 @@ class Compiler:
 
 
 class _Child:
-    """A process that makes recipes, started again after it was ended."""
+    """A process that makes recipes, started with the first ask and again if it dies.
 
-    def __init__(self) -> None:
+    seconds   of computing for each ask
+    niceness  of the work on it
+    """
+
+    def __init__(self, seconds: float, niceness: int) -> None:
+        self._seconds = seconds
+        self._niceness = niceness
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, ask: Ask) -> Verdict:
-        """What it answers, or the reason why it ended."""
+    def timed(self, ask: Ask, tenant: str, queue: FairQueue[Ask]) -> Verdict | MoonshardError | None:
+        """Work on what the queue gave and account for it; None if the time did not suffice."""
+        started_s = time.monotonic()
+        try:
+            return self.ask(ask)
+        except OSError as error:
+            return MoonshardError(f"the process that compiles grammars does not start: {error}")
+        finally:
+            queue.done(tenant, time.monotonic() - started_s)
+
+    def ask(self, ask: Ask) -> Verdict | None:
+        """What the process answers; None if the time did not suffice."""
         process = self._process = self._process or _start()
         assert process.stdin and process.stdout
         watch = threading.Timer(WALL_S, process.kill)
         watch.start()
         try:
-            process.stdin.write(f"{json.dumps(ask)}\n")
+            process.stdin.write(f"{json.dumps([ask, self._seconds, self._niceness])}\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except BrokenPipeError:
@@ -119,24 +153,23 @@ class _Child:
         finally:
             watch.cancel()
         if not line.endswith("\n"):
-            return InvalidRequest(_end_of(self.close()))
-        reply = json.loads(line)
-        return Recipe.load(reply["recipe"]) if "recipe" in reply else InvalidRequest(reply["refusal"])
+            self.close()
+            return None
+        match json.loads(line):
+            case {"recipe": recipe}:
+                return Recipe.load(recipe)
+            case {"refusal": reason}:
+                return InvalidRequest(reason)
+            case {"end": "time"}:
+                return None
+        return InvalidRequest("it needs more memory to compile than a grammar may have")
 
-    def close(self) -> int:
-        """End the process and return its exit code."""
+    def close(self) -> None:
+        """End the process."""
         process, self._process = self._process, None
-        if process is None:
-            return 0
-        with suppress(BrokenPipeError):
-            process.communicate()
-        return process.returncode
-
-
-def _end_of(code: int) -> str:
-    if code in (-signal.SIGPROF, -signal.SIGKILL):
-        return f"it took more than {COMPUTE_S:g} s of computing to compile"
-    return "it needs more memory to compile than a grammar may have"
+        if process is not None:
+            with suppress(BrokenPipeError):
+                process.communicate()
 
 
 def _start() -> "subprocess.Popen[str]":

@@ -44,6 +44,10 @@ class Guide(Protocol):
     def key(self) -> object:
         """Equal for places that go on alike if the same bytes may come next; None if that says too little."""
 
+    @property
+    def is_between(self) -> bool:
+        """Whether no string or number is in hand, so that proposals may help again."""
+
 
 class Unguided:
     """Nothing but the matcher is known. `literals`: bytes that stand in the grammar's source."""
@@ -66,11 +70,25 @@ class Unguided:
     def key(self) -> object:
         return None
 
+    @property
+    def is_between(self) -> bool:
+        return False
+
 
 def find_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:
-    """Bytes after which the text is complete, or None if none are found within `max_visits`, by either way."""
+    """Bytes after which the text is complete, or None if none are found within `max_visits` of each kind.
+
+    The string or number in hand may be all that the guide does not understand, so its end is searched for first.
+    """
     proposed = propose_ending(start, guide, max_visits)
-    return search_ending(start, guide, max_visits) if proposed is None else proposed
+    if proposed is not None:
+        return proposed
+    hand = None if guide.is_between else search_ending(start, guide, max_visits, only_hand=True)
+    if hand is not None and (after := start.copy()).consume(hand):
+        rest = propose_ending(after, guide.after(hand), max_visits)
+        if rest is not None:
+            return hand + rest
+    return search_ending(start, guide, max_visits)
 
 
 def propose_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:
@@ -97,8 +115,8 @@ def _proposals(matcher: ByteMatcher, guide: Guide) -> Sequence[bytes]:
     return [forced] if forced else guide.proposals()
 
 
-def search_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:
-    """By the matcher alone, cheapest first, where the cost is the number of bytes.
+def search_ending(start: ByteMatcher, guide: Guide, max_visits: int, *, only_hand: bool = False) -> bytes | None:
+    """By the matcher alone, cheapest first, where the cost is the number of bytes; or to where the guide can go on.
 
     Places of equal key whose next bytes are the same are visited once, in a free text those of equal length.
     """
@@ -109,7 +127,7 @@ def search_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | 
         if not heap:
             break
         cost, _, text, matcher, at = heapq.heappop(heap)
-        if matcher.is_accepting:
+        if matcher.is_accepting or (only_hand and at.is_between):
             return text
         branches = [forced] if (forced := matcher.forced()) else []
         if not branches:

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
-from services.runtime.errors import Overloaded
+from services.runtime.errors import Overloaded, Unavailable
 
 T = TypeVar("T")
 
@@ -33,8 +33,10 @@ class FairQueue(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, tenant: str, work: T) -> None:
-        """Add work; Overloaded if too much waits already."""
+        """Add work; Overloaded if too much waits already, Unavailable after `close`."""
         with self._changed:
+            if self._is_closed:
+                raise Unavailable("the compiler of grammars is closed")
             mine = self._waiting.setdefault(tenant, deque())
             if self._num_waiting >= MAX_WAITING or len(mine) >= MAX_WAITING_OF_ONE:
                 if not mine:

@@ -56,6 +56,10 @@ class TextGuide:
     def key(self) -> object:
         return None
 
+    @property
+    def is_between(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class ChoiceGuide:
@@ -78,6 +82,10 @@ class ChoiceGuide:
     def key(self) -> object:
         return None
 
+    @property
+    def is_between(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class JsonGuide:
@@ -88,6 +96,10 @@ class JsonGuide:
 
     def after(self, text: bytes) -> Guide:
         return replace(self, place=self.place.after(text))
+
+    @property
+    def is_between(self) -> bool:
+        return not self.place.hand
 
     @property
     def key(self) -> object:
