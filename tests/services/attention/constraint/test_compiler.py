@@ -55,17 +55,15 @@ def test_a_refusal_is_kept_and_is_an_error_of_its_own_for_everyone(compiler):
     assert errors[0] is not errors[1]
 
 
+@pytest.mark.slow
 def test_a_hostile_grammar_ends_with_its_process_and_others_go_on(compiler):
     hostile = [compiler.recipe(slow(number), "mallory") for number in range(5)]
-    slowest = 0.0
     for number in range(20):
-        started = time.monotonic()
-        assert compiler.recipe(ask_for(number), "alice").result(20)
-        slowest = max(slowest, time.monotonic() - started)
-    # The first waits for the process to start; none waits for the two seconds that each of the others takes.
-    assert slowest < 3.0
+        assert compiler.recipe(ask_for(number), "alice").result(60)
+    # Each hostile one has more than two seconds: they are not done by far.
+    assert sum(not future.done() for future in hostile) >= 2
     with pytest.raises(InvalidRequest, match="more than 2 s of computing"):
-        hostile[0].result(60)
+        hostile[0].result(120)
     assert compiler.recipe(ask_for(100), "mallory").result(60)
 
 
