@@ -53,6 +53,9 @@ class Constraints:
         """What one answer must look like. Raises InvalidRequest that names the field, Overloaded if too many wait."""
         asks = asks_of(wanted)
         work = {key: asyncio.wrap_future(self._compiler.recipe(ask, tenant)) for key, ask in asks.items()}
+        for recipe in work.values():
+            # One refusal is enough for a request; those of its other forms are nobody's.
+            recipe.add_done_callback(lambda done: done.cancelled() or done.exception())
         recipes: dict[str, Recipe] = {}
         for key, recipe in work.items():
             try:
