@@ -19,7 +19,7 @@ NAME = "attention"
 
 
 async def serve_replica(settings: AttentionSettings) -> None:
-    """Shard 0: the engine and its service."""
+    """Serve shard 0: the engine and its service."""
     tracer = open_tracer(settings.trace_endpoint, NAME, settings.instance)
     replica = Assembly(settings, tracer).replica()
     show_load(replica.experts)
@@ -45,7 +45,7 @@ async def serve_replica(settings: AttentionSettings) -> None:
 
 
 async def serve_further_shard(settings: AttentionSettings) -> None:
-    """Shard 1, 2, ...: layers for the engine elsewhere."""
+    """Serve shard 1, 2, ...: layers that an engine elsewhere drives."""
     shard = Assembly(settings).further_shard()
     show_load(shard.experts)
 
@@ -60,7 +60,7 @@ async def serve_further_shard(settings: AttentionSettings) -> None:
 
 
 def show_load(experts: Experts) -> None:
-    """Experts of this process are counted here; those elsewhere, there."""
+    """Count the load of the experts of this process; remote experts count their own."""
     if isinstance(experts, LocalExperts):
         REGISTRY.register(ExpertLoadCollector(experts.shard))
 

@@ -1,4 +1,4 @@
-"""Puts a process together from its settings: checkpoint, layers, experts, store, and the engine or the worker."""
+"""Builds a process from its settings: checkpoint, layers, experts, store, and the engine or the worker."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Assembly:
-    """Reads the checkpoint of one attention process; to be used once, on the service's event loop."""
+    """Reads the checkpoint of one attention process. Used once, on the service's event loop."""
 
     def __init__(self, settings: AttentionSettings, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
@@ -69,7 +69,7 @@ class Assembly:
         self._store = self._open_store()
 
     def replica(self) -> EngineReplica:
-        """The engine of shard 0."""
+        """Build shard 0 with its engine."""
         settings, config = self._settings, self._config
         experts = self._experts()
         further = [
@@ -147,7 +147,7 @@ class Assembly:
         check_room(f"attention shard {settings.shard} of {settings.num_shards}", needs, self._device)
 
     def further_shard(self) -> FurtherShard:
-        """The layers of another shard."""
+        """Build shard 1, 2, ..., which has layers only."""
         experts = self._experts()
         worker = LayerWorker()
         layers = self._local_layers(experts)
@@ -160,7 +160,7 @@ class Assembly:
 
     def _local_layers(self, experts: Experts) -> LocalLayers:
         settings, config = self._settings, self._config
-        # With remote experts a step waits in every layer and is not recorded; padding needs a block for itself.
+        # With remote experts a step waits in every layer and is not recorded. Padding rows need a block of their own.
         records = self._device.type == "cuda" and not settings.experts
         num_blocks = settings.num_blocks + (1 if records else 0)
         shape = num_blocks, len(self._layers), settings.block_tokens, self._layout.width
@@ -173,7 +173,7 @@ class Assembly:
         return LocalLayers(
             config,
             load_layers(self._checkpoint, self._layers, self._device),
-            # Zeroed memory is not touched before it is used, so an idle pool costs nothing.
+            # The system gives zeroed memory only when it is written, so an idle pool costs nothing.
             torch.zeros(shape, dtype=self._layout.kv_dtype, device=self._device),
             experts,
             settings.latent_norm_eps,

@@ -50,7 +50,7 @@ class KvLayout:
         )
 
     def hello(self, shard: int) -> bytes:
-        """Return the body of HELLO to a shard, with that shard's layers: an engine never drives another one."""
+        """Return the body of HELLO to a shard. It names the layers of that shard, so no other shard accepts it."""
         settings = self._settings
         return frames.HELLO.pack(
             secrets.randbits(63),

@@ -1,4 +1,4 @@
-"""What an attention replica counts."""
+"""The metrics of an attention replica."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

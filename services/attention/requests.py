@@ -1,4 +1,4 @@
-"""From the wire to a generation: every field checked, none ignored."""
+"""Makes generations from requests. Every field is checked, none is ignored."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ OFFER_CHARS = 32
 
 @dataclass(frozen=True)
 class ReplicaLimits:
-    """What a replica can take."""
+    """What a replica accepts."""
 
     names_root: bytes  # root of the names of its blocks
     vocab_size: int
@@ -32,7 +32,7 @@ class ReplicaLimits:
 
     @property
     def context_tokens(self) -> int:
-        """Longest prompt and answer together: by the model, and by the block pool."""
+        """The most tokens of prompt and answer together: a limit of the model, and one of the block pool."""
         return min(self.max_positions, self.num_blocks * self.block_tokens)
 
 
@@ -44,7 +44,7 @@ def generation_from_proto(
     hand_over: bool,
     sink: Callable[[Event], None],
 ) -> Generation:
-    """The generation that a request asks for, or InvalidRequest naming the field."""
+    """Return the generation that a request asks for; InvalidRequest names a bad field."""
     prompt, sampling = request.prompt, request.sampling
     token_ids = list(prompt.token_ids)
     _check_prompt(prompt, token_ids, limits)
@@ -55,7 +55,7 @@ def generation_from_proto(
             field="max_new_tokens",
         )
     manifest = request.manifest if isinstance(request, pb.DecodeRequest) else pb.KvManifest()
-    # A manifest of another layout is of no use: the blocks are computed here.
+    # Blocks of another layout cannot be read, so the prompt is computed here.
     usable = manifest.fingerprint == limits.names_root and manifest.num_tokens < len(token_ids)
     media = [MediaMark(span.offset, span.media.num_tokens, span.media.digest) for span in prompt.media]
     return Generation(
@@ -112,7 +112,7 @@ def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: ReplicaLimits
 
 
 def _check_media(prompt: pb.Prompt, token_ids: list[int], limits: ReplicaLimits) -> None:
-    """Spans in order, each over placeholders only, and no placeholder of the prompt outside them."""
+    """Check that spans are in order and cover exactly the placeholders of the prompt."""
     if prompt.media and not limits.takes_media:
         raise InvalidRequest("this replica has no store to take media from", field="prompt.media")
     end = num_covered = 0

@@ -27,7 +27,7 @@ IDLE_CHECK_S = 0.05
 
 
 class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
-    """One replica. Holds no state but the flag that says it is shutting down."""
+    """One replica. Its only state is whether it is shutting down."""
 
     def __init__(
         self, engine: Engine, constraints: Constraints, limits: ReplicaLimits, role: str, tracer: Tracer | None = None
@@ -95,7 +95,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
         )
 
     async def drain(self) -> None:
-        """Refuses new requests, gives streams back for another replica, waits until the prompts in hand are done."""
+        """Refuse new requests, give streams back for another replica, and wait until the current prompts are done."""
         self._draining = True
         self._engine.drain()
         while self._engine.load.num_running or self._engine.load.num_waiting:
@@ -148,7 +148,7 @@ def _logprobs(choice: SampledToken) -> pb.TokenLogprobs | None:
 
 
 class _Events:
-    """What the engine says of one generation, which is cancelled when the request ends in any way."""
+    """The events of one generation, which is cancelled when the request ends in any way."""
 
     def __init__(self, engine: Engine, tracer: Tracer | None) -> None:
         self._engine = engine
@@ -159,7 +159,7 @@ class _Events:
         self.left_out: Sequence[str] = ()  # of the schemas of its constraint
 
     def sink(self, event: Event) -> None:
-        """Called by the engine thread."""
+        """Take an event. Called on the engine's thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def get(self) -> Event:

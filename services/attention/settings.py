@@ -104,19 +104,19 @@ class AttentionSettings(ShardSettings, StoreSettings):
 
     @property
     def expert_addresses(self) -> list[list[str]]:
-        """Per expert shard the addresses that are told; none: experts in this process."""
+        """The given addresses, by expert shard; empty: experts in this process."""
         if self.experts.startswith(DNS):
             return [[] for _ in range(self.expert_shards)]
         return parse_experts(self.experts)
 
     @property
     def expert_name(self) -> str:
-        """The name behind which all replicas of all expert shards are; empty: there is none."""
+        """The DNS name of all replicas of all expert shards; empty: none is given."""
         return self.experts if self.experts.startswith(DNS) else ""
 
     @property
     def further_shards(self) -> tuple[str, ...]:
-        """Addresses of the shards that this engine drives; none for a further shard."""
+        """Addresses of the shards that this engine drives; empty on a further shard."""
         if not self._has_template:
             return self.next_shards
         ordinal = self.ordinal or 0

@@ -86,7 +86,7 @@ class Engine:
         self._post(lambda: self._lives.cancel(generation))
 
     def release(self, offer: str) -> None:
-        """Free the blocks that are held for another replica; it has taken them."""
+        """Free the blocks of an offer, which another replica has taken."""
         self._post(lambda: self._lives.release(offer))
 
     def drain(self) -> None:

@@ -1,4 +1,4 @@
-"""What a generation takes before it runs: latent KV of the store and of other replicas, and features of media."""
+"""Fetches what a generation needs before it runs: latent KV of the store and other replicas, features of media."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -58,7 +58,7 @@ class Fetcher:
         return Fetched(num_blocks, tail, await self._media.fetch(marks) if self._media is not None else {})
 
     async def _fetch_blocks(self, generation: Generation, offer: Offer | None) -> tuple[int, bool]:
-        """Return how many blocks are there, and whether the tail is: from the store, then from the one who offers."""
+        """Return the number of blocks and whether the tail is there, from the store or from the replica that offers."""
         bt = self._block_tokens
         first, last = generation.num_computed // bt, (len(generation.token_ids) - 1) // bt
         names = generation.names.between(first, last, generation.token_ids)

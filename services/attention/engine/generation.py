@@ -35,18 +35,18 @@ class Phase(Enum):
 
 @dataclass
 class Milestones:
-    """When a generation first got where, of time.monotonic; 0: not yet."""
+    """Times of time.monotonic at which a generation first reached a phase; 0: not yet."""
 
     arrived_s: float = field(default_factory=time.monotonic)
-    admitted_s: float = 0.0  # there were blocks for it
-    started_s: float = 0.0  # what the store had of it was there
+    admitted_s: float = 0.0  # it got blocks
+    started_s: float = 0.0  # its blocks in the store were fetched
     first_token_s: float = 0.0
     published_s: float = 0.0  # all its latent KV was in the store
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """New tokens, and the finish if they are the last."""
+    """New tokens, and why the generation ends if they are the last."""
 
     choices: Sequence[SampledToken]
     finish_reason: FinishReason | None

@@ -1,4 +1,4 @@
-"""The lives of generations between steps: how they come, wait for the store, and end."""
+"""Takes generations through their phases between steps."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from services.runtime.errors import MoonshardError
 log = logging.getLogger(__name__)
 
 StoreResult = Fetched | Published
-"""What the store's work for a generation gives."""
+"""The result of the store's work for a generation."""
 
 
 class Lives:
-    """Takes generations from phase to phase and tells their callers. Owned by the engine and used on its loop.
+    """Moves generations from phase to phase and reports to their callers. Owned by the engine and used on its loop.
 
     The store works beside the steps. Its results are settled between them, since a step may be waiting for its experts
     when they come.
@@ -78,7 +78,7 @@ class Lives:
         self._spawn(generation, self._publisher.publish_rest(generation, first), "published")
 
     def release(self, offer: str) -> None:
-        """Free the blocks of a hand-off: they were taken, or nobody came for them in time."""
+        """Free the blocks of a hand-off: they were taken, or the hold is over."""
         generation = self._held.pop(offer, None)
         if generation is not None:
             self._publisher.withdraw(offer)
@@ -89,7 +89,7 @@ class Lives:
             self.release(offer)
 
     def cancel(self, generation: Generation) -> None:
-        """End a generation whose caller has gone; one that is handed over has nothing more to say to it."""
+        """End a generation whose caller has gone, unless it is handed over and kept for another replica."""
         if generation.phase is Phase.HELD:
             return
         if generation in self._tasks:

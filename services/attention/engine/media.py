@@ -28,10 +28,10 @@ class MediaSource:
         self._io_loop = io_loop
 
     async def fetch(self, marks: Sequence[MediaMark]) -> dict[int, Tensor]:
-        """Features [tokens, hidden] by the place of their first token, all of them or MediaMissing.
+        """Return features [tokens, hidden] by the place of their first token. MediaMissing if one is gone.
 
-        They are held until their tokens are computed. A generation has blocks for these tokens, which are several
-        times as large, so the block pool bounds this memory too.
+        A generation keeps them until their tokens are computed. It has blocks for these tokens, which are several times
+        as large, so the block pool bounds this memory too.
         """
         if not marks:
             return {}
@@ -48,19 +48,19 @@ class MediaSource:
                 features[digest] = found
         missing = [digest for digest in num_tokens if digest not in features]
         if missing:
-            # What is damaged looks present to the vision service, until it is gone.
+            # The vision service takes a damaged value for a present one until it is deleted.
             await self._store.delete([media_key(self._model, digest) for digest in missing])
             raise MediaMissing(f"features of {len(missing)} of {len(num_tokens)} media are gone, {missing[0].hex()}")
         return {mark.offset: features[mark.digest] for mark in marks}
 
 
 def marks_to_compute(marks: Sequence[MediaMark], num_computed: int) -> list[MediaMark]:
-    """The media with tokens whose latent KV is not there yet."""
+    """Return the media that have tokens without latent KV."""
     return [mark for mark in marks if mark.offset + mark.num_tokens > num_computed]
 
 
 def media_rows(plan: Sequence[Chunk], row_starts: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Where features stand in the flat tensors of a step, and the features; None if there are none.
+    """Return the places of features in the flat tensors of a step, and the features; None if there are none.
 
     row_starts  flat index of the first token of each chunk
     returns     places [n] i64 and features [n, hidden]

@@ -1,4 +1,4 @@
-"""What the engine gives to the store and to other replicas, and how much of it may be on its way."""
+"""Gives blocks to the store and to other replicas."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -54,7 +54,7 @@ class Publisher:
             PUBLISHED_BLOCKS.labels("backlog_full").inc(len(blocks))
             return
         self._backlog += len(blocks)
-        # A shard that is lost fails the generation by itself; its publications are only missed.
+        # A lost shard fails the generation elsewhere; here its blocks are merely not published.
         done = asyncio.gather(*(shard.publish(blocks) for shard in self._shards), return_exceptions=True)
         done.add_done_callback(lambda _: self._landed(len(blocks)))
         if generation.hand_over:

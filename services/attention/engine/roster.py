@@ -46,7 +46,7 @@ class Roster:
         waiting = self._groups[Phase.WAITING]
         while waiting and len(self.of(Phase.RUNNING)) + len(self.of(Phase.FETCHING)) < self.max_running:
             generation = waiting[0]
-            # Whoever comes later may not take the blocks that the first one waits for: it is due before them.
+            # Later ones may not take the blocks that the first one waits for: it is due before them.
             if not self._give_blocks(generation):
                 break
             self._move(generation, Phase.FETCHING)
@@ -82,15 +82,15 @@ class Roster:
         return named
 
     def leave(self, generation: Generation) -> None:
-        """A running generation computes no more but keeps its blocks until `remove`."""
+        """Stop computing a generation; it keeps its blocks until `remove`."""
         self._move(generation, Phase.LEAVING)
 
     def hold(self, generation: Generation) -> None:
-        """A generation is handed over; its blocks stay until `remove` for the replica that goes on."""
+        """Keep the blocks of a generation that is handed over until `remove`, for the replica that goes on."""
         self._move(generation, Phase.HELD)
 
     def abandon(self, generation: Generation) -> None:
-        """A generation is over for its caller but keeps its blocks until `remove`."""
+        """Note that the caller has gone; the generation keeps its blocks until `remove`."""
         self._turns.leave(generation)
         self._move(generation, Phase.ABANDONED)
 

@@ -1,4 +1,4 @@
-"""What a trace shows of an engine: the phases of a generation, and of some steps every dispatch."""
+"""Spans of an engine: the phases of a generation, and every dispatch of some steps."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from services.runtime.tracing import Tracer, is_recorded
 
 
 def record_phases(tracer: Tracer, generation: Generation) -> None:
-    """The phases of a generation that has ended, as far as it came: queue, fetch, prefill, publish or decode."""
+    """Record the phases that an ended generation reached: queue, fetch, prefill, publish or decode."""
     parent, at, now_s = generation.trace_parent, generation.milestones, time.monotonic()
     last = ("publish" if generation.hand_over else "decode", at.first_token_s, now_s)
     phases = [
@@ -32,7 +32,7 @@ def record_phases(tracer: Tracer, generation: Generation) -> None:
 
 
 class StepSpans:
-    """Some of the steps that recorded requests take part in: a span for the step, and under it one for every frame.
+    """Records some of the steps of recorded requests: a span for the step, and under it one for every frame.
 
     A step serves many requests; its span belongs to the first of those whose trace is recorded. Owned by the engine.
 
@@ -46,7 +46,7 @@ class StepSpans:
 
     @contextmanager
     def step(self, step: int, plan: Sequence[Chunk]) -> Iterator[None]:
-        """Around the forward pass of a step."""
+        """Record the forward pass of a step, if chance takes it."""
         parent = next((c.generation.trace_parent for c in plan if is_recorded(c.generation.trace_parent)), "")
         if not parent or random.random() >= self._ratio:
             yield

@@ -26,7 +26,7 @@ class StoreRoom:
 
     @property
     def num_blocks(self) -> int | None:
-        """The leading blocks of a prompt that are published; later ones go to the next replica alone. None: all."""
+        """How many leading blocks of a prompt are published; later ones go to the decode replica alone. None: all."""
         return None if self._room is None else self._room // SHARE // self._block_bytes
 
     async def open(self) -> None:

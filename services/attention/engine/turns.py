@@ -45,11 +45,11 @@ class Turns:
             generation.due = self._due(generation)
 
     def move_up(self, generation: Generation) -> None:
-        """Let a prompt go earlier, because less of it is left than was thought."""
+        """Move a prompt forward, because the store had a part of it."""
         generation.due = min(generation.due, self._due(generation))
 
     def count(self, generation: Generation) -> None:
-        """Move the clock: a part of this prompt was computed."""
+        """Advance the clock, since a part of this prompt was computed."""
         self._clock = max(self._clock, generation.due - generation.num_remaining * generation.weight)
 
     def leave(self, generation: Generation) -> None:

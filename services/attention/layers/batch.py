@@ -74,7 +74,7 @@ class Batch:
         return self.context_lens.shape[0]
 
     def to_bytes(self) -> bytes:
-        """A header of counts, then the arrays as they are, little endian."""
+        """Return a header of counts, then the arrays as they are, little endian."""
         lengths = [[s.tokens.stop - s.tokens.start, s.context_len, len(s.block_table)] for s in self.segments]
         counts = (
             self.num_tokens,
@@ -91,7 +91,7 @@ class Batch:
 
     @staticmethod
     def from_bytes(data: bytes | bytearray | memoryview) -> "Batch":
-        """The batch that `to_bytes` wrote, in memory of its own. WireError if the bytes have another form."""
+        """Return the batch that `to_bytes` wrote, in memory of its own. WireError if the bytes have another form."""
         if len(data) < HEADER.size:
             raise WireError(f"a batch has a header of {HEADER.size} bytes, the message has {len(data)}")
         magic, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
@@ -104,11 +104,11 @@ class Batch:
         return _from_arrays(content, wide, narrow, columns)
 
     def to(self, device: torch.device) -> "Batch":
-        """This step on a device; itself if it is there already. The host does not wait."""
+        """Return this step on a device; itself if it is there already. The host does not wait."""
         return self if self.token_ids.device == device else self.copy_to(device)
 
     def copy_to(self, device: torch.device) -> "Batch":
-        """This step in memory of its own, by one copy. From the host only."""
+        """Return this step in new memory on a device, by one copy. From the host only."""
         data = self.to_bytes()
         _, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
         content = to_device(torch.frombuffer(bytearray(data), dtype=torch.uint8)[HEADER.size :], device)
@@ -149,7 +149,7 @@ def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
 
 
 def split(batch: Batch, num_parts: int = 2) -> list[Batch]:
-    """Cuts a step between rows into parts of near-equal tokens, fewer if there are fewer rows.
+    """Cut a step between rows into parts of near-equal tokens, fewer if there are fewer rows.
 
     The parts follow one another in the flat tensors, so their concatenated results are those of the whole batch and
     `logit_rows` of the whole batch holds for them. A row is never cut: its later tokens attend to the earlier ones.
@@ -163,7 +163,7 @@ def split(batch: Batch, num_parts: int = 2) -> list[Batch]:
 
 
 def _part(batch: Batch, first: int, last: int) -> Batch:
-    """The rows whose tokens are [first, last) of the flat tensors."""
+    """Return the rows whose tokens are [first, last) of the flat tensors."""
     tokens, decode = slice(first, last), slice(min(first, batch.num_decode), min(last, batch.num_decode))
     return Batch(
         batch.token_ids[tokens],
@@ -209,9 +209,9 @@ def _slots(blocks: NDArray[np.int32], positions: NDArray[np.int64], block_tokens
 def _from_arrays(
     content: Tensor, wide: list[int], narrow: list[int], columns: int, lengths: list[list[int]] | None = None
 ) -> Batch:
-    """The batch whose arrays, 64 bits and then 32 bits wide, are these bytes.
+    """Return the batch whose arrays, 64 bits and then 32 bits wide, are these bytes.
 
-    lengths  of the segments, as in the bytes; given where those are on a device, which would have to be waited for
+    lengths  of the segments, as in the bytes; given where the bytes are on a device, whose answer would take a wait
     """
     longs = _numbers(content[: 8 * sum(wide)], torch.int64)
     ints = _numbers(content[8 * sum(wide) :], torch.int32)
@@ -235,12 +235,12 @@ def _from_arrays(
 
 
 def _numbers(content: Tensor, dtype: torch.dtype) -> Tensor:
-    # PyTorch does not see bytes as numbers where there are none.
+    # PyTorch cannot view an empty tensor of bytes as wider numbers.
     return content.view(dtype) if len(content) else torch.empty(0, dtype=dtype, device=content.device)
 
 
 def _segments(first: int, last: int, shapes: list[list[int]], blocks: Tensor) -> tuple[Segment, ...]:
-    """Segments from (tokens, context_len, blocks) each, which must fill the tokens [first, last)."""
+    """Return segments from (tokens, context_len, blocks) each; they must fill the tokens [first, last)."""
     if sum(count for count, _, _ in shapes) != last - first or sum(num for _, _, num in shapes) != len(blocks):
         raise WireError(f"segments {shapes} do not fill {last - first} tokens and {len(blocks)} blocks")
     segments, start, block = [], first, 0

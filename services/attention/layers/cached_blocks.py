@@ -1,4 +1,4 @@
-"""The blocks of one shard's cache on their way to and from the store and other replicas."""
+"""Moves blocks of one shard's cache to and from the store and other replicas."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class CachedBlocks:
-    """Moves blocks as `LayerShard` says. Used on the loop that computes; the moving is done on the service's loop.
+    """The part of `LayerShard` that moves blocks. Used on the loop that computes; the service's loop does the I/O.
 
     cache    [num_blocks, layers, block_tokens, latent_dim], on the device that computes
     handoff  to the store; None: there is none
@@ -43,6 +43,8 @@ class CachedBlocks:
         if self._handoff is None:
             return False
         missing = await self._on_io_loop(self._handoff.missing([block.name for block in blocks]))
+        if missing is None:
+            return False
         return not missing or await self.publish([blocks[index] for index in missing])
 
     def publish_tail(self, tail_name: str, block_id: int, num_tokens: int) -> Awaitable[bool]:
@@ -88,7 +90,7 @@ class CachedBlocks:
         self, places: Sequence[Tensor], fetch: Callable[[Sequence[memoryview]], Coroutine[Any, Any, int]]
     ) -> int:
         """Let `fetch` fill the places, as many of the leading ones as it can; return how many."""
-        # Memory of the host is written in place where it lies in one piece. numpy has no bf16, so all are bytes.
+        # Contiguous memory of the host is written in place. numpy has no bf16, so all tensors are seen as bytes.
         direct = [place.is_cpu and place.is_contiguous() for place in places]
         landings = [place if here else landing(place) for place, here in zip(places, direct, strict=True)]
         in_bytes = [landed.view(torch.uint8).flatten() for landed in landings]

@@ -1,8 +1,8 @@
 """CUDA graphs of decode steps: a step's launches, recorded once for each size and replayed without Python.
 
-A step is padded to the next larger size. Rows that are only padding attend to one token of a block that nobody else
-has. Only steps without a wait can be recorded, so experts must be in this process: with experts elsewhere every layer
-sends its tokens away and waits, and the host has to act in between.
+A step is padded to the next larger size. Padding rows attend to one token of a block of their own. Only steps without a
+wait can be recorded, so experts must be in this process: with remote experts the host has to send tokens and wait in
+every layer.
 """
 
 from collections.abc import Callable, Coroutine
@@ -20,18 +20,18 @@ BLOCKS = (16, 64, 256, 1024, 4096)  # of the longest context: 1 k to 256 k token
 
 T = TypeVar("T")
 Work = Callable[[], Tensor]
-"""Launches a step; returns where its result stands."""
+"""Launches a step; returns the tensor of its result."""
 
 Recorder = Callable[[Work], Work]
-"""Runs work once, records it, and returns what replays it."""
+"""Runs work once, records it, and returns a function that replays it."""
 
 Layers = Callable[[Batch, Tensor], Tensor]
-"""The hidden states after a shard's layers, of a batch and the hidden states before, all on the device."""
+"""Takes a batch and hidden states, returns the hidden states after a shard's layers; all on the device."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One size: the tensors that a replay reads, and the replay."""
+    """A step of one size: the tensors that its replay reads, and the replay."""
 
     batch: Batch
     hidden: Tensor
@@ -56,7 +56,7 @@ class StepGraphs:
         self._recorded: dict[tuple[int, int], Recorded] = {}
 
     def run(self, batch: Batch, hidden: Tensor) -> Tensor | None:
-        """As the layers; None for a step of a form or size that is not recorded.
+        """Return the hidden states after the layers; None for a step of a form or size that is not recorded.
 
         batch   on the host
         hidden  on the device
@@ -81,7 +81,7 @@ class StepGraphs:
 
 
 def record_cuda(work: Work) -> Work:
-    """Records work on the current GPU, after a run that compiles kernels and chooses algorithms."""
+    """Record work on the current GPU, after a run that compiles kernels and chooses algorithms."""
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -97,7 +97,7 @@ def record_cuda(work: Work) -> Work:
 
 
 def size_of(batch: Batch) -> tuple[int, int] | None:
-    """Rows and blocks of the smallest size that holds a step; None if it has chunks or is larger than all."""
+    """Return rows and blocks of the smallest size that holds a step; None if it has chunks or is larger than all."""
     if batch.segments or batch.num_decode == 0:
         return None
     rows, blocks = smallest(ROWS, batch.num_decode), smallest(BLOCKS, batch.block_tables.shape[1])
@@ -105,12 +105,12 @@ def size_of(batch: Batch) -> tuple[int, int] | None:
 
 
 def smallest(sizes: tuple[int, ...], count: int) -> int | None:
-    """The smallest size that is no smaller than `count`."""
+    """Return the smallest size that is at least `count`; None if all are smaller."""
     return next((size for size in sizes if size >= count), None)
 
 
 def pad(batch: Batch, rows: int, blocks: int, block_tokens: int, scratch_block: int) -> Batch:
-    """A decode step with further rows, each a context of one token in the scratch block, and a wider block table."""
+    """Return a decode step with a wider block table and more rows, whose context is one token of the scratch block."""
     extra = rows - batch.num_decode
     tables = torch.zeros(rows, blocks, dtype=torch.int32)
     tables[: batch.num_decode, : batch.block_tables.shape[1]] = batch.block_tables
@@ -128,7 +128,7 @@ def pad(batch: Batch, rows: int, blocks: int, block_tokens: int, scratch_block: 
 
 
 def without_waiting(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits."""
+    """Return the result of a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration as done:
@@ -142,5 +142,5 @@ def _extended(values: Tensor, extra: int, filling: int) -> Tensor:
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, ...]:
-    """What the layers read of a decode step."""
+    """Return the tensors of a decode step that the layers read."""
     return batch.positions, batch.slots, batch.block_tables, batch.context_lens

@@ -1,7 +1,6 @@
-"""The layers of the model as formulas: MLA in both forms, dense MLP, router and experts (text-model.md section 2).
+"""The layers of the model as formulas: MLA in both forms, dense MLP, router and experts.
 
-Everything but waiting for the experts is synchronous: the only await is on a dispatch, so while one micro-batch waits
-another one computes on the same loop.
+The only await is on a dispatch to experts, so while one micro-batch waits another one computes on the same loop.
 """
 
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from services.model.device import to_device
 def embed(
     token_ids: Tensor, ends: EndWeights, dtype: torch.dtype, media: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Hidden states before the first layer, [tokens, hidden] in `dtype`.
+    """Return the hidden states before the first layer, [tokens, hidden] in `dtype`.
 
     token_ids  [tokens] i64
     media      places [n] i64 among the tokens and the features [n, hidden] that stand there instead of embeddings
@@ -45,7 +44,7 @@ def embed(
 
 
 def logits(hidden: Tensor, ends: EndWeights, config: TextConfig) -> Tensor:
-    """Logits [rows, vocab_size] f32 of the last layer's hidden states [rows, hidden]."""
+    """Return logits [rows, vocab_size] f32 of the last layer's hidden states [rows, hidden]."""
     return linear(rms_norm(hidden, ends.final_norm, config.rms_norm_eps), ends.head, torch.float32)
 
 
@@ -61,7 +60,7 @@ async def forward_layers(
     micro_batch: int,
     latent_norm_eps: float,
 ) -> Tensor:
-    """The hidden states after a shard's layers: h = h + attention(norm(h)), then h = h + mlp(norm(h)), for each.
+    """Return the hidden states after a shard's layers: h = h + attention(norm(h)), then h = h + mlp(norm(h)), for each.
 
     hidden   [tokens, hidden] of the batch
     cache    [num_blocks, len(layers), block_tokens, latent_dim], gets the latent KV of the batch
@@ -76,7 +75,7 @@ async def forward_layers(
             continue
         ids, weights = choose_experts(x, layer.router, config)
         routed = experts.dispatch(step, layer.index, micro_batch, x, ids, weights)
-        # The shared expert is computed here while the routed ones are away.
+        # The shared expert is computed while the routed ones are away.
         shared = mlp(x, layer.mlp.gate_up, layer.mlp.down)
         # The routed sum is fp32, so both additions are; one rounding follows.
         hidden = (hidden + (await routed + shared)).to(hidden.dtype)
@@ -86,7 +85,7 @@ async def forward_layers(
 def attention(
     x: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor, config: TextConfig, latent_norm_eps: float
 ) -> Tensor:
-    """Multi-head latent attention of new tokens to everything before them; writes their latent KV first.
+    """Write the latent KV of new tokens, then return their multi-head latent attention to everything before them.
 
     [q_lat, c, k_pe] = x W_a^T;  c = norm(c);  k_pe = rope(k_pe), one for all heads
     [q_nope, q_pe][h] = (norm(q_lat) W_qb^T)[h];  q_pe = rope(q_pe)
@@ -126,7 +125,7 @@ def attention(
 
 
 def decode(q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor) -> Tensor:
-    """The absorbed form, for the rows of one token: [num_decode, heads, v].
+    """Return attention in the absorbed form, for generated tokens: [num_decode, heads, v].
 
     q_abs[h] = q_nope[h] W_UK[h];  p = softmax((q_abs[h] . c + q_pe[h] . k_pe) * s);  o[h] = (sum p c) W_UV[h]^T
     """
@@ -138,7 +137,7 @@ def decode(q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttentio
 def prefill(
     q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor, config: TextConfig
 ) -> list[Tensor]:
-    """The expanded form, for chunks: [tokens of the chunk, heads, v] each.
+    """Return attention in the expanded form, for chunks of prompts: [tokens of the chunk, heads, v] each.
 
     [k_nope, v][h] = (c W_kvb^T)[h];  p = softmax((q_nope[h] . k_nope[h] + q_pe[h] . k_pe) * s);  o[h] = sum p v[h]
     """
@@ -158,7 +157,7 @@ def prefill(
 
 
 def choose_experts(x: Tensor, router: Router, config: TextConfig) -> tuple[Tensor, Tensor]:
-    """Ids [tokens, top_k] i32 and weights [tokens, top_k] f32 of each token's routed experts."""
+    """Return ids [tokens, top_k] i32 and weights [tokens, top_k] f32 of each token's routed experts."""
     return route(
         x,
         router.gate,

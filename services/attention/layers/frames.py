@@ -28,7 +28,7 @@ DTYPES = {4: torch.float32, 2: torch.bfloat16}
 
 
 class FrameKind(IntEnum):
-    """What a frame asks for; its answer has the same kind, or FAILED."""
+    """The kind of a request; its answer has the same kind, or FAILED."""
 
     HELLO = 1
     FORWARD = 2
@@ -45,7 +45,7 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True)
 class LayerFrame:
-    """One message. `call` pairs an answer with its question."""
+    """One message. `call` pairs an answer with its request."""
 
     kind: FrameKind
     call: int
@@ -65,18 +65,17 @@ class LayerFrame:
 
 
 def frame(kind: FrameKind, call: int, body: bytes = b"") -> bytes:
-    """The bytes of one frame."""
     return LayerFrame(kind, call, memoryview(body)).to_bytes()
 
 
 def pack_forward(step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> bytes:
-    """Body of FORWARD: the batch, then hidden [tokens, hidden_size] in the run's dtype."""
+    """Return the body of FORWARD: the batch, then hidden [tokens, hidden_size] in the run's dtype."""
     data = batch.to_bytes()
     return b"".join((FORWARD.pack(step, micro_batch, len(data)), data, pack_hidden(hidden)))
 
 
 def unpack_forward(body: memoryview, dtype: torch.dtype, hidden_size: int) -> tuple[int, int, Batch, Tensor]:
-    """(step, micro-batch, batch, hidden)."""
+    """Return (step, micro-batch, batch, hidden)."""
     if len(body) < FORWARD.size:
         raise WireError(f"a FORWARD frame of {len(body)} bytes is too short")
     step, micro_batch, num_bytes = FORWARD.unpack_from(body)
@@ -94,7 +93,7 @@ def pack_hidden(hidden: Tensor) -> bytes:
 
 
 def unpack_hidden(body: memoryview, dtype: torch.dtype, hidden_size: int) -> Tensor:
-    """hidden [tokens, hidden_size], which may be written to."""
+    """Return hidden [tokens, hidden_size], in memory that may be written to."""
     row_bytes = hidden_size * dtype.itemsize
     if len(body) == 0 or len(body) % row_bytes:
         raise WireError(f"{len(body)} bytes are not rows of {hidden_size} {dtype} numbers")
@@ -119,7 +118,7 @@ def pack_tail(tail_name: str, block_id: int, num_tokens: int) -> bytes:
 
 
 def unpack_tail(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[str, int, int]:
-    """(name, block id, tokens)."""
+    """Return (name, block id, tokens)."""
     if len(body) != TAIL.size:
         raise WireError(f"a tail of {len(body)} bytes, {TAIL.size} expected")
     block_id, num_tokens, name = TAIL.unpack(body)
@@ -130,14 +129,14 @@ def unpack_tail(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[s
 
 
 def pack_offer(offer: str, blocks: Sequence[OfferedBlock] = (), source: str = "") -> bytes:
-    """Body of OFFER, WITHDRAW (no blocks) and FETCH_OFFERED (with the address of the shard that offers)."""
+    """Return the body of OFFER, WITHDRAW (no blocks) and FETCH_OFFERED (with the address of the shard that offers)."""
     address = source.encode()
     offered = (OFFERED.pack(block.block_id, block.num_tokens, block.name) for block in blocks)
     return b"".join((OFFER.pack(offer.encode(), len(address)), address, *offered))
 
 
 def unpack_offer(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[str, list[OfferedBlock], str]:
-    """(offer, blocks, source)."""
+    """Return (offer, blocks, source)."""
     if len(body) < OFFER.size:
         raise WireError(f"an offer of {len(body)} bytes is too short")
     offer, num_bytes = OFFER.unpack_from(body)
@@ -153,6 +152,6 @@ def unpack_offer(body: memoryview, num_blocks: int, block_tokens: int) -> tuple[
 
 
 def check_block(block_id: int, num_blocks: int) -> None:
-    """WireError unless the block exists: nothing is ever written outside the cache."""
+    """Raise WireError unless the block exists, so that nothing is ever written outside the cache."""
     if block_id >= num_blocks:
         raise WireError(f"block {block_id} is outside 0..{num_blocks - 1}")

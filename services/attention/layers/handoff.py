@@ -1,4 +1,4 @@
-"""Latent KV in the store: the one mechanism behind handoff, prefix reuse, preemption and migration."""
+"""Latent KV in the store, for hand-off, prefix-cache hits, preemption and moves between replicas."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from services.attention.metrics import FETCHED_BLOCKS, HANDOFF_BYTES, PUBLISHED_
 from services.runtime.blobs import BlobStore
 from services.runtime.errors import StoreUnavailable
 
-# Blocks asked for in one round trip; a miss ends the fetch, so more would be read in vain.
+# Blocks of one round trip. A miss ends the fetch, so a larger window would read more in vain.
 FETCH_WINDOW = 8
 
 
 class Handoff:
     """Publishes and fetches the blocks of one shard. Lives on the service's event loop and knows no tensors.
 
-    Losing the store is never an error here: what cannot be published or fetched is computed again by whoever needs it.
+    Losing the store is never an error: a block that cannot be published or fetched is computed again.
     """
 
     def __init__(self, store: BlobStore, fingerprint: bytes) -> None:
@@ -21,23 +21,23 @@ class Handoff:
         self._layout = fingerprint.hex()
 
     async def publish(self, blocks: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Stores (name, bytes) pairs; False if the store is gone."""
+        """Store (name, bytes) pairs; False if the store is gone."""
         return await self._put({self._block_key(name): data for name, data in blocks}, len(blocks))
 
     async def publish_tail(self, tail_name: str, data: bytes) -> bool:
-        """Stores the filled part of a generation's last block under the request's own name."""
+        """Store the filled part of a generation's last block under the request's own name."""
         return await self._put({self._tail_key(tail_name): data}, 1)
 
-    async def missing(self, names: Sequence[bytes]) -> list[int]:
-        """Indexes of the names that the store does not have; none if the store is gone."""
+    async def missing(self, names: Sequence[bytes]) -> list[int] | None:
+        """Return the indexes of names that the store does not have; None if it is gone."""
         try:
             known = await self._store.exists([self._block_key(name) for name in names])
         except StoreUnavailable:
-            return []
+            return None
         return [index for index, exists in enumerate(known) if not exists]
 
     async def fetch(self, names: Sequence[bytes], buffers: Sequence[memoryview]) -> int:
-        """Fills the buffers with the blocks; returns how many of the leading ones are there, verified."""
+        """Fill the buffers with the blocks; return how many of the leading ones are there, verified."""
         count = 0
         try:
             while count < len(names):
@@ -57,7 +57,7 @@ class Handoff:
         return count
 
     async def fetch_tail(self, tail_name: str) -> bytes | bytearray | None:
-        """The filled part of a last block, which is then deleted: it is of use once."""
+        """Return the filled part of a last block and delete it, since it is of use once; None if it is not there."""
         key = self._tail_key(tail_name)
         try:
             (data,) = await self._store.get([key])

@@ -1,4 +1,4 @@
-"""Bytes of a tensor for the store, taken in the order of the computation without stopping it."""
+"""Copies the bytes of a tensor to the host, in the order of the computation and without stopping it."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from services.model.device import landing
 
 
 class HostCopy:
-    """A tensor's bytes as of now: what is computed later does not change them, even if they are still on the way."""
+    """The bytes of a tensor as of now. Later computation does not change them, even while a GPU still sends them."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
@@ -21,7 +21,7 @@ class HostCopy:
         self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     async def data(self) -> bytes:
-        """The bytes, once a GPU has sent them."""
+        """Return the bytes, once a GPU has sent them."""
         if self._arrived is not None:
             await asyncio.to_thread(self._arrived.synchronize)
             self._arrived, self._data = None, _as_bytes(self._landing)

@@ -1,4 +1,4 @@
-"""The engine's side of a further shard: its layers run in another process, over one long-lived stream."""
+"""The engine's side of a further shard, which runs its layers in another process."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ PEER_BLOCK_S = 0.1  # more for each block that comes from another replica
 class RemoteLayers:
     """A shard that this engine drives. Owned by the engine and used on its loop only.
 
-    When the stream breaks the shard's latent KV is lost: what waits for it fails with Unavailable, `take_loss` says so
-    once, and the connection is made again in the background.
+    When the stream breaks, the shard's latent KV is lost: calls in flight fail with Unavailable, `take_loss` reports it
+    once, and the shard is connected again in the background.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class RemoteLayers:
 
     @property
     def is_connected(self) -> bool:
-        """May be asked from any thread."""
+        """Whether the stream stands. For any thread."""
         return self._connected.is_set()
 
     async def open(self, timeout_s: float) -> None:
-        """Connects; Unavailable if the shard does not answer in time."""
+        """Connect; Unavailable if the shard does not answer in time."""
         self._connection = asyncio.create_task(self._keep_connected())
         connected = asyncio.create_task(self._connected.wait())
         await asyncio.wait({connected, self._connection}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -142,18 +142,18 @@ class RemoteLayers:
             try:
                 await self._converse()
             except (grpc.aio.AioRpcError, MoonshardError) as error:
-                # While it restarts every attempt fails in the same way: said once, not five times a second.
+                # While the shard restarts every attempt fails in the same way, so only the first is a warning.
                 log.log(
                     logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard %s: %s", self._address, error
                 )
                 if isinstance(error, WireError) and not self._connected.is_set():
-                    raise  # it refused our layout: no retry helps
+                    raise  # the shard refuses our layout, and no retry helps
             self._lose()
             await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self) -> None:
         async with open_channel(self._address, tls=self._tls) as channel:
-            # Without serialisers messages are bytes, which the stubs do not know.
+            # The stubs do not know that messages are bytes where there are no serialisers.
             stream: Any = channel.stream_stream(RUN)()
             await stream.write(wire.frame(FrameKind.HELLO, 0, self._hello))
             first = await stream.read()

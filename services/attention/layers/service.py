@@ -1,4 +1,4 @@
-"""A further shard's side of the stream: runs its layers and moves its blocks as the engine says."""
+"""A further shard's side of the stream from the engine."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class LayerWorker:
-    """The thread on which the shard's layers run, with an event loop of its own. Frames start in order."""
+    """The thread that runs the shard's layers, with an event loop of its own. Frames start in order."""
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
@@ -29,7 +29,7 @@ class LayerWorker:
         self._thread.start()
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Any]":
-        """Runs a coroutine there; to be awaited on the caller's loop."""
+        """Run a coroutine on the thread; the future belongs to the caller's loop."""
 
         async def call() -> Any:
             try:
@@ -53,7 +53,7 @@ class LayerWorker:
 
 
 class LayerServicer:
-    """Obeys one engine at a time: the newest one. Its blocks belong to that engine."""
+    """Serves one engine at a time, the newest one. The blocks of the shard belong to that engine."""
 
     def __init__(
         self, layers: LocalLayers, worker: LayerWorker, hello: bytes, dtype: torch.dtype, hidden_size: int
@@ -65,18 +65,18 @@ class LayerServicer:
         self._hidden_size = hidden_size
         _, self._num_blocks, self._block_tokens, _, _ = wire.HELLO.unpack(hello)
         self._working: set[asyncio.Task[None]] = set()
-        self._engine = 0  # which stream is obeyed
+        self._engine = 0  # a count of engines; the last one is served
         self._answers: set[asyncio.Queue[bytes | None]] = set()
 
     def handler(self) -> Any:
-        """LayerService with identity serialisers: the frames are their own format."""
+        """Return the handler of LayerService. Frames are their own format, so there are no serialisers."""
         methods: dict[str, Any] = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
         return grpc.method_handlers_generic_handler("moonshard.v1.LayerService", methods)
 
     async def run(
         self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]"
     ) -> AsyncIterator[bytes]:
-        """One engine's stream: HELLO first, then frames, each answered once, in any order."""
+        """Serve one engine's stream: HELLO first, then frames, each answered once, in any order."""
         self._engine += 1
         engine = self._engine
         first = LayerFrame.from_bytes(await anext(requests))
@@ -84,7 +84,7 @@ class LayerServicer:
         if refusal:
             yield wire.frame(FrameKind.FAILED, 0, refusal.encode())
             return
-        # What the engine before left in flight may still write into blocks that are the new one's now.
+        # Frames of the engine before may still write into blocks that belong to the new one now.
         await asyncio.gather(*self._working, return_exceptions=True)
         await self._worker.run(self._forget_offers)
         yield wire.frame(FrameKind.HELLO, 0)
@@ -99,7 +99,7 @@ class LayerServicer:
             self._answers.discard(answers)
 
     async def drain(self) -> None:
-        """Ends the stream, so that the engine gives its generations back to their callers."""
+        """End the stream, so that the engine gives its generations back to their callers."""
         for answers in self._answers:
             answers.put_nowait(None)
 

@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class LayerShard(Protocol):
-    """What the engine asks of every shard of its replica, itself included. Used on the engine's loop only.
+    """One shard of the engine's replica, its own included. Used on the engine's loop only.
 
-    The methods that are no coroutines take what they need before they return, so the blocks may change afterwards.
+    Methods that are not coroutines copy what they need before they return, so the blocks may change afterwards.
     """
 
     async def forward(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
@@ -47,14 +47,14 @@ class LayerShard(Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be used now. While it cannot, generations wait; their callers may go elsewhere meanwhile."""
+        """Whether it can be used now. Until it can, new generations wait."""
 
     def take_loss(self) -> bool:
-        """True once after the shard has lost its latent KV."""
+        """Return True once after the shard has lost its latent KV."""
 
 
 async def all_of(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Results of all, after every one has ended; the first error if there is one."""
+    """Wait until all have ended; return their results, or raise the first error."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

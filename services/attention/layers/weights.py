@@ -67,7 +67,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class EndWeights:
-    """What comes before the first and after the last layer. Only shard 0 has it."""
+    """Embedding, final norm and head. Only shard 0 has them."""
 
     embedding: Tensor  # [vocab_size, hidden] bf16
     final_norm: Tensor  # [hidden] bf16
@@ -75,12 +75,12 @@ class EndWeights:
 
 
 def load_layers(checkpoint: Checkpoint, layers: range, device: torch.device = CPU) -> list[LayerWeights]:
-    """Reads and packs layers one by one, so that little more than the packed weights is in memory at any time."""
+    """Read and pack layers one by one, so that little more than the packed weights is in memory at any time."""
     return [_load_layer(checkpoint, checkpoint.config.text, layer, device) for layer in layers]
 
 
 def load_ends(checkpoint: Checkpoint, device: torch.device = CPU) -> EndWeights:
-    """Embedding, final norm and head. The embedding is copied, so that no token waits for a page of the file."""
+    """Read the weights around the layers. The embedding is copied, so that no token waits for a page of the file."""
     edges = text_weights.edge_weights(checkpoint)
     embedding, final_norm = edges.embedding.to(device, copy=True), edges.final_norm.to(device, copy=True)
     return EndWeights(embedding, final_norm, pack_linear(edges.head.to(device)))
@@ -120,5 +120,5 @@ def _to_float(plain: RouterWeights) -> Router:
 
 
 def _on(device: torch.device, plain: Weights) -> Weights:
-    """The tensors of a checkpoint's dataclass, moved. On the CPU they stay views of the file."""
+    """Move the tensors of a checkpoint's dataclass. On the CPU they stay views of the file."""
     return replace(plain, **{field.name: getattr(plain, field.name).to(device) for field in fields(plain)})

@@ -144,9 +144,12 @@ async def test_a_block_that_is_withdrawn_while_it_is_copied_is_not_given(start_r
     assert await offered.read(handed.offer, handed.block_names[0]) is None
 
 
-async def test_a_lost_store_hands_over_directly(start_rig, reference, tmp_path):
+async def test_a_store_that_is_lost_in_mid_prompt_is_made_good_directly(start_rig, reference, tmp_path):
+    """The engine believed that the store would hold the prompt, and finds out at its end."""
     with RedisServer(tmp_path) as server:
         prefill, decode = await pair(start_rig, store=server.url)
-    handed = await prefill.submit(prompt(50), 10, hand_over=True).handed_over()
-    tokens, num_cached = await go_on(decode, prefill, handed, 50, 10)
-    assert (tokens, num_cached) == (reference.generate(prompt(50), 10), 50)
+        assert prefill.replica.room.num_blocks > 100
+    handed = await prefill.submit(prompt(64), 10, hand_over=True).handed_over()
+    assert handed.offer
+    tokens, num_cached = await go_on(decode, prefill, handed, 64, 10)
+    assert (tokens, num_cached) == (reference.generate(prompt(64), 10), 64)
