@@ -37,6 +37,9 @@ class GatewaySettings(StoreSettings):
         "open",
         description="Sampling parameters that a chat request may set: open (all), kvv (as K2 Vendor Verifier), fixed.",
     )
+    unknown_fields: Literal["warn", "refuse"] = Field(
+        "warn", description="Undocumented fields of a request: accepted with a warning, or 400."
+    )
     default_max_tokens: PositiveInt = Field(
         32768, description="Most tokens of an answer where the request says nothing."
     )

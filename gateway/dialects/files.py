@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import gateway_of
+from gateway.dialects.service_types import DeletedFile, FileList
 from gateway.http.body import quote
 from gateway.http.routes import ApiRoute, json_response
 from services.runtime.errors import InvalidRequest
@@ -56,7 +57,8 @@ async def upload_file(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """List the files of this key."""
     files = await gateway_of(request).files.listing(_owner_of(request))
-    return json_response({"object": "list", "data": files, "has_more": False})
+    listed: FileList = {"object": "list", "data": files, "has_more": False}
+    return json_response(listed)
 
 
 async def get_file(request: Request) -> Response:
@@ -75,7 +77,8 @@ async def get_content(request: Request) -> Response:
 async def delete_file(request: Request) -> Response:
     """Drop a file before its time."""
     await gateway_of(request).files.delete(_owner_of(request), _file_of(request))
-    return json_response({"id": _file_of(request), "object": "file", "deleted": True})
+    deleted: DeletedFile = {"id": _file_of(request), "object": "file", "deleted": True}
+    return json_response(deleted)
 
 
 def _owner_of(request: Request) -> str:

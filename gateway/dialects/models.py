@@ -1,7 +1,6 @@
 """The names under which the model is served, and how it is listed."""
 
-from typing import Any
-
+from gateway.dialects.service_types import Model, ModelList
 from gateway.http.body import quote
 from gateway.http.errors import ModelNotFound
 from gateway.settings import GatewaySettings
@@ -18,13 +17,13 @@ class ModelNames:
         self._names = {settings.model_name, *settings.model_aliases}
 
     def check(self, name: str) -> None:
-        """Raises ModelNotFound unless the model is served under this name."""
+        """Raise ModelNotFound unless the model is served under this name."""
         if name not in self._names:
             raise ModelNotFound(
                 f"the model {quote(name)} does not exist; {self._settings.model_name} does", field="model"
             )
 
-    def listing(self, context_tokens: int) -> dict[str, Any]:
+    def listing(self, context_tokens: int) -> ModelList:
         """The body of GET /v1/models: one union of fields for the clients of OpenAI, Anthropic and Kimi."""
         name = self._settings.model_name
         return {
@@ -35,9 +34,9 @@ class ModelNames:
             "last_id": name,
         }
 
-    def entry(self, name: str, context_tokens: int) -> dict[str, Any]:
-        """The model under the name that was asked for."""
-        sees = bool(self._settings.visions)
+    def entry(self, name: str, context_tokens: int) -> Model:
+        """The model under the name of the request."""
+        takes_media = bool(self._settings.visions)
         return {
             "id": name,
             "object": "model",
@@ -45,6 +44,7 @@ class ModelNames:
             "created": CREATED,
             "created_at": CREATED_AT,
             "display_name": self._settings.model_display_name,
+            "lifecycle": "active",
             "owned_by": "moonshotai",
             "root": self._settings.model_aliases[0] if self._settings.model_aliases else name,
             "parent": None,
@@ -54,8 +54,8 @@ class ModelNames:
             "max_tokens": context_tokens,
             "max_model_len": context_tokens,
             "context_length": context_tokens,
-            "supports_image_in": sees,
-            "supports_video_in": sees,
+            "supports_image_in": takes_media,
+            "supports_video_in": takes_media,
             "supports_reasoning": True,
             "supports_thinking_type": "both",
         }

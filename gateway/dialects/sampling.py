@@ -51,6 +51,12 @@ class SamplingFields(Body):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    allowed_token_ids: Annotated[list[NaturalInt], Field(min_length=1, max_length=16384)] | None = None
+    bad_words: Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=128)] | None = (
+        None
+    )
+    prompt_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
+    priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] | None = Field(None, description="Carried to the engines.")
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -71,6 +77,8 @@ def refuse_sampling_contradictions(fields: SamplingFields, *, max_tokens: int | 
         raise InvalidRequest("stream_options: only allowed when stream is true", field="stream_options")
     if max_tokens is not None and fields.min_tokens is not None and fields.min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens: more than the {max_tokens} tokens that are allowed", field="min_tokens")
+    if fields.prompt_logprobs is not None and fields.stream is True:
+        raise InvalidRequest("prompt_logprobs: not in a stream", field="prompt_logprobs")
     for key in fields.logit_bias or {}:
         if not (key.isascii() and key.isdecimal() and len(key) <= MAX_ID_DIGITS):
             raise InvalidRequest(f"logit_bias: {quote(key)} is not a token id", field="logit_bias")
@@ -80,17 +88,23 @@ def sampling_from(
     fields: SamplingFields,
     *,
     temperature: float,
-    max_tokens: int | None,
+    token_limit: tuple[str, int | None],
     num_top_logprobs: int | None,
-    budget_field: str = "max_tokens",
+    num_prompt_logprobs: int | None,
+    max_thinking_tokens: int | None = None,
 ) -> Sampling:
-    """The internal form. `temperature` is the default, `num_top_logprobs` None means no log-probabilities."""
+    """The internal form.
+
+    temperature  the default
+    token_limit  the field that limits the answer, and its value
+    num_...      alternatives to each token of the answer or the prompt; None: no log-probabilities of it
+    """
     return Sampling(
         temperature=fields.temperature if fields.temperature is not None else temperature,
         top_p=fields.top_p if fields.top_p is not None else TOP_P,
         seed=fields.seed,
-        max_new_tokens=max_tokens,
-        budget_field=budget_field,
+        max_new_tokens=token_limit[1],
+        budget_field=token_limit[0],
         min_new_tokens=fields.min_tokens or 0,
         stop_token_ids=tuple(fields.stop_token_ids or ()),
         ignore_eos=fields.ignore_eos is True,
@@ -101,4 +115,9 @@ def sampling_from(
         repetition_penalty=fields.repetition_penalty or 1.0,
         logit_bias=tuple((int(key), bias) for key, bias in (fields.logit_bias or {}).items()),
         num_top_logprobs=num_top_logprobs,
+        num_prompt_logprobs=num_prompt_logprobs,
+        max_thinking_tokens=max_thinking_tokens,
+        allowed_token_ids=tuple(fields.allowed_token_ids or ()),
+        bad_words=tuple(fields.bad_words or ()),
+        priority=fields.priority or 0,
     )

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from gateway.dialects.context import call_context, gateway_of
+from gateway.dialects.service_types import Health, Version
 from gateway.http.routes import ApiRoute, json_response
 from gateway.metrics import KEY_SERIES
 from gateway.version import VERSION
@@ -27,18 +28,13 @@ async def get_model(request: Request) -> Response:
     return json_response(gateway.models.entry(name, await gateway.cluster.context_tokens(call_context(request))))
 
 
-async def balance(request: Request) -> Response:
-    """Return a balance, which Kimi's clients ask for. Nothing is billed here."""
-    amounts = {"available_balance": 1000000.0, "voucher_balance": 0.0, "cash_balance": 1000000.0}
-    return json_response({"code": 0, "data": amounts, "scode": "0x0", "status": True})
-
-
 async def health(request: Request) -> Response:
     """Answer 200 if a chat request could be served now, or held while roles wake; 503 otherwise."""
     cluster = gateway_of(request).cluster
     if not (cluster.can_serve or cluster.can_hold):
         raise Unavailable(cluster.what_is_missing)
-    return json_response({"status": "ok" if cluster.can_serve else "holding"})
+    answer: Health = {"status": "ok" if cluster.can_serve else "holding"}
+    return json_response(answer)
 
 
 async def live(request: Request) -> Response:
@@ -48,7 +44,8 @@ async def live(request: Request) -> Response:
 
 async def get_version(request: Request) -> Response:
     """Return the version of this build."""
-    return json_response({"version": VERSION})
+    answer: Version = {"version": VERSION}
+    return json_response(answer)
 
 
 async def metrics(request: Request) -> Response:
@@ -78,7 +75,6 @@ async def root(request: Request) -> Response:
 ROUTES = (
     ApiRoute("GET", "/v1/models", list_models),
     ApiRoute("GET", "/v1/models/{name:path}", get_model),
-    ApiRoute("GET", "/v1/users/me/balance", balance),
     ApiRoute("GET", "/health", health),
     ApiRoute("GET", "/ping", health),
     ApiRoute("GET", "/live", live),

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from gateway.http.body import Body
+from gateway.http.body import Opaque
 
 
 def kind_in(*kinds: str) -> Callable[[object], str]:
@@ -26,7 +26,7 @@ def _refuse(_: str) -> str:
     raise PydanticCustomError("kind", "this kind is not supported here")
 
 
-class Refused(Body):
+class Refused(Opaque):
     """The member for `~other` where no other kind is accepted: fails, and names `type`."""
 
     type: Annotated[str, AfterValidator(_refuse)]

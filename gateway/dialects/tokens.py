@@ -10,6 +10,7 @@ from gateway.dialects.chat.request import ChatRequest, parse_chat
 from gateway.dialects.chat.schema import ChatCompletionRequest
 from gateway.dialects.completions.schema import DetokenizeRequest, TokenizeRequest
 from gateway.dialects.context import Gateway, call_context, gateway_of
+from gateway.dialects.service_types import EstimatedTokens, PromptText, TokenList
 from gateway.http.body import check, quote
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute, json_response
@@ -32,9 +33,13 @@ async def tokenize(request: Request) -> Response:
         texts = await gateway.cluster.token_bytes(token_ids, call)
         strings = [texts[token_id].decode(errors="replace") for token_id in token_ids]
     context_tokens = await gateway.cluster.context_tokens(call)
-    return json_response(
-        {"count": len(token_ids), "max_model_len": context_tokens, "tokens": token_ids, "token_strs": strings}
-    )
+    listed: TokenList = {
+        "count": len(token_ids),
+        "max_model_len": context_tokens,
+        "tokens": token_ids,
+        "token_strs": strings,
+    }
+    return json_response(listed)
 
 
 async def detokenize(request: Request) -> Response:
@@ -49,7 +54,8 @@ async def detokenize(request: Request) -> Response:
             raise InvalidRequest(
                 f"tokens.{index}: {quote(token_id)} is no token, ids end at {vocab_size - 1}", field=f"tokens.{index}"
             )
-    return json_response({"prompt": (await gateway.cluster.detokenize(asked.tokens, call, skip_special=False)).text})
+    text: PromptText = {"prompt": (await gateway.cluster.detokenize(asked.tokens, call, skip_special=False)).text}
+    return json_response(text)
 
 
 async def estimate_token_count(request: Request) -> Response:
@@ -57,7 +63,8 @@ async def estimate_token_count(request: Request) -> Response:
     gateway = gateway_of(request)
     chat = await gateway.bodies.read_json(request, partial(_chat_of, gateway=gateway))
     count = await gateway.pipeline.count(_conversation(chat), call_context(request))
-    return json_response({"data": {"total_tokens": count}})
+    estimate: EstimatedTokens = {"data": {"total_tokens": count}}
+    return json_response(estimate)
 
 
 def _parse_tokenize(body: dict[str, Any], gateway: Gateway) -> tuple[ChatRequest | TokenizeRequest, bool]:
@@ -78,6 +85,7 @@ def _given(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat_of(body: dict[str, Any], gateway: Gateway) -> ChatRequest:
+    # Of a chat, fields of the answer alone count for nothing here; so they are not warned of either.
     chat = parse_chat(body, gateway.settings.max_choices)
     gateway.models.check(chat.model)
     return chat

@@ -24,9 +24,15 @@ def _fail_fast(schema: object) -> None:
 
 
 class Body(BaseModel):
-    """Base of all request schemas: exact types, unknown fields ignored, null the same as absent."""
+    """Base of all request schemas: exact types, null the same as absent; unknown fields are kept for a complaint."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class Opaque(Body):
+    """A part of a body of which nothing but the declared fields is looked at."""
+
+    model_config = ConfigDict(extra="ignore")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -26,9 +26,12 @@ class ContextExceeded(InvalidRequest):
     """The prompt alone fills the context. The client must shorten it."""
 
     def __init__(self, num_tokens: int, context_tokens: int) -> None:
-        # Clients recognise these words and compact their history; they must stay as they are.
+        # Clients recognise these words and shorten their history: the first sentence LiteLLM and LangChain, the code
+        # those that see no more than the message, the last Kimi's.
         super().__init__(
-            f"Invalid request: Your request exceeded model token limit: {context_tokens} (requested: {num_tokens})"
+            f"This model's maximum context length is {context_tokens} tokens, and the prompt has {num_tokens} "
+            f"(context_length_exceeded). "
+            f"Your request exceeded model token limit: {context_tokens} (requested: {num_tokens})"
         )
         self.num_tokens = num_tokens
         self.context_tokens = context_tokens
@@ -166,8 +169,8 @@ def anthropic_error(error: MoonshardError) -> dict[str, Any]:
     """The body of an error on the Anthropic dialect, without the request's id, which only JSON answers have."""
     message = _message_of(error)
     if isinstance(error, ContextExceeded):
-        # Clients recognise these words, too.
-        message = f"prompt is too long: {error.num_tokens} tokens > {error.context_tokens} maximum"
+        # Clients of this dialect look for other words first.
+        message = f"prompt is too long: {error.num_tokens} tokens > {error.context_tokens} maximum. {message}"
     return {"type": "error", "error": {"type": _anthropic(error)[1], "message": message}}
 
 

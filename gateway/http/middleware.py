@@ -6,6 +6,7 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +26,10 @@ PATIENCE_FORM = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LEFT = 499
 ID = "moonshard.request_id"
+IGNORED = "x-moonshard-ignored"
+MAX_IGNORED = 16
+MAX_NAME_CHARS = 64
+NOT_IN_A_HEADER = re.compile(r"[^\x21-\x2b\x2d-\x7e]")  # nor the comma, which separates
 
 
 class RequestMiddleware:
@@ -69,6 +74,8 @@ class RequestMiddleware:
                 headers["x-trace-id"] = context.trace_id
                 if is_anthropic(scope["path"]):
                     headers["request-id"] = context.request_id
+                if context.ignored:
+                    headers[IGNORED] = _ignored(context.ignored)
             await send(message)
 
         try:
@@ -86,6 +93,11 @@ class RequestMiddleware:
                     "status": status,
                 }
                 log.info("request", extra={**fields, "seconds": round(seconds, 4)})
+
+
+def _ignored(names: Sequence[str]) -> str:
+    """The names of ignored fields for a header, the first of them if there are many."""
+    return ", ".join(NOT_IN_A_HEADER.sub("?", name[:MAX_NAME_CHARS]) for name in names[:MAX_IGNORED])
 
 
 def _context_of(headers: Headers, request_s: float, sample_ratio: float) -> RequestContext:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from gateway.http.body import Body
@@ -54,15 +55,29 @@ def openapi_document(
     version: str,
     routes: Sequence[ApiRoute],
     bodies: Sequence[type[Body]],
-    answers: Mapping[tuple[str, str], dict[str, Any]],
+    answers: Mapping[tuple[str, str], type],
 ) -> dict[str, Any]:
-    """Return the document with the schemas of all bodies and errors; answers by lower-case method and path."""
+    """Return the document with the schemas of all bodies, answers and errors.
+
+    answers  types of answers by lower-case method and path
+    """
     _, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
-    schemas = {**definitions["$defs"], "OpenAIError": OPENAI_ERROR, "AnthropicError": ANTHROPIC_ERROR}
+    answered, answer_definitions = TypeAdapter.json_schemas(
+        [(answer, "serialization", TypeAdapter(answer)) for answer in dict.fromkeys(answers.values())],
+        ref_template=REF,
+    )
+    schemas = {
+        **definitions["$defs"],
+        **answer_definitions["$defs"],
+        "OpenAIError": OPENAI_ERROR,
+        "AnthropicError": ANTHROPIC_ERROR,
+    }
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         method, path = route.method.lower(), route.path_format
-        paths.setdefault(path, {})[method] = _operation(route, path, answers.get((method, path)))
+        answer = answers.get((method, path))
+        schema = None if answer is None else answered[answer, "serialization"]
+        paths.setdefault(path, {})[method] = _operation(route, path, schema)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},

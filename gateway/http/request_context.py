@@ -41,6 +41,7 @@ class RequestContext:
     owner: str = ""  # the short name of the caller's API key; empty: not known yet, or nobody needs a key
     tracer: Tracer | None = None
     root: Span | None = None  # of the whole request, where there are traces
+    ignored: list[str] = field(default_factory=list)  # fields of the body that were accepted without an effect
 
     @property
     def trace_id(self) -> str:

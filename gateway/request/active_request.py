@@ -1,4 +1,4 @@
-"""A running request: its choices as tasks, their events in one bounded feed."""
+"""A running request: its choices as tasks, their events in one bounded queue."""
 
 import asyncio
 import logging
@@ -11,37 +11,38 @@ from gateway.cluster.cluster import Cluster
 from gateway.http.request_context import RequestContext
 from gateway.http.stopping import Stopping
 from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
-from gateway.request.batch_queue import BatchQueue
-from gateway.request.chat_model import (
+from gateway.request.answer_model import (
+    AnswerEvent,
     CallArguments,
     CallEnd,
     CallStart,
     Content,
-    Event,
     Finish,
     FinishName,
+    PromptTokens,
     Reasoning,
     Usage,
 )
+from gateway.request.batch_queue import BatchQueue
 from gateway.request.generation import Generation, Start
-from gateway.request.logprobs import TokenLog
+from gateway.request.logprobs import TokenLog, prompt_tokens
 from gateway.request.parsing import AnswerParser
-from gateway.request.spans import tell_outcome
+from gateway.request.spans import trace_outcome
 from gateway.settings import GatewaySettings
-from protos.attention_pb2 import LENGTH
+from protos.attention_pb2 import LENGTH, STOP
 from protos.tokenizer_pb2 import Delta, ParseStart
 from services.runtime.errors import DeadlineExceeded, MoonshardError
 
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 1024  # that a client may lag behind
-MAX_BATCHES = 2**20  # a feed of tokens is bounded by the context already
+MAX_BATCHES = 2**20  # a queue of tokens is bounded by the context already
 
 
 class ActiveRequest:
     """Generates all choices of one request until the last has finished, one fails, or it is closed.
 
-    events  of all choices, interleaved; ends after the last Finish, or with the MoonshardError that ended the run
+    events  of all choices, interleaved; ends after the last Finish, or with the MoonshardError that ended the request
     usage   token counts, growing
     """
 
@@ -58,12 +59,12 @@ class ActiveRequest:
         stopping: Stopping,
         begun: Callable[[], None],
     ) -> None:
-        self.events: BatchQueue[Event] = BatchQueue(MAX_EVENTS)
+        self.events: BatchQueue[AnswerEvent] = BatchQueue(MAX_EVENTS)
         self.usage = usage
         self.usage.completion = [0] * len(starts)
         self.usage.reasoning = [0] * len(starts)
         self.num_choices = len(starts)
-        self.held = ExitStack()  # what the request occupies until it is closed
+        self.occupied = ExitStack()  # what the request occupies until it is closed
         self._cluster = cluster
         self._stopping = stopping
         self._begun = begun  # to be called at the first token
@@ -77,14 +78,15 @@ class ActiveRequest:
         self._num_per_prompt = num_per_prompt
         self._is_closed = False
         self._finishes: list[FinishName] = []
-        self._said: list[tuple[int, Content | Reasoning]] = []  # for the trace, where it may hold content
+        self._shown: list[tuple[int, Content | Reasoning]] = []  # for the trace, where it may hold content
+        self._with_prompt: set[int] = set()  # choices whose prompt was emitted
         self._logs = [TokenLog() if start.sampling.HasField("num_top_logprobs") else None for start in starts]
         self._task = asyncio.create_task(self._generate())
         self._task.add_done_callback(self._ended)
 
     @property
     def prompts(self) -> Sequence[Generation]:
-        """Those of which each computes a prompt; further choices find it in the prefix cache."""
+        """The first generation of each prompt, which computes it; further choices find it in the prefix cache."""
         return self._generations[:: self._num_per_prompt]
 
     async def close(self) -> None:
@@ -92,7 +94,7 @@ class ActiveRequest:
         self._is_closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self.held.close()
+        self.occupied.close()
 
     async def _generate(self) -> None:
         try:
@@ -113,8 +115,8 @@ class ActiveRequest:
         self._context.meter.num_completion_tokens += usage.num_completion_tokens
         # Work that breaks while it is given up is no mistake that anybody has to look at.
         error = None if task.cancelled() or self._is_closed else task.exception()
-        told = _first(error) if error is not None else None
-        self.events.close(told)
+        ended_by = _first(error) if error is not None else None
+        self.events.close(ended_by)
         fields = {
             "request_id": self._context.request_id,
             "trace_id": self._context.trace_id,
@@ -122,11 +124,15 @@ class ActiveRequest:
             "num_cached_tokens": usage.num_cached_tokens,
             "num_completion_tokens": usage.num_completion_tokens,
             "seconds": round(time.monotonic() - self._context.arrived_s, 4),
-            "outcome": type(told).__name__ if told else "left" if task.cancelled() or self._is_closed else "complete",
-            **({"error": told.message} if told else {}),
+            "outcome": type(ended_by).__name__
+            if ended_by
+            else "left"
+            if task.cancelled() or self._is_closed
+            else "complete",
+            **({"error": ended_by.message} if ended_by else {}),
         }
-        log.info("run", extra=fields)
-        tell_outcome(self._context, usage, self._finishes, told, self._said)
+        log.info("generated", extra=fields)
+        trace_outcome(self._context, usage, self._finishes, ended_by, self._shown)
 
     async def _choose(self, choice: int) -> None:
         """One choice, from its prompt to its Finish."""
@@ -152,6 +158,7 @@ class ActiveRequest:
         """Tokens into events, until the tokens end or what was asked for is complete."""
         async with aclosing(self._portions(tokens)) as portions:
             async for token_ids in portions:
+                await self._emit_prompt(choice)
                 deltas = await parser.feed(token_ids)
                 self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
                 await self._emit(choice, deltas, parser)
@@ -159,16 +166,31 @@ class ActiveRequest:
                     truncated = generation.is_cut
                     break
             else:
+                await self._emit_prompt(choice)
                 truncated = generation.finish_reason == LENGTH or generation.is_cut
                 deltas = await parser.end(truncated=truncated)
                 self._count(choice, len(generation.token_ids), parser)
                 await self._emit(choice, deltas, parser)
-        log = self._logs[choice]
-        if log is not None and parser.stop is None and (rest := log.rest()):
-            await self.events.put(Content(choice, "", rest))
+        await self._emit_last_logprobs(choice, parser)
         self.usage.schema_left_out += [one for one in generation.left_out if one not in self.usage.schema_left_out]
         self._finishes.append(_finish_name(parser, truncated=truncated))
-        await self.events.put(Finish(choice, self._finishes[-1], parser.stop))
+        ends_itself = generation.finish_reason == STOP and parser.stop is None
+        stop_token = generation.token_ids[-1] if ends_itself else None
+        await self.events.put(Finish(choice, self._finishes[-1], parser.stop, stop_token))
+
+    async def _emit_prompt(self, choice: int) -> None:
+        """Emit the prompt's log-probabilities before the first event of a choice, if they were asked for."""
+        first = self._generations[choice - choice % self._num_per_prompt]
+        if first.prompt_logprobs and choice not in self._with_prompt:
+            self._with_prompt.add(choice)
+            tokens = await prompt_tokens(first.prompt_ids, first.prompt_logprobs, self._token_bytes)
+            await self.events.put(PromptTokens(choice, tokens))
+
+    async def _emit_last_logprobs(self, choice: int, parser: AnswerParser) -> None:
+        """Emit the log-probabilities of tokens that no text shows: all of a raw answer, none after a stop string."""
+        log = self._logs[choice]
+        if log is not None and (parser.stop is None or self._parser.raw) and (rest := log.rest()):
+            await self.events.put(Content(choice, "", rest))
 
     async def _portions(self, tokens: BatchQueue[list[int]]) -> AsyncGenerator[list[int], None]:
         """All tokens that have come, or one at a time where one may end the answer, so that none beyond it counts."""
@@ -195,11 +217,15 @@ class ActiveRequest:
         log = self._logs[choice]
         if log is not None:
             generation = self._generations[choice]
-            await log.add(parser.content_positions, generation.token_ids, generation.logprobs, self._token_bytes)
+            content = parser.content_positions
+            # Of a raw answer every token that counts is logged, also one that shows no text.
+            positions = range(log.num_tokens, self.usage.completion[choice]) if self._parser.raw else content
+            hidden = set(positions).difference(content)
+            await log.add(positions, generation.token_ids, generation.logprobs, self._token_bytes, hidden)
         for delta in deltas:
             event = _event_of(choice, delta)
             if self._settings.trace_content and isinstance(event, Content | Reasoning):
-                self._said.append((choice, event))
+                self._shown.append((choice, event))
             if log is not None and isinstance(event, Content):
                 event = replace(event, logprobs=log.shown(event.text))
             await self.events.put(event)
@@ -208,7 +234,7 @@ class ActiveRequest:
         return await self._cluster.token_bytes(token_ids, self._context)
 
 
-def _event_of(choice: int, delta: Delta) -> Event:
+def _event_of(choice: int, delta: Delta) -> AnswerEvent:
     match delta.WhichOneof("piece"):
         case "reasoning":
             return Reasoning(choice, delta.reasoning)

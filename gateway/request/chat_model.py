@@ -1,10 +1,10 @@
 """The one form of a request and of its answer that stands behind every dialect of the gateway."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
-FinishName = Literal["stop", "length", "tool_calls"]
+from protos.tokenizer_pb2 import RenderResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +45,82 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call.
+
+    declaration  what the chat template shows of it: `{"type": "function", "function": {"name": ...}}`; beside the name
+                 may stand `description`, `parameters` (a JSON schema) and `strict`
+    """
+
+    declaration: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name by which the model calls it."""
+        return str(self.declaration["function"]["name"])
+
+    @property
+    def parameters(self) -> Mapping[str, Any] | None:
+        """The schema of its arguments; None: it takes none."""
+        parameters: Mapping[str, Any] | None = self.declaration["function"].get("parameters")
+        return parameters
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether any arguments will do."""
+        return self.declaration["function"].get("strict") is False
+
+    @property
+    def properties(self) -> list[str]:
+        """The names of its arguments."""
+        properties = (self.parameters or {}).get("properties")
+        return list(properties) if isinstance(properties, dict) else []
+
+
+class PromptMaker(Protocol):
+    """What turns messages or texts into the tokens of a prompt."""
+
+    async def render(self, conversation: "Conversation") -> RenderResponse:
+        """The prompt that the chat template makes of a conversation."""
+
+    async def encode(self, prompts: "RawPrompts") -> list[RenderResponse]:
+        """Prompts as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """A prompt that the chat template renders."""
 
     messages: tuple[Message, ...]
-    tools_json: str = ""  # JSON list as the client sent it; empty without tools
+    tools: tuple[Tool, ...] = ()
     thinking: bool = True
     preserve_thinking: bool = False
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    is_raw: ClassVar[bool] = False
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All images and videos, in order."""
+        return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
+
+    async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
+        """The only prompt."""
+        return [await maker.render(self)]
 
 
 @dataclass(frozen=True, slots=True)
 class RawPrompts:
     """Prompts without a chat: text, in which markers become special tokens, or token ids. None is empty."""
 
-    prompts: tuple[str | tuple[int, ...], ...]
+    texts: tuple[str | tuple[int, ...], ...]
+    tools: ClassVar[tuple[Tool, ...]] = ()
+    media: ClassVar[tuple[Media, ...]] = ()
+    is_raw: ClassVar[bool] = True
+
+    async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
+        """One for each text."""
+        return await maker.encode(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +142,11 @@ class Sampling:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     num_top_logprobs: int | None = None  # alternatives to each token, 0 to 20; None: no log-probabilities
+    num_prompt_logprobs: int | None = None  # the same for each token of the prompt
+    max_thinking_tokens: int | None = None
+    allowed_token_ids: tuple[int, ...] = ()  # no other comes; empty: all may come
+    bad_words: tuple[str, ...] = ()  # texts that the answer does not have
+    priority: int = 0  # carried to the engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,156 +199,3 @@ class Request:
     num_choices: int = 1  # of each prompt
     forced_call: ForcedCall | None = None
     json_answer: JsonAnswer | FormedAnswer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token's bytes, the logarithm of its probability, and the same of the likeliest tokens in its place."""
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """More of a choice's reasoning."""
-
-    choice: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """More of a choice's visible text, with the tokens that it begins if log-probabilities were asked for."""
-
-    choice: int
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CallStart:
-    """A tool call begins. `index` is its position in this answer, without gaps."""
-
-    choice: int
-    index: int
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """More of a tool call's arguments."""
-
-    choice: int
-    index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnd:
-    """A tool call is over; incomplete when the budget cut it."""
-
-    choice: int
-    index: int
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The last event of a choice. `stop` is the stop string that was met."""
-
-    choice: int
-    reason: FinishName
-    stop: str | None = None
-
-
-Event = Reasoning | Content | CallStart | CallArguments | CallEnd | Finish
-
-
-@dataclass(slots=True)
-class Usage:
-    """Token counts of a request. Owned by its run, final once the run is over."""
-
-    num_prompt_tokens: int
-    num_cached_tokens: int = 0  # of the prompt
-    completion: list[int] = field(default_factory=list)  # tokens of each choice
-    reasoning: list[int] = field(default_factory=list)  # of these, reasoning
-    schema_left_out: list[str] = field(default_factory=list)  # keywords of the request's schemas that nothing enforced
-
-    @property
-    def num_completion_tokens(self) -> int:
-        """Tokens of all choices."""
-        return sum(self.completion)
-
-    @property
-    def num_reasoning_tokens(self) -> int:
-        """Reasoning tokens of all choices, part of the completion tokens."""
-        return sum(self.reasoning)
-
-
-@dataclass(slots=True)
-class ChoiceAnswer:
-    """A whole choice, put together from its events."""
-
-    reasoning: str = ""
-    content: str = ""
-    tool_calls: list[Call] = field(default_factory=list)  # complete ones only
-    finish: FinishName = "stop"
-    stop: str | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the content, if asked for
-
-
-def assemble(events: Sequence[Event], num_choices: int) -> list[ChoiceAnswer]:
-    """The choices that a finished run's events add up to; calls that the budget cut are left out."""
-    choices = [_Pieces() for _ in range(num_choices)]
-    for event in events:
-        choices[event.choice].add(event)
-    return [pieces.answer() for pieces in choices]
-
-
-class _Pieces:
-    """The events of one choice on their way to an answer."""
-
-    def __init__(self) -> None:
-        self._reasoning: list[str] = []
-        self._content: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._starts: dict[int, CallStart] = {}
-        self._arguments: dict[int, list[str]] = {}
-        self._complete: list[int] = []
-        self._finish: Finish | None = None
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Reasoning():
-                self._reasoning.append(event.text)
-            case Content():
-                self._content.append(event.text)
-                self._logprobs += event.logprobs
-            case CallStart():
-                self._starts[event.index] = event
-                self._arguments[event.index] = []
-            case CallArguments():
-                self._arguments[event.index].append(event.text)
-            case CallEnd():
-                if event.complete:
-                    self._complete.append(event.index)
-            case Finish():
-                self._finish = event
-
-    def answer(self) -> ChoiceAnswer:
-        assert self._finish is not None, "a run ends only when each of its choices has finished"
-        calls = [
-            Call(self._starts[index].id, self._starts[index].name, "".join(self._arguments[index]))
-            for index in self._complete
-        ]
-        return ChoiceAnswer(
-            "".join(self._reasoning),
-            "".join(self._content),
-            calls,
-            self._finish.reason,
-            self._finish.stop,
-            self._logprobs,
-        )

@@ -1,25 +1,23 @@
 """From the internal request to the form that the engines hold an answer to."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
 
-from gateway.request.chat_model import Conversation, FormedAnswer, JsonAnswer, Request
+from gateway.request.chat_model import FormedAnswer, JsonAnswer, Request, Tool
 from protos import attention_pb2 as pb
 from protos.tokenizer_pb2 import REASONING, RenderResponse
 
 
 def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | None:
-    """What an engine enforces for the choices of one prompt; None for a raw prompt, after which anything may come.
+    """What an engine enforces for the choices of one prompt; None for a raw prompt without a form: anything may come.
 
-    Tools that are declared may be called only with arguments after their schema, except where a tool says
-    `strict: false`; of what is said beside calls only `json_answer` is enforced, and never what is thought. Without
-    tools, or where they may not be called, no call begins.
+    Declared tools may be called only with arguments after their schema, except where a tool says `strict: false`. Of
+    the text beside calls only `json_answer` is enforced, and never what is thought. Without tools, or where they may
+    not be called, no call begins.
     """
-    asked = request.conversation
-    if not isinstance(asked, Conversation):
+    if request.conversation.is_raw and request.json_answer is None:
         return None
-    tools = orjson.loads(asked.tools_json) if asked.tools_json else []
     constraint = pb.Constraint(
         starts_in_reasoning=prompt.parser_state == REASONING,
         max_tool_calls=request.output.max_tool_calls,
@@ -28,8 +26,8 @@ def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | N
     )
     if request.json_answer is not None:
         _form(constraint, request.json_answer)
-    if tools and not request.output.drop_tool_calls:
-        _allow(constraint, tools, request)
+    if request.conversation.tools and not request.output.drop_tool_calls:
+        _allow(constraint, request.conversation.tools, request)
     return constraint
 
 
@@ -49,17 +47,15 @@ def _form(constraint: pb.Constraint, answer: JsonAnswer | FormedAnswer) -> None:
             constraint.choices.texts.extend(answer.texts)
 
 
-def _allow(constraint: pb.Constraint, tools: list[dict[str, Any]], request: Request) -> None:
+def _allow(constraint: pb.Constraint, tools: Sequence[Tool], request: Request) -> None:
     forced = request.forced_call
-    functions = [tool["function"] for tool in tools]
     if forced is not None and forced.name:
-        functions = [function for function in functions if function["name"] == forced.name]
+        tools = [tool for tool in tools if tool.name == forced.name]
         constraint.max_tool_calls = 1
     constraint.tool_use = pb.TOOL_USE_AUTO if forced is None else pb.TOOL_USE_REQUIRED
-    for function in functions:
-        parameters = function.get("parameters")
+    for tool in tools:
         constraint.tools.add(
-            name=function["name"],
-            parameters_json="" if parameters is None else orjson.dumps(parameters).decode(),
-            loose=function.get("strict") is False,
+            name=tool.name,
+            parameters_json="" if tool.parameters is None else orjson.dumps(tool.parameters).decode(),
+            loose=tool.is_loose,
         )

@@ -3,9 +3,11 @@
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from gateway.settings import GatewaySettings
 from services.runtime.blobs import BlobStore
@@ -13,6 +15,18 @@ from services.runtime.errors import InvalidRequest, NotFound
 
 NAMESPACE = "moonshard-files"
 ID_CHARS = 64
+
+
+class File(TypedDict):
+    """What is known of a file. Sizes in bytes, times in seconds since 1970."""
+
+    id: str
+    object: Literal["file"]
+    bytes: Annotated[int, Field(ge=0)]
+    created_at: Annotated[int, Field(ge=0)]
+    filename: str
+    purpose: str
+    status: Literal["ready"]
 
 
 class FileDesk:
@@ -35,13 +49,13 @@ class FileDesk:
         if self._store is not None:
             await self._store.close()
 
-    async def put(self, owner: str, filename: str, purpose: str, data: bytes) -> dict[str, Any]:
-        """Keeps a file and returns its description. InvalidRequest if the key has too many."""
+    async def put(self, owner: str, filename: str, purpose: str, data: bytes) -> File:
+        """Keep a file and returns its description. InvalidRequest if the key has too many."""
         store = self._opened()
         listed = await self.listing(owner)
         if len(listed) >= self._max_files:
             raise InvalidRequest(f"file: at most {self._max_files} files are kept, delete some first", field="file")
-        head = {
+        head: File = {
             "id": f"file-{secrets.token_hex(16)}",
             "object": "file",
             "bytes": len(data),
@@ -50,26 +64,26 @@ class FileDesk:
             "purpose": purpose,
             "status": "ready",
         }
-        name = str(head["id"])
+        name = head["id"]
         await store.put({_data(name): data, _head(name): orjson.dumps({"owner": owner, "file": head})})
-        await self._write_list(owner, [*(str(entry["id"]) for entry in listed), name])
+        await self._write_list(owner, [*(entry["id"] for entry in listed), name])
         return head
 
-    async def listing(self, owner: str) -> list[dict[str, Any]]:
+    async def listing(self, owner: str) -> list[File]:
         """The descriptions of a key's files, oldest first; those whose time is over are left out."""
         store = self._opened()
         (ids,) = await store.get([_list(owner)])
         heads = await store.get([_head(name) for name in orjson.loads(ids)]) if ids is not None else []
         return [orjson.loads(head)["file"] for head in heads if head is not None]
 
-    async def describe(self, owner: str, name: str) -> dict[str, Any]:
+    async def describe(self, owner: str, name: str) -> File:
         """One file's description; NotFound unless it is the key's."""
         store = self._opened()
         (head,) = await store.get([_head(name)]) if len(name) <= ID_CHARS else [None]
         known: Mapping[str, Any] = orjson.loads(head) if head is not None else {}
         if known.get("owner") != owner:
             raise _no_such_file()
-        file: dict[str, Any] = known["file"]
+        file: File = known["file"]
         return file
 
     async def content(self, owner: str, name: str) -> bytes:
@@ -81,7 +95,7 @@ class FileDesk:
         """Drops a file; NotFound unless it is the key's."""
         await self.describe(owner, name)
         await self._opened().delete([_data(name), _head(name)])
-        await self._write_list(owner, [str(entry["id"]) for entry in await self.listing(owner)])
+        await self._write_list(owner, [entry["id"] for entry in await self.listing(owner)])
 
     async def file_bytes(self, name: str) -> bytes:
         """The bytes of the file of this id, which is what ms://ID names; NotFound if it isn't there any more."""

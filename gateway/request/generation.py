@@ -37,7 +37,8 @@ class Start:
     prompt_ids: Sequence[int]
     media: Sequence[MediaSpan]
     sampling: pb.Sampling
-    see_again: Callable[[], Awaitable[object]]  # puts the features of the media back into the store
+    encode_media: Callable[[], Awaitable[object]]  # puts the features of the media back into the store
+    priority: int = 0
 
 
 class Generation:
@@ -45,6 +46,7 @@ class Generation:
 
     token_ids          generated so far, a final stop token included
     logprobs           of these tokens, if asked for
+    prompt_logprobs    of the prompt's tokens but the first, if asked for
     num_cached_tokens  of the prompt, as the first replica reported
     finish_reason      set once the last token is there
     is_cut             a token was replaced because the answer would not have ended within its budget otherwise
@@ -62,6 +64,7 @@ class Generation:
         self._leads = leads  # the client sees nothing before this choice begins
         self.token_ids: list[int] = []
         self.logprobs: list[pb.TokenLogprobs] = []
+        self.prompt_logprobs: list[pb.TokenLogprobs] = []
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
         self.is_cut = False
@@ -97,6 +100,11 @@ class Generation:
                 await hand_over.failed(replica, error)
 
     @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The tokens of the prompt."""
+        return self._start.prompt_ids
+
+    @property
     def num_uncomputed(self) -> int:
         """Tokens of the prompt, until it is computed."""
         return 0 if self.prompt_computed.is_set() else len(self._start.prompt_ids)
@@ -109,6 +117,9 @@ class Generation:
         """Computes the prompt on a prefill replica; None if the decode replica shall do it itself."""
         pool = self._cluster.prefills
         if len(self._start.prompt_ids) < self._settings.prefill_min_tokens or not pool.serving:
+            return None
+        if self._start.sampling.HasField("num_prompt_logprobs"):
+            # They come with the first token of the replica that computes the prompt and goes on.
             return None
         hashes = chain_hashes(self._start.prompt_ids)
         choose = partial(choose_prefill, cached_tokens=self._cluster.prefixes.cached_tokens(hashes))
@@ -176,6 +187,7 @@ class Generation:
                     FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
                     self._prefilled_s = None
                 self.logprobs += response.logprobs
+                self.prompt_logprobs = self.prompt_logprobs or list(response.prompt_logprobs)
                 await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
                 if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
                     return
@@ -195,7 +207,7 @@ class Generation:
                 return await work()
             except MediaMissing as missing:
                 try:
-                    await self._start.see_again()
+                    await self._start.encode_media()
                 except MoonshardError as error:
                     # Not of the engine's making: another one would not do better.
                     raise MediaLost(f"{missing.message}; {error.message}", retry_after_s=LOST_RETRY_S) from error
@@ -208,6 +220,7 @@ class Generation:
             num_prompt_tokens=len(self._start.prompt_ids),
             media=self._start.media,
             tenant=self._context.owner,
+            priority=self._start.priority,
         )
 
     def _was_last(self) -> bool:

@@ -1,9 +1,9 @@
 """Log-probabilities beside the text that they belong to."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 
-from gateway.request.chat_model import TokenLogprob
+from gateway.request.answer_model import PromptToken, TokenLogprob
 from protos.attention_pb2 import TokenLogprobs
 from services.runtime.errors import WireError
 
@@ -12,13 +12,15 @@ TokenBytes = Callable[[Iterable[int]], Awaitable[Mapping[int, bytes]]]
 
 
 class TokenLog:
-    """The content tokens of one choice, held until the text that they begin is shown.
+    """The content tokens of one choice, kept until the text that they begin is shown.
 
-    The parser holds text back, for half a character or half a stop string; what it never shows isn't logged.
+    The parser keeps text back, for half a character or half a stop string. Of a chat, text that is never shown is not
+    logged; of a raw answer every token is, so that there are as many as the usage counts.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # (bytes of content before it, the token)
+        self.num_tokens = 0
         self._num_bytes = 0
         self._num_shown_bytes = 0
 
@@ -28,8 +30,9 @@ class TokenLog:
         token_ids: Sequence[int],
         logprobs: Sequence[TokenLogprobs],
         token_bytes: TokenBytes,
+        hidden: Container[int] = (),
     ) -> None:
-        """Tokens at these positions of the answer are content."""
+        """Log the tokens at these positions of the answer; those at `hidden` positions show no text."""
         if not positions:
             return
         if positions[-1] >= len(logprobs):
@@ -44,12 +47,14 @@ class TokenLog:
                 texts[token_ids[position]],
                 entry.logprob,
                 tuple((texts[token_id], logprob) for token_id, logprob in top),
+                hidden=position in hidden,
             )
             self._waiting.append((self._num_bytes, token))
-            self._num_bytes += len(token.token)
+            self.num_tokens += 1
+            self._num_bytes += 0 if token.hidden else len(token.token)
 
     def shown(self, text: str) -> tuple[TokenLogprob, ...]:
-        """The tokens that begin in this text, which follows what was shown before."""
+        """Take the tokens that begin in this text, which follows what was shown before."""
         self._num_shown_bytes += len(text.encode())
         begun: list[TokenLogprob] = []
         while self._waiting and self._waiting[0][0] < self._num_shown_bytes:
@@ -59,3 +64,18 @@ class TokenLog:
     def rest(self) -> tuple[TokenLogprob, ...]:
         """The tokens that are left when an answer ends by itself."""
         return tuple(token for _, token in self._waiting)
+
+
+async def prompt_tokens(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], token_bytes: TokenBytes
+) -> tuple[PromptToken, ...]:
+    """The tokens of a prompt with their log-probabilities; `logprobs` has none of the first token."""
+    if len(logprobs) != len(token_ids) - 1:
+        raise WireError(f"an engine sent {len(logprobs)} log-probabilities of {len(token_ids)} prompt tokens")
+    texts = await token_bytes({*token_ids, *(token_id for one in logprobs for token_id in one.top_token_ids)})
+    tokens = [PromptToken(token_ids[0], texts[token_ids[0]])]
+    for token_id, entry in zip(token_ids[1:], logprobs, strict=True):
+        top = zip(entry.top_token_ids, entry.top_logprobs, strict=True)
+        alternatives = tuple((other, texts[other], logprob) for other, logprob in top)
+        tokens.append(PromptToken(token_id, texts[token_id], entry.logprob, alternatives))
+    return tuple(tokens)

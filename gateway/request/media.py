@@ -3,13 +3,13 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from gateway.cluster.cluster import Cluster
 from gateway.cluster.replicas import Replica
 from gateway.http.request_context import RequestContext
-from gateway.request.chat_model import Conversation, Media
+from gateway.request.chat_model import Conversation, Media, RawPrompts
 from gateway.request.fetch import MediaFetcher
 from gateway.request.files import FileDesk
 from gateway.settings import GatewaySettings
@@ -43,12 +43,12 @@ class MediaDesk:
         self._cluster = cluster
         self._settings = settings
 
-    async def see(self, conversation: Conversation, context: RequestContext) -> Seen:
+    async def see(self, conversation: Conversation | RawPrompts, context: RequestContext) -> Seen:
         """The references of all media of a conversation.
 
         Raises InvalidRequest naming the part that cannot be seen and why, Unavailable if nobody is there to see.
         """
-        parts = {media_key(media): media for media in reversed(media_of(conversation))}
+        parts = {media_key(media): media for media in reversed(conversation.media)}
         if len(parts) > self._settings.max_media:
             many = f"{len(parts)} images and videos, at most {self._settings.max_media} are accepted (max_media)"
             raise InvalidRequest(f"messages: {many}", field="messages")
@@ -133,8 +133,3 @@ def _decode_data(media: Media, rest: str) -> bytes:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise InvalidRequest(f"{media.field}: the payload is not valid base64", field=media.field) from None
-
-
-def media_of(conversation: Conversation) -> Sequence[Media]:
-    """All images and videos of a conversation, in order."""
-    return [part for message in conversation.messages for part in message.content if isinstance(part, Media)]

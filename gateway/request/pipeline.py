@@ -10,17 +10,22 @@ from gateway.http.request_context import RequestContext
 from gateway.http.stopping import Stopping
 from gateway.request.active_request import ActiveRequest
 from gateway.request.admission import Admission
-from gateway.request.chat_model import Conversation, RawPrompts, Request, Usage
+from gateway.request.answer_model import Usage
+from gateway.request.chat_model import Conversation, RawPrompts, Request
 from gateway.request.constraint import constraint_of
 from gateway.request.files import FileDesk
 from gateway.request.forecast import Forecast
 from gateway.request.generation import Start
-from gateway.request.media import MediaDesk, media_of
+from gateway.request.media import MediaDesk
 from gateway.request.rendering import parse_start, render_request, sampling_of, seeded
-from gateway.request.spans import tell_request
+from gateway.request.spans import trace_request
 from gateway.settings import GatewaySettings
+from protos.attention_pb2 import TokenSequence
 from protos.tokenizer_pb2 import CONTENT, RenderResponse
 from services.runtime.errors import InvalidRequest
+
+# They come in one message.
+MAX_PROMPT_LOGPROBS = 2**18
 
 
 class Pipeline:
@@ -46,38 +51,36 @@ class Pipeline:
         Raises Overloaded if too many are open or it would wait too long, ContextExceeded, InvalidRequest for what only
         the tokenizer can see, Unavailable if nobody is ready in time.
         """
-        tell_request(context, request, self._settings)
+        trace_request(context, request, self._settings)
         async with self._stopping.ending():
             return await self._start(request, context)
 
     async def _start(self, request: Request, context: RequestContext) -> ActiveRequest:
-        with ExitStack() as held:
-            held.enter_context(self._admission.enter())
-            ticket = held.enter_context(self._admission.wait(context))
+        asked = request.conversation
+        with ExitStack() as occupied:
+            occupied.enter_context(self._admission.enter())
+            ticket = occupied.enter_context(self._admission.wait(context))
             # All roles of its path wake together, not one after another.
-            with self._demand.need("tokenizer", "prefill", "decode", *self._vision(request.conversation)):
-                prompts = await self._prompts(request.conversation, context)
+            with self._demand.need("tokenizer", "prefill", "decode", *_vision(asked)):
+                prompts = await asked.prompts(_PromptMaker(self._cluster, self._media, context))
                 starts = await self._starts(request, prompts, context)
-                held.enter_context(self._demand.need("tokenizer", "decode"))
-            raw = isinstance(request.conversation, RawPrompts)
-            tools_json = "" if isinstance(request.conversation, RawPrompts) else request.conversation.tools_json
-            parser = parse_start(request.output, tools_json, prompts[0], raw=raw)
+                occupied.enter_context(self._demand.need("tokenizer", "decode"))
             usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
             self._forecast.measure(ticket, usage.num_prompt_tokens)
-            run = ActiveRequest(
+            active = ActiveRequest(
                 self._cluster,
                 self._settings,
                 context,
                 starts,
-                parser,
+                parse_start(request, prompts[0]),
                 usage,
                 num_per_prompt=request.num_choices,
                 stopping=self._stopping,
                 begun=partial(self._forecast.begin, ticket),
             )
-            held.enter_context(self._demand.queue(run.prompts))
-            run.held = held.pop_all()
-            return run
+            occupied.enter_context(self._demand.queue(active.prompts))
+            active.occupied = occupied.pop_all()
+            return active
 
     async def count(self, conversation: Conversation, context: RequestContext) -> int:
         """Tokens of a prompt, images and videos included. Raises what start raises, but ContextExceeded."""
@@ -85,8 +88,9 @@ class Pipeline:
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
         """The tokens that `count` counts."""
-        with self._admission.enter(), self._demand.need("tokenizer", *self._vision(conversation)):
-            return list((await self._render(conversation, context)).token_ids)
+        with self._admission.enter(), self._demand.need("tokenizer", *_vision(conversation)):
+            (prompt,) = await conversation.prompts(_PromptMaker(self._cluster, self._media, context))
+            return list(prompt.token_ids)
 
     async def _starts(
         self, request: Request, prompts: Sequence[RenderResponse], context: RequestContext
@@ -95,11 +99,16 @@ class Pipeline:
         model = await self._cluster.describe(context)
         context_tokens = await self._cluster.context_tokens(context)
         sampling = seeded(request.sampling)
+        bad_words = await self._bad_words(sampling.bad_words, context)
         starts: list[Start] = []
         for prompt in prompts:
             num_tokens = len(prompt.token_ids)
             if num_tokens >= context_tokens:
                 raise ContextExceeded(num_tokens, context_tokens)
+            num_logprobs = num_tokens * (1 + (sampling.num_prompt_logprobs or 0))
+            if sampling.num_prompt_logprobs is not None and num_logprobs > MAX_PROMPT_LOGPROBS:
+                most = f"{MAX_PROMPT_LOGPROBS} log-probabilities of a prompt, alternatives included, are possible"
+                raise InvalidRequest(f"prompt_logprobs: at most {most}", field="prompt_logprobs")
             constraint = constraint_of(request, prompt)
             for choice in range(request.num_choices):
                 drawn = sampling_of(
@@ -109,44 +118,62 @@ class Pipeline:
                     room=context_tokens - num_tokens,
                     default_max_tokens=self._settings.default_max_tokens,
                 )
+                drawn.bad_words.extend(bad_words)
                 if constraint is not None:
                     drawn.constraint.SetInParent()
                     drawn.constraint.CopyFrom(constraint)
                 starts.append(
-                    Start(prompt.token_ids, prompt.media, drawn, see_again=partial(self._see_again, request, context))
+                    Start(
+                        prompt.token_ids,
+                        prompt.media,
+                        drawn,
+                        encode_media=partial(self._media.see, request.conversation, context),
+                        priority=sampling.priority,
+                    )
                 )
         return starts
 
-    @staticmethod
-    def _vision(asked: Conversation | RawPrompts) -> tuple[str, ...]:
-        """The role that sees, if there is anything to see."""
-        return ("vision",) if isinstance(asked, Conversation) and media_of(asked) else ()
+    async def _bad_words(self, words: Sequence[str], context: RequestContext) -> list[TokenSequence]:
+        """The tokens of each word, at the beginning of a text and after a blank."""
+        spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
+        sequences = [
+            await self._cluster.tokenize(text, context, allow_special=False) for text in dict.fromkeys(spellings)
+        ]
+        return [TokenSequence(token_ids=token_ids) for token_ids in sequences]
 
-    async def _see_again(self, request: Request, context: RequestContext) -> None:
-        if isinstance(request.conversation, Conversation):
-            await self._media.see(request.conversation, context)
 
-    async def _prompts(self, asked: Conversation | RawPrompts, context: RequestContext) -> list[RenderResponse]:
-        if isinstance(asked, Conversation):
-            return [await self._render(asked, context)]
-        with context.part("render") as part:
-            return await self._raw_prompts(asked, part)
+def _vision(asked: Conversation | RawPrompts) -> tuple[str, ...]:
+    """The role that encodes images and videos, if there are any."""
+    return ("vision",) if asked.media else ()
 
-    async def _raw_prompts(self, asked: RawPrompts, context: RequestContext) -> list[RenderResponse]:
-        vocab_size = (await self._cluster.describe(context)).vocab_size
-        prompts: list[RenderResponse] = []
-        for prompt in asked.prompts:
-            if isinstance(prompt, str):
-                token_ids: Sequence[int] = await self._cluster.tokenize(prompt, context, allow_special=True)
-            else:
-                token_ids = prompt
-            if any(token_id >= vocab_size for token_id in token_ids):
-                raise InvalidRequest(f"prompt: the vocabulary ends at {vocab_size - 1}", field="prompt")
-            prompts.append(RenderResponse(token_ids=token_ids, parser_state=CONTENT))
-        return prompts
 
-    async def _render(self, conversation: Conversation, context: RequestContext) -> RenderResponse:
-        with context.part("vision") as part:
-            seen = await self._media.see(conversation, part)
-        with context.part("render") as part:
-            return await self._cluster.render(render_request(conversation, seen), part)
+class _PromptMaker:
+    """Makes the prompts of one request."""
+
+    def __init__(self, cluster: Cluster, media: MediaDesk, context: RequestContext) -> None:
+        self._cluster = cluster
+        self._media = media
+        self._context = context
+
+    async def render(self, conversation: Conversation) -> RenderResponse:
+        """The prompt that the chat template makes, after its images and videos were encoded."""
+        with self._context.part("vision") as part:
+            encoded = await self._media.see(conversation, part)
+        with self._context.part("render") as part:
+            return await self._cluster.render(render_request(conversation, encoded), part)
+
+    async def encode(self, prompts: RawPrompts) -> list[RenderResponse]:
+        """The tokens of prompts that are used as they are. Raises InvalidRequest for one outside the vocabulary."""
+        with self._context.part("render") as part:
+            vocab_size = (await self._cluster.describe(part)).vocab_size
+            rendered: list[RenderResponse] = []
+            for prompt in prompts.texts:
+                token_ids: Sequence[int] = (
+                    await self._cluster.tokenize(prompt, part, allow_special=True)
+                    if isinstance(prompt, str)
+                    else prompt
+                )
+                if any(token_id >= vocab_size for token_id in token_ids):
+                    raise InvalidRequest(f"prompt: the vocabulary ends at {vocab_size - 1}", field="prompt")
+                rendered.append(RenderResponse(token_ids=token_ids, parser_state=CONTENT))
+            return rendered

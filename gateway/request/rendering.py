@@ -3,7 +3,9 @@
 import secrets
 from dataclasses import replace
 
-from gateway.request.chat_model import Conversation, Media, Message, Output, Sampling, Text
+import orjson
+
+from gateway.request.chat_model import Conversation, Media, Message, Request, Sampling, Text
 from gateway.request.media import Seen, media_key
 from protos import attention_pb2, tokenizer_pb2
 from services.runtime.errors import InvalidRequest
@@ -15,9 +17,10 @@ SEED_STRIDE = 0x9E3779B97F4A7C15
 
 def render_request(conversation: Conversation, seen: Seen) -> tokenizer_pb2.RenderRequest:
     """What the tokenizer is asked to render, with the media as they were seen."""
+    declared = [tool.declaration for tool in conversation.tools]
     return tokenizer_pb2.RenderRequest(
         messages=[_message(message, seen) for message in conversation.messages],
-        tools_json=conversation.tools_json,
+        tools_json=orjson.dumps(declared).decode() if declared else "",
         thinking=conversation.thinking,
         preserve_thinking=conversation.preserve_thinking,
         add_generation_prompt=conversation.add_generation_prompt,
@@ -48,20 +51,19 @@ def _part(part: Text | Media, seen: Seen) -> tokenizer_pb2.ContentPart:
             return tokenizer_pb2.ContentPart(video=seen[media_key(part)])
 
 
-def parse_start(
-    output: Output, tools_json: str, rendered: tokenizer_pb2.RenderResponse, *, raw: bool
-) -> tokenizer_pb2.ParseStart:
+def parse_start(request: Request, rendered: tokenizer_pb2.RenderResponse) -> tokenizer_pb2.ParseStart:
     """How the parser of each choice begins."""
+    asked, output = request.conversation, request.output
     return tokenizer_pb2.ParseStart(
         state=rendered.parser_state,
-        tools_json=tools_json,
+        tools=[tokenizer_pb2.DeclaredTool(name=tool.name, properties=tool.properties) for tool in asked.tools],
         num_history_calls=rendered.num_history_calls,
         history_call_ids=rendered.history_call_ids,
         drop_tool_calls=output.drop_tool_calls,
         stop=output.stop,
         include_stop=output.include_stop,
         max_tool_calls=output.max_tool_calls,
-        raw=raw,
+        raw=asked.is_raw,
         keep_special=output.keep_special,
     )
 
@@ -74,7 +76,7 @@ def seeded(sampling: Sampling) -> Sampling:
 def sampling_of(
     sampling: Sampling, model: tokenizer_pb2.DescribeResponse, *, choice: int, room: int, default_max_tokens: int
 ) -> attention_pb2.Sampling:
-    """What the engines are told for one choice.
+    """What the engines need to know to draw the tokens of one choice.
 
     room  tokens that fit into the context after the prompt; a larger budget is cut to it
     Raises InvalidRequest for a token outside the vocabulary.
@@ -83,6 +85,7 @@ def sampling_of(
     for field, token_ids in (
         ("stop_token_ids", sampling.stop_token_ids),
         ("logit_bias", [token_id for token_id, _ in sampling.logit_bias]),
+        ("allowed_token_ids", sampling.allowed_token_ids),
     ):
         if any(token_id >= model.vocab_size for token_id in token_ids):
             raise InvalidRequest(f"{field}: the vocabulary ends at {model.vocab_size - 1}", field=field)
@@ -102,4 +105,8 @@ def sampling_of(
         repetition_penalty=sampling.repetition_penalty,
         logit_bias=dict(sampling.logit_bias),
         num_top_logprobs=sampling.num_top_logprobs,
+        allowed_token_ids=sampling.allowed_token_ids,
+        max_thinking_tokens=sampling.max_thinking_tokens,
+        # Further choices have the same prompt.
+        num_prompt_logprobs=sampling.num_prompt_logprobs if choice == 0 else None,
     )

@@ -5,23 +5,14 @@ from collections.abc import Sequence
 import orjson
 
 from gateway.http.request_context import RequestContext
-from gateway.request.chat_model import (
-    Content,
-    Conversation,
-    FinishName,
-    Media,
-    RawPrompts,
-    Reasoning,
-    Request,
-    Text,
-    Usage,
-)
+from gateway.request.answer_model import Content, FinishName, Reasoning, Usage
+from gateway.request.chat_model import Conversation, Media, Request, Text
 from gateway.settings import GatewaySettings
 from services.runtime.errors import MoonshardError
 
 
-def tell_request(call: RequestContext, request: Request, settings: GatewaySettings) -> None:
-    """What is asked. The text of it only where the settings say so."""
+def trace_request(call: RequestContext, request: Request, settings: GatewaySettings) -> None:
+    """Put the request into its span; its text only where the settings say so."""
     if call.root is None:
         return
     sampling, output = request.sampling, request.output
@@ -33,7 +24,7 @@ def tell_request(call: RequestContext, request: Request, settings: GatewaySettin
     }
     call.root.set(
         {
-            "gen_ai.operation.name": "text_completion" if isinstance(request.conversation, RawPrompts) else "chat",
+            "gen_ai.operation.name": "text_completion" if request.conversation.is_raw else "chat",
             "gen_ai.provider.name": "moonshard",
             "gen_ai.request.model": settings.model_name,
             "gen_ai.request.temperature": sampling.temperature,
@@ -48,14 +39,14 @@ def tell_request(call: RequestContext, request: Request, settings: GatewaySettin
         call.root.set({"gen_ai.request.stop_sequences": output.stop, "gen_ai.input.messages": _input(request)})
 
 
-def tell_outcome(
+def trace_outcome(
     call: RequestContext,
     usage: Usage,
     finishes: Sequence[FinishName],
     error: MoonshardError | None,
-    said: Sequence[tuple[int, Content | Reasoning]],
+    shown: Sequence[tuple[int, Content | Reasoning]],
 ) -> None:
-    """What came of it. `said` is empty unless traces may hold content."""
+    """Put the outcome into the span. `shown` is empty unless traces may hold content."""
     if call.root is None:
         return
     call.root.set(
@@ -67,9 +58,9 @@ def tell_outcome(
             **({"error.type": type(error).__name__} if error is not None else {}),
         }
     )
-    if said:
-        choices = sorted({choice for choice, _ in said})
-        messages = [{"role": "assistant", "parts": _parts(said, choice)} for choice in choices]
+    if shown:
+        choices = sorted({choice for choice, _ in shown})
+        messages = [{"role": "assistant", "parts": _parts(shown, choice)} for choice in choices]
         call.root.set({"gen_ai.output.messages": orjson.dumps(messages).decode()})
 
 
@@ -80,7 +71,7 @@ def _input(request: Request) -> str:
             for message in request.conversation.messages
         ]
     else:
-        texts = [prompt for prompt in request.conversation.prompts if isinstance(prompt, str)]
+        texts = [prompt for prompt in request.conversation.texts if isinstance(prompt, str)]
         messages = [{"role": "user", "parts": [{"type": "text", "content": text}]} for text in texts]
     return orjson.dumps(messages).decode()
 
@@ -91,9 +82,9 @@ def _part(part: Text | Media) -> dict[str, str]:
     return {"type": "blob", "modality": part.kind}
 
 
-def _parts(said: Sequence[tuple[int, Content | Reasoning]], choice: int) -> list[dict[str, str]]:
+def _parts(shown: Sequence[tuple[int, Content | Reasoning]], choice: int) -> list[dict[str, str]]:
     parts = []
     for kind, name in ((Reasoning, "reasoning"), (Content, "text")):
-        if text := "".join(piece.text for of, piece in said if of == choice and isinstance(piece, kind)):
+        if text := "".join(piece.text for of, piece in shown if of == choice and isinstance(piece, kind)):
             parts.append({"type": name, "content": text})
     return parts

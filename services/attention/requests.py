@@ -1,12 +1,14 @@
 """Makes generations from requests. Every field is checked, none is ignored."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from protos import attention_pb2 as pb
 from services.attention.engine.generation import Event, Generation
 from services.attention.layers.blocks import Offer
-from services.attention.sampling.on_host import SamplingParams
+from services.attention.sampling.on_host import MOST_TOP_LOGPROBS, SamplingParams
+from services.attention.sampling.prompt_scores import PromptScores
 from services.checkpoint.block_names import BlockNames, MediaMark
 from services.checkpoint.media_names import DIGEST_BYTES
 from services.runtime.errors import InvalidRequest
@@ -65,8 +67,9 @@ def generation_from_proto(
         sampling=_sampling(sampling, limits),
         max_tokens=min(prompt.num_prompt_tokens + sampling.max_new_tokens, limits.context_tokens),
         names=BlockNames(
-            limits.names_root, limits.block_tokens, prompt.cache_salt, media, num_prompt=prompt.num_prompt_tokens
+            limits.names_root, limits.block_tokens, _salt(request), media, num_prompt=prompt.num_prompt_tokens
         ),
+        prompt_scores=_prompt_scores(request, limits),
         tenant=prompt.tenant,
         sink=sink,
         hand_over=hand_over,
@@ -89,6 +92,23 @@ def _offer(manifest: pb.KvManifest, limits: ReplicaLimits) -> Offer | None:
         except ValueError as error:
             raise InvalidRequest(f"{error}", field="manifest.source") from None
     return Offer(manifest.offer, sources) if len(sources) == 1 + len(limits.further_shards) else None
+
+
+def _salt(request: pb.PrefillRequest | pb.DecodeRequest) -> str:
+    """Return what sets the blocks apart from other requests'. Scores need logits, which no cached block has."""
+    salt = request.prompt.cache_salt
+    return f"{salt} {secrets.token_hex(16)}" if request.sampling.HasField("num_prompt_logprobs") else salt
+
+
+def _prompt_scores(request: pb.PrefillRequest | pb.DecodeRequest, limits: ReplicaLimits) -> PromptScores | None:
+    sampling, prompt = request.sampling, request.prompt
+    if not sampling.HasField("num_prompt_logprobs"):
+        return None
+    if isinstance(request, pb.PrefillRequest):
+        raise InvalidRequest("only Decode computes log-probabilities of a prompt", field="num_prompt_logprobs")
+    if sampling.num_prompt_logprobs > min(MOST_TOP_LOGPROBS, limits.vocab_size):
+        raise InvalidRequest(f"at most {MOST_TOP_LOGPROBS} alternatives", field="num_prompt_logprobs")
+    return PromptScores(prompt.token_ids[: prompt.num_prompt_tokens], sampling.num_prompt_logprobs)
 
 
 def _check_prompt(prompt: pb.Prompt, token_ids: list[int], limits: ReplicaLimits) -> None:

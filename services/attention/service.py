@@ -75,6 +75,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                     times=_times(event.milestones),
                     cut=any(choice.is_cut for choice in event.choices),
                     schema_left_out=left_out,
+                    prompt_logprobs=[logprobs for score in event.prompt_scores if (logprobs := _logprobs(score))],
                 )
                 left_out = ()
                 if event.finish_reason is not None:
@@ -123,6 +124,10 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
                         plan, new.token_ids, new.num_prompt, new.max_tokens, wanted.budget_field
                     )
                 events.left_out = plan.left_out
+        new = events.generation
+        new.constraint = self._constraints.restrictions.add(
+            new.constraint, request.sampling, new.token_ids, new.num_prompt
+        )
         return events
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from protos import tokenizer_pb2
 from services.checkpoint.answer_form import Place
 from services.tokenizer.invalid import invalid
-from services.tokenizer.tools import DeclaredTool, declared_tools, parse_tools
+from services.tokenizer.tools import DeclaredTool
 
 # The gateway allows fewer and shorter ones; these bounds keep the search for them cheap.
 MAX_STOPS = 64
@@ -42,7 +42,7 @@ def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
             raise invalid(f"stop[{index}]", f"a stop string has 1 to {MAX_STOP_CHARS} characters")
     return ParserOptions(
         start=Place.RAW if start.raw else _place(start.state),
-        tools=declared_tools(parse_tools(start.tools_json)),
+        tools=[DeclaredTool(tool.name, frozenset(tool.properties)) for tool in start.tools],
         num_history_calls=start.num_history_calls,
         history_call_ids=start.history_call_ids,
         drop_tool_calls=start.drop_tool_calls,

@@ -1,7 +1,6 @@
 """The tools that a client declares."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,21 +41,6 @@ def parse_tools(tools_json: str) -> list[Json]:
             raise invalid(f"tools[{index}]", "a tool must be an object")
     sorted_tools: list[Json] = _sorted(tools, MAX_DEPTH)
     return sorted_tools
-
-
-def declared_tools(tools: Sequence[Json]) -> list[DeclaredTool]:
-    """The named functions among the tools."""
-    functions = [tool.get("function") for tool in tools if tool.get("type") == "function"]
-    return [
-        DeclaredTool(function["name"], _property_names(function.get("parameters")))
-        for function in functions
-        if isinstance(function, dict) and isinstance(function.get("name"), str) and function["name"]
-    ]
-
-
-def _property_names(parameters: object) -> frozenset[str]:
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
 
 
 def _sorted(value: Any, depth: int) -> Any:

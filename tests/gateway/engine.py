@@ -122,6 +122,7 @@ class Engine(AttentionServiceServicer):
                         for at in range(first, position)
                         if (logprobs := logprobs_at(answer, at, request.sampling))
                     ],
+                    prompt_logprobs=prompt_logprobs(request) if num_sent == len(token_ids) else (),
                 )
         except (asyncio.CancelledError, GeneratorExit):
             self.num_cancelled += 1
@@ -167,6 +168,21 @@ def logprobs_at(answer: Sequence[int], position: int, sampling: pb.Sampling) -> 
         top_token_ids=[answer[position], *range(1, num_top)][:num_top],
         top_logprobs=[-(position + 1) / 4 - rank for rank in range(num_top)],
     )
+
+
+def prompt_logprobs(request: pb.DecodeRequest) -> list[pb.TokenLogprobs]:
+    """Numbers that tell the position, if they were asked for; token 7 is always the likeliest."""
+    if not request.sampling.HasField("num_prompt_logprobs"):
+        return []
+    num_top = request.sampling.num_prompt_logprobs
+    return [
+        pb.TokenLogprobs(
+            logprob=-at,
+            top_token_ids=list(range(7, 7 + num_top)),
+            top_logprobs=[-at / 2 - rank for rank in range(num_top)],
+        )
+        for at in range(1, request.prompt.num_prompt_tokens)
+    ]
 
 
 def gone() -> MoonshardError:

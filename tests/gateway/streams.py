@@ -69,7 +69,7 @@ def read_stream(raw: bytes) -> Streamed:
 
 
 def _take(streamed: Streamed, choice: dict[str, Any]) -> None:
-    index, delta = choice["index"], choice["delta"]
+    index, delta = choice["index"], _without_null_reasoning(choice["delta"])
     assert index not in streamed.finish, "nothing follows a finish"
     if choice["logprobs"] is not None:
         assert "content" in delta
@@ -90,6 +90,11 @@ def _take(streamed: Streamed, choice: dict[str, Any]) -> None:
         assert delta == {}
         streamed.finish[index] = choice["finish_reason"]
         streamed.usage.append(choice["usage"])
+
+
+def _without_null_reasoning(delta: dict[str, Any]) -> dict[str, Any]:
+    """Where reasoning is shown, its field is null in every delta that has none."""
+    return {name: value for name, value in delta.items() if not (name.startswith("reasoning") and value is None)}
 
 
 def _take_call(calls: list[list[str]], delta: list[dict[str, Any]]) -> None:

@@ -4,20 +4,34 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
-from gateway.dialects.left_out import notes_of
+from gateway.dialects.chat.answer_types import (
+    AnswerHead,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionWithPrompt,
+    ChatMessage,
+    ChoiceLogprobs,
+    ChunkChoice,
+    ChunkWithUsage,
+    CompletionUsage,
+    Delta,
+    ToolCallDelta,
+)
+from gateway.dialects.left_out import NO_NOTES, Noted, notes_of
+from gateway.dialects.logprobs import content_logprobs, prompt_logprobs
 from gateway.http.errors import openai_error
 from gateway.http.sse import DONE, KEEP_ALIVE, data_event
-from gateway.request.chat_model import (
+from gateway.request.answer_model import (
+    AnswerEvent,
     CallArguments,
-    CallEnd,
     CallStart,
     ChoiceAnswer,
     Content,
-    Event,
     Finish,
     Reasoning,
     TokenLogprob,
@@ -25,21 +39,28 @@ from gateway.request.chat_model import (
 )
 from services.runtime.errors import MoonshardError
 
-NEVER_LOGPROB = -9999.0
-
 ReasoningFields = Literal["reasoning_content", "reasoning", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """What every chunk of an answer repeats."""
+class ChatStyle:
+    """How a request wants its answer, and what every part of the answer repeats.
 
-    model: str  # as requested
+    model  as requested
+    """
+
+    model: str
     fingerprint: str
+    show_reasoning: bool
+    show_logprobs: bool
+    show_prompt_logprobs: bool
+    include_usage: bool
+    continuous_usage: bool
+    reasoning_fields: ReasoningFields
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def fields(self, kind: str) -> dict[str, Any]:
+    def head(self, kind: Literal["chat.completion", "chat.completion.chunk"]) -> AnswerHead:
         """The beginning of an answer object."""
         return {
             "id": self.id,
@@ -50,8 +71,8 @@ class AnswerHead:
         }
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The counts, cached and reasoning tokens in both places where clients look."""
+def usage_of(usage: Usage) -> CompletionUsage:
+    """The counts as the OpenAI dialects write them."""
     return {
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
@@ -62,49 +83,35 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def logprobs_of(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """The tokens of a choice's content, each with those that might have come in its place."""
-    return {
-        "content": [
-            {
-                **_token_of(token.token, token.logprob),
-                "top_logprobs": [_token_of(other, logprob) for other, logprob in token.top],
-            }
-            for token in tokens
-        ],
-        "refusal": None,
-    }
-
-
-def _token_of(token: bytes, logprob: float) -> dict[str, Any]:
-    # JSON has no infinity; the APIs say -9999 for a token that cannot come.
-    return {"token": token.decode(errors="replace"), "logprob": max(logprob, NEVER_LOGPROB), "bytes": list(token)}
-
-
 def whole_answer(
-    head: AnswerHead, choices: Sequence[ChoiceAnswer], usage: Usage, *, show_reasoning: bool, show_logprobs: bool
-) -> dict[str, Any]:
+    style: ChatStyle, choices: Sequence[ChoiceAnswer], usage: Usage
+) -> ChatCompletion | ChatCompletionWithPrompt:
     """The body of an answer that is not streamed."""
-    return {
-        **head.fields("chat.completion"),
-        "choices": [
-            {
-                "index": index,
-                "finish_reason": choice.finish,
-                "logprobs": logprobs_of(choice.logprobs) if show_logprobs else None,
-                "message": _message_of(choice, show_reasoning=show_reasoning),
-            }
-            for index, choice in enumerate(choices)
-        ],
+    answer: ChatCompletion = {
+        **style.head("chat.completion"),
+        "choices": [_choice_of(index, choice, style) for index, choice in enumerate(choices)],
         "usage": usage_of(usage),
         **notes_of(usage),
     }
+    if style.show_prompt_logprobs:
+        return {**answer, "prompt_logprobs": prompt_logprobs(choices[0].prompt)}
+    return answer
 
 
-def _message_of(choice: ChoiceAnswer, *, show_reasoning: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.content, "refusal": None}
+def _choice_of(index: int, choice: ChoiceAnswer, style: ChatStyle) -> ChatChoice:
+    return {
+        "index": index,
+        "finish_reason": choice.finish.reason,
+        "matched_stop": choice.finish.matched_stop,
+        "logprobs": _logprobs_of(choice.logprobs) if style.show_logprobs else None,
+        "message": _message_of(choice, show_reasoning=style.show_reasoning),
+    }
+
+
+def _message_of(choice: ChoiceAnswer, *, show_reasoning: bool) -> ChatMessage:
+    message: ChatMessage = {"role": "assistant", "content": choice.content, "refusal": None}
     if show_reasoning:
-        message |= {"reasoning_content": choice.reasoning, "reasoning": choice.reasoning}
+        message["reasoning_content"] = message["reasoning"] = choice.reasoning
     if choice.tool_calls:
         message["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -113,30 +120,20 @@ def _message_of(choice: ChoiceAnswer, *, show_reasoning: bool) -> dict[str, Any]
     return message
 
 
+def _logprobs_of(tokens: Sequence[TokenLogprob]) -> ChoiceLogprobs:
+    return {"content": content_logprobs(tokens), "refusal": None}
+
+
 class ChunkWriter:
     """Turns events into the chunks of one stream. Remembers which choices have begun."""
 
-    def __init__(
-        self,
-        head: AnswerHead,
-        usage: Usage,
-        *,
-        reasoning_fields: ReasoningFields,
-        show_reasoning: bool,
-        include_usage: bool,
-        continuous_usage: bool,
-    ) -> None:
-        self._head = head.fields("chat.completion.chunk")
+    def __init__(self, style: ChatStyle, usage: Usage) -> None:
+        self._head = style.head("chat.completion.chunk")
+        self._style = style
         self._usage = usage
-        self._reasoning_fields = (
-            ("reasoning_content", "reasoning") if reasoning_fields == "both" else (reasoning_fields,)
-        )
-        self._show_reasoning = show_reasoning
-        self._include_usage = include_usage
-        self._continuous_usage = continuous_usage
         self._begun: set[int] = set()
 
-    def write(self, events: Sequence[Event]) -> bytes:
+    def write(self, events: Sequence[AnswerEvent]) -> bytes:
         """The chunks of these events, each as one server-sent event; a choice's first is preceded by its role."""
         return b"".join(chunk for event in events for chunk in self._chunks_of(event))
 
@@ -146,46 +143,83 @@ class ChunkWriter:
 
     def last(self) -> bytes:
         """The end, and before it, if it was asked for, the chunk after all choices that only carries the usage."""
-        if not self._include_usage:
+        if not self._style.include_usage:
             return DONE
-        return data_event(orjson.dumps({**self._head, "choices": [], "usage": usage_of(self._usage)})) + DONE
+        chunk: ChunkWithUsage = {**self._head, "choices": [], **NO_NOTES, "usage": usage_of(self._usage)}
+        return data_event(orjson.dumps(chunk)) + DONE
 
     def fail(self, error: MoonshardError) -> bytes:
         """The error as the last chunk."""
         return data_event(orjson.dumps(openai_error(error))) + DONE
 
-    def _chunks_of(self, event: Event) -> Iterator[bytes]:
-        if event.choice not in self._begun:
-            self._begun.add(event.choice)
-            yield self._chunk({"index": event.choice, "delta": {"role": "assistant", "content": ""}})
+    def _chunks_of(self, event: AnswerEvent) -> Iterator[bytes]:
+        index = event.choice
+        if index not in self._begun:
+            self._begun.add(index)
+            delta = self._delta(role="assistant", content="")
+            yield self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
         if isinstance(event, Finish):
-            yield self._chunk({"index": event.choice, "delta": {}, "usage": usage_of(self._usage)}, event.reason)
-        elif delta := self._delta_of(event):
-            logprobs = logprobs_of(event.logprobs) if isinstance(event, Content) and event.logprobs else None
-            yield self._chunk({"index": event.choice, "delta": delta, "logprobs": logprobs})
+            choice: ChunkChoice = {
+                "index": index,
+                "delta": self._delta(),
+                "logprobs": None,
+                "finish_reason": event.reason,
+                "matched_stop": event.matched_stop,
+                "usage": usage_of(self._usage),
+            }
+            yield self._chunk(choice)
+        elif (shown := self._delta_of(event)) is not None:
+            logprobs = _logprobs_of(event.logprobs) if isinstance(event, Content) and event.logprobs else None
+            yield self._chunk({"index": index, "delta": shown, "logprobs": logprobs, "finish_reason": None})
 
-    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        chunk = {**self._head, "choices": [{"logprobs": None, **choice, "finish_reason": finish_reason}]}
-        if finish_reason is not None:
-            chunk |= notes_of(self._usage)
-        if self._continuous_usage:
-            chunk["usage"] = usage_of(self._usage)
-        elif self._include_usage:
-            chunk["usage"] = None
+    def _chunk(self, choice: ChunkChoice) -> bytes:
+        notes: Noted = notes_of(self._usage) if choice["finish_reason"] is not None else NO_NOTES
+        chunk: ChatCompletionChunk = {**self._head, "choices": [choice], **notes}
+        if self._style.continuous_usage or self._style.include_usage:
+            usage = usage_of(self._usage) if self._style.continuous_usage else None
+            with_usage: ChunkWithUsage = {**chunk, "usage": usage}
+            return data_event(orjson.dumps(with_usage))
         return data_event(orjson.dumps(chunk))
 
-    def _delta_of(self, event: Event) -> dict[str, Any]:
-        """What a delta carries for an event; empty if the client isn't told."""
+    def _delta_of(self, event: AnswerEvent) -> Delta | None:
+        """What a delta carries for an event; None if it shows nothing."""
         match event:
             case Content():
-                return {"content": event.text}
+                return self._delta(content=event.text)
             case Reasoning():
-                return dict.fromkeys(self._reasoning_fields, event.text) if self._show_reasoning else {}
+                return self._delta(reasoning=event.text) if self._style.show_reasoning else None
             case CallStart():
-                function = {"name": event.name, "arguments": ""}
-                call = {"index": event.index, "id": event.id, "type": "function", "function": function}
-                return {"tool_calls": [call]}
+                call: ToolCallDelta = {
+                    "index": event.index,
+                    "id": event.id,
+                    "type": "function",
+                    "function": {"name": event.name, "arguments": ""},
+                }
+                return self._delta(tool_call=call)
             case CallArguments():
-                return {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
-            case CallEnd() | Finish():
-                return {}
+                return self._delta(tool_call={"index": event.index, "function": {"arguments": event.text}})
+            case _:
+                return None
+
+    def _delta(
+        self,
+        *,
+        role: Literal["assistant"] | None = None,
+        content: str | None = None,
+        reasoning: str | None = None,
+        tool_call: ToolCallDelta | None = None,
+    ) -> Delta:
+        """A delta with these fields. Clients read the field of the reasoning without asking whether it is there."""
+        delta: Delta = {}
+        if role is not None:
+            delta["role"] = role
+        if content is not None:
+            delta["content"] = content
+        if self._style.show_reasoning:
+            if self._style.reasoning_fields != "reasoning":
+                delta["reasoning_content"] = reasoning
+            if self._style.reasoning_fields != "reasoning_content":
+                delta["reasoning"] = reasoning
+        if tool_call is not None:
+            delta["tool_calls"] = [tool_call]
+        return delta

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from gateway.http.body import Body, text_or_list, text_or_object
+from gateway.http.body import Body, Opaque, text_or_list, text_or_object
 
 
 class TextPart(Body):
@@ -62,6 +62,47 @@ Content = Annotated[
 ]
 
 
+class ThinkingPart(Body):
+    """Reasoning of an assistant, as Anthropic's dialect and its translators write it. The signature is not verified."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedPart(Opaque):
+    """Reasoning that only its maker can read; it is left out."""
+
+    type: Literal["redacted_thinking"]
+
+
+Thought = Annotated[ThinkingPart | RedactedPart, Field(discriminator="type")]
+AssistantContent = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[
+        list[
+            Annotated[
+                TextPart | RefusalPart | ImagePart | VideoPart | ThinkingPart | RedactedPart,
+                Field(discriminator="type"),
+            ]
+        ],
+        Tag("~list"),
+    ],
+    Discriminator(
+        text_or_list,
+        custom_error_type="content_form",
+        custom_error_message="must be a string or a list of parts",
+    ),
+]
+
+
+class ReasoningDetail(Opaque):
+    """A piece of reasoning as OpenRouter writes it; what is encrypted has neither field."""
+
+    text: str | None = None
+    summary: str | None = None
+
+
 class AnyMessage(Body):
     """What every message may carry. Only the last one, an assistant's, may be partial."""
 
@@ -94,16 +135,24 @@ class MessageCall(Body):
     """A tool call of the history. The shape of its id is free."""
 
     id: str | None = None
+    type: str | None = None
     function: CalledFunction
 
 
 class AssistantMessage(AnyMessage):
-    """What the model said. `reasoning` wins over `reasoning_content`; null is absent, "" is not."""
+    """What the model said.
+
+    Of the spellings of its reasoning the first that is there counts: `reasoning`, `reasoning_content`, thinking parts
+    of the content, `thinking_blocks`, `reasoning_details`. Null is absent, "" is not.
+    """
 
     role: Literal["assistant"]
-    content: Content | None = None
+    content: AssistantContent | None = None
+    refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    thinking_blocks: list[Thought] | None = None
+    reasoning_details: list[ReasoningDetail] | None = None
     tool_calls: list[MessageCall] | None = None
 
 

@@ -9,14 +9,18 @@ from gateway.dialects.chat.message_schema import (
     ImagePart,
     MediaUrl,
     MessageCall,
+    RedactedPart,
     RefusalPart,
     TextPart,
+    ThinkingPart,
     VideoPart,
 )
+from gateway.dialects.opaque_reasoning import unseal
 from gateway.request.chat_model import Call, Media, Message, Text
 from services.runtime.errors import InvalidRequest
 
 Part = TextPart | RefusalPart | ImagePart | VideoPart
+Thought = ThinkingPart | RedactedPart
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
@@ -39,11 +43,13 @@ def _message_of(message: ChatMessage, field: str) -> Message:
     match message.role:
         case "assistant":
             assert isinstance(message, AssistantMessage)
+            if message.content is None and message.refusal:
+                content = (Text(message.refusal),)
             return Message(
                 "assistant",
                 content,
                 name,
-                reasoning=_reasoning_of(message),
+                reasoning=reasoning_of(message),
                 tool_calls=tuple(_call_of(call) for call in message.tool_calls or ()),
             )
         case "tool":
@@ -54,8 +60,26 @@ def _message_of(message: ChatMessage, field: str) -> Message:
             return Message("system", content, name)
 
 
-def _reasoning_of(message: AssistantMessage) -> str | None:
-    return message.reasoning if message.reasoning is not None else message.reasoning_content
+def reasoning_of(message: AssistantMessage) -> str | None:
+    """The reasoning in the first of the spellings that has it; None if there is none."""
+    parts = [] if message.content is None or isinstance(message.content, str) else message.content
+    details = [detail.text or detail.summary for detail in message.reasoning_details or ()]
+    spellings = (
+        message.reasoning,
+        message.reasoning_content,
+        _joined([_thought(part) for part in parts if isinstance(part, ThinkingPart)]),
+        _joined([_thought(block) for block in message.thinking_blocks or () if isinstance(block, ThinkingPart)]),
+        _joined([text for text in details if text]),
+    )
+    return next((text for text in spellings if text is not None), None)
+
+
+def _thought(part: ThinkingPart) -> str:
+    return part.thinking or unseal(part.signature) or ""
+
+
+def _joined(texts: Sequence[str]) -> str | None:
+    return "\n".join(texts) if texts else None
 
 
 def _call_of(call: MessageCall) -> Call:
@@ -65,14 +89,18 @@ def _call_of(call: MessageCall) -> Call:
     return Call(call.id or "", call.function.name, arguments or "{}")
 
 
-def _content_of(content: str | list[Part] | None, field: str) -> tuple[Text | Media, ...]:
+def _content_of(content: str | Sequence[Part | Thought] | None, field: str) -> tuple[Text | Media, ...]:
     match content:
         case None:
             return ()
         case str():
             return (Text(content),)
         case _:
-            return tuple(_part_of(part, f"{field}.{index}") for index, part in enumerate(content))
+            return tuple(
+                _part_of(part, f"{field}.{index}")
+                for index, part in enumerate(content)
+                if not isinstance(part, ThinkingPart | RedactedPart)
+            )
 
 
 def _part_of(part: Part, field: str) -> Text | Media:

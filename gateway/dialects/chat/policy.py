@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gateway.dialects.chat.message_schema import AssistantMessage
+from gateway.dialects.chat.messages import reasoning_of
 from gateway.dialects.chat.mfjs import refuse_unless_mfjs
-from gateway.dialects.chat.schema import BuiltinTool, ChatCompletionRequest, FunctionTool, JsonSchemaFormat, NamedChoice
+from gateway.dialects.chat.schema import BuiltinTool, ChatCompletionRequest, FunctionTool, NamedChoice
+from gateway.dialects.form_fields import JsonSchemaFormat
 from gateway.dialects.sampling import TEMPERATURE_INSTANT, TEMPERATURE_THINKING, TOP_P
 from services.runtime.errors import InvalidRequest
 
@@ -61,7 +63,7 @@ def _refuse_as_hosted(chat: ChatCompletionRequest, *, thinking: bool) -> None:
     for index, message in enumerate(chat.messages):
         if not isinstance(message, AssistantMessage) or not message.tool_calls:
             continue
-        if message.reasoning is None and message.reasoning_content is None:
+        if reasoning_of(message) is None:
             missing = "reasoning_content is missing in assistant tool call message"
             raise InvalidRequest(
                 f"thinking is enabled but {missing} at index {index}", field=f"messages.{index}.reasoning_content"

@@ -4,23 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from gateway.dialects.chat.answer_form import answer_form
+from gateway.dialects.answer_form import answer_form
+from gateway.dialects.chat.field_rules import RULES
 from gateway.dialects.chat.messages import messages_of
 from gateway.dialects.chat.policy import ParamPolicy, refuse_by_policy
-from gateway.dialects.chat.schema import ChatCompletionRequest, NamedChoice
+from gateway.dialects.chat.schema import BuiltinTool, ChatCompletionRequest, NamedChoice
 from gateway.dialects.chat.thinking import resolve_thinking
-from gateway.dialects.chat.unsupported import refuse_unsupported
-from gateway.dialects.chat.web_search import answer_echoes, declared
+from gateway.dialects.chat.web_search import DECLARATION, answer_echoes
 from gateway.dialects.sampling import (
     TEMPERATURE_INSTANT,
     TEMPERATURE_THINKING,
     refuse_sampling_contradictions,
     sampling_from,
 )
+from gateway.dialects.unknown_fields import ignored_fields
 from gateway.http.body import check
-from gateway.request.chat_model import Conversation, ForcedCall, Message, Output, Request
+from gateway.request.chat_model import Conversation, ForcedCall, Message, Output, Request, Tool
 from services.runtime.errors import InvalidRequest
 
 
@@ -34,22 +33,25 @@ class ChatRequest:
     include_usage: bool
     continuous_usage: bool
     show_reasoning: bool
+    ignored: tuple[str, ...]  # fields of the body that have no effect
 
 
-def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = "open") -> ChatRequest:
-    """Checks and translates a body. InvalidRequest names the field that is wrong."""
+def parse_chat(
+    body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = "open", *, refuse_unknown: bool = False
+) -> ChatRequest:
+    """Check a body and translate it. InvalidRequest names the field that is wrong."""
     chat = check(ChatCompletionRequest, body)
+    ignored = ignored_fields(chat, RULES, refuse_unknown=refuse_unknown)
     _refuse_contradictions(chat, max_choices)
-    refuse_unsupported(body)
     thinking = resolve_thinking(chat)
     refuse_by_policy(policy, chat, thinking=thinking.enabled)
     messages = answer_echoes(messages_of(chat.messages))
     continued = _is_continued(chat, messages)
-    tools = declared(body["tools"]) if chat.tools else None
+    tools = _tools_of(chat, body)
     request = Request(
         Conversation(
             messages=messages,
-            tools_json=orjson.dumps(tools).decode() if tools else "",
+            tools=tools,
             thinking=thinking.enabled,
             preserve_thinking=thinking.preserve,
             add_generation_prompt=not continued and chat.add_generation_prompt is not False,
@@ -58,9 +60,10 @@ def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = 
         sampling_from(
             chat,
             temperature=TEMPERATURE_THINKING if thinking.enabled else TEMPERATURE_INSTANT,
-            max_tokens=chat.max_completion_tokens or chat.max_tokens,
+            token_limit=chat.token_limit,
             num_top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-            budget_field="max_completion_tokens" if chat.max_completion_tokens else "max_tokens",
+            num_prompt_logprobs=chat.prompt_logprobs,
+            max_thinking_tokens=thinking.budget if thinking.enabled else None,
         ),
         Output(
             drop_tool_calls=not tools or chat.tool_choice == "none",
@@ -79,15 +82,22 @@ def parse_chat(body: Mapping[str, Any], max_choices: int, policy: ParamPolicy = 
         stream=chat.stream is True,
         include_usage=options is not None and options.include_usage is True,
         continuous_usage=options is not None and options.continuous_usage_stats is True,
-        show_reasoning=thinking.enabled and chat.include_reasoning is not False,
+        show_reasoning=thinking.shown,
+        ignored=ignored,
+    )
+
+
+def _tools_of(chat: ChatCompletionRequest, body: Mapping[str, Any]) -> tuple[Tool, ...]:
+    """The tools as the client declared them, every key included."""
+    return tuple(
+        Tool(DECLARATION if isinstance(checked, BuiltinTool) else tool)
+        for checked, tool in zip(chat.tools or (), body.get("tools") or (), strict=True)
     )
 
 
 def _refuse_contradictions(chat: ChatCompletionRequest, max_choices: int) -> None:
     """What no single field's type can say."""
-    refuse_sampling_contradictions(
-        chat, max_tokens=chat.max_completion_tokens or chat.max_tokens, max_choices=max_choices
-    )
+    refuse_sampling_contradictions(chat, max_tokens=chat.token_limit[1], max_choices=max_choices)
     if chat.top_logprobs and chat.logprobs is not True:
         raise InvalidRequest("top_logprobs: needs logprobs to be true", field="top_logprobs")
     if chat.continue_final_message and chat.add_generation_prompt:

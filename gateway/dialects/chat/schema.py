@@ -6,10 +6,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gateway.dialects.chat.message_schema import ChatMessage
+from gateway.dialects.form_fields import FormFields
 from gateway.dialects.sampling import SamplingFields
-from gateway.http.body import Body, Int, PositiveInt, text_or_object
+from gateway.http.body import Body, Int, NaturalInt, PositiveInt, text_or_object
 
-TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
+MAX_TOOL_NAME_CHARS = 128
+TOOL_NAME = rf"^[A-Za-z0-9_.\-]{{1,{MAX_TOOL_NAME_CHARS}}}$"
 
 
 class Function(Body):
@@ -67,44 +69,8 @@ ToolChoice = Annotated[
 ]
 
 
-class JsonSchema(Body):
-    """A JSON schema for the answer. `schema` is its field name on the wire."""
-
-    name: str
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-
-
-class TextFormat(Body):
-    """Free text."""
-
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Body):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
-
-
-class JsonSchemaFormat(Body):
-    """JSON after a schema."""
-
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
-
-
-class StructuredOutputs(Body):
-    """vLLM's way to give the visible text a form: one of these."""
-
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
-    regex: str | None = None
-    choice: list[Annotated[str, Field(min_length=1)]] | None = None
-    grammar: str | None = None
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much to reason. The model has no levels: `none` turns reasoning off, every other word leaves it on."""
 
 
 def _thinking_word(*words: str) -> BeforeValidator:
@@ -129,6 +95,7 @@ class Thinking(Body):
 
     type: Annotated[Literal["enabled", "disabled"] | None, _thinking_word("enabled", "disabled")] = None
     keep: Annotated[Literal["all"] | None, _thinking_word("all")] = None
+    budget_tokens: NaturalInt | None = None
 
 
 class TemplateArguments(Body):
@@ -137,10 +104,20 @@ class TemplateArguments(Body):
     thinking: bool | None = None
     enable_thinking: bool | None = None
     preserve_thinking: bool | None = None
+    thinking_budget: NaturalInt | None = None
 
 
-class ChatCompletionRequest(SamplingFields):
-    """A chat completion request. Fields that are not listed here have no effect."""
+class Reasoning(Body):
+    """OpenRouter's switch for reasoning, its budget, and whether it is shown."""
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    max_tokens: NaturalInt | None = None
+    exclude: bool | None = None
+
+
+class ChatCompletionRequest(SamplingFields, FormFields):
+    """A chat completion request. The answer's header `x-moonshard-ignored` names fields that had no effect."""
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -153,12 +130,22 @@ class ChatCompletionRequest(SamplingFields):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
 
     thinking: Annotated[Thinking | None, BeforeValidator(_thinking_object)] = None
     chat_template_kwargs: TemplateArguments | None = None
-    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    reasoning: Reasoning | None = None
+    reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None
+    thinking_budget: NaturalInt | None = Field(None, description="Most tokens of reasoning.")
+    thinking_token_budget: NaturalInt | None = Field(None, description="vLLM's name of `thinking_budget`.")
+    thinking_budget_tokens: NaturalInt | None = Field(None, description="llama.cpp's name of `thinking_budget`.")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+
+    @property
+    def token_limit(self) -> tuple[str, int | None]:
+        """The field that limits the answer, as the client named it, and its value."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return "max_tokens", self.max_tokens

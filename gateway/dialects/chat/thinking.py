@@ -7,24 +7,51 @@ from gateway.dialects.chat.schema import ChatCompletionRequest
 
 @dataclass(frozen=True, slots=True)
 class ThinkingChoice:
-    """Whether to reason, and whether the reasoning of earlier turns stays in the prompt."""
+    """Whether to reason and to show it.
+
+    preserve  the reasoning of earlier turns stays in the prompt
+    budget    most tokens of reasoning; None: no limit of its own
+    """
 
     enabled: bool
+    shown: bool
     preserve: bool
+    budget: int | None
 
 
 def resolve_thinking(chat: ChatCompletionRequest) -> ThinkingChoice:
-    """The first that is given: `thinking`, the template's two arguments, `reasoning_effort`; else on."""
-    template = chat.chat_template_kwargs
+    """Reasoning is on unless the first switch that is given, in the order of `_switches`, turns it off."""
+    enabled = next((switch for switch in _switches(chat) if switch is not None), True)
+    template, reasoning = chat.chat_template_kwargs, chat.reasoning
     kept = template is not None and template.preserve_thinking is True
-    if chat.thinking is not None and chat.thinking.type is not None:
-        enabled = chat.thinking.type == "enabled"
-    elif template is not None and template.thinking is not None:
-        enabled = template.thinking
-    elif template is not None and template.enable_thinking is not None:
-        enabled = template.enable_thinking
-    else:
-        enabled = chat.reasoning_effort != "none"
     if enabled and chat.thinking is not None:
         kept = kept or chat.thinking.keep == "all"
-    return ThinkingChoice(enabled, kept)
+    excluded = chat.include_reasoning is False or (reasoning is not None and reasoning.exclude is True)
+    return ThinkingChoice(enabled, enabled and not excluded, kept, _budget(chat))
+
+
+def _switches(chat: ChatCompletionRequest) -> list[bool | None]:
+    """True: on, False: off, None: says nothing."""
+    thinking, template, reasoning = chat.thinking, chat.chat_template_kwargs, chat.reasoning
+    efforts = (None if reasoning is None else reasoning.effort, chat.reasoning_effort)
+    return [
+        None if thinking is None or thinking.type is None else thinking.type == "enabled",
+        None if template is None else template.thinking,
+        None if template is None else template.enable_thinking,
+        chat.enable_thinking,
+        None if reasoning is None else reasoning.enabled,
+        *(None if effort is None else effort != "none" for effort in efforts),
+    ]
+
+
+def _budget(chat: ChatCompletionRequest) -> int | None:
+    """The least of the budgets, if there is one."""
+    budgets = (
+        None if chat.thinking is None else chat.thinking.budget_tokens,
+        None if chat.chat_template_kwargs is None else chat.chat_template_kwargs.thinking_budget,
+        None if chat.reasoning is None else chat.reasoning.max_tokens,
+        chat.thinking_budget,
+        chat.thinking_token_budget,
+        chat.thinking_budget_tokens,
+    )
+    return min((budget for budget in budgets if budget is not None), default=None)

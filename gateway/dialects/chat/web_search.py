@@ -1,10 +1,10 @@
 """Kimi's builtin `$web_search`: declared to the model as a function, and answered honestly when its call is echoed.
 
 Hosted Kimi searches when the client sends a call's arguments back as its result. Nothing is searched here, so the model
-is told so. A client that searched by itself and sends what it found is believed.
+reads that search is not available. A client that searched by itself and sends its findings is believed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from gateway.request.chat_model import Message, Text
 
 WEB_SEARCH = "$web_search"
 NOT_AVAILABLE = "search is not available"
-DECLARATION = {
+DECLARATION: Mapping[str, Any] = {
     "type": "function",
     "function": {
         "name": WEB_SEARCH,
@@ -24,11 +24,6 @@ DECLARATION = {
         },
     },
 }
-
-
-def declared(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tools as the model sees them."""
-    return [DECLARATION if tool["type"] == "builtin_function" else tool for tool in tools]
 
 
 def answer_echoes(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dialects.completions.answer import CompletionHead, PieceWriter, whole_completion
+from gateway.dialects.completions.answer import CompletionStyle, PieceWriter, whole_completion
+from gateway.dialects.completions.answer_types import TextCompletion
 from gateway.dialects.completions.request import CompletionAsk, parse_completion
 from gateway.dialects.completions.schema import CompletionRequest
 from gateway.dialects.context import Gateway, call_context, gateway_of
@@ -15,43 +15,48 @@ from gateway.dialects.respond import deliver
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute
 from gateway.request.active_request import ActiveRequest
-from gateway.request.chat_model import Event, assemble
+from gateway.request.answer_model import AnswerEvent, assemble
 
 
 async def completions(request: Request) -> Response:
     """Continue prompts: one JSON object, or with `stream` server-sent events that end with `[DONE]`."""
     gateway = gateway_of(request)
     settings = gateway.settings
-    parse = partial(parse_completion, max_choices=settings.max_choices, max_prompts=settings.max_prompts)
+    parse = partial(
+        parse_completion,
+        max_choices=settings.max_choices,
+        max_prompts=settings.max_prompts,
+        refuse_unknown=settings.unknown_fields == "refuse",
+    )
     asked = await gateway.bodies.read_json(request, parse)
+    call_context(request).ignored.extend(asked.ignored)
     gateway.models.check(asked.model)
     answerer = CompletionAnswerer(asked, gateway, await _echoes_of(asked, gateway, request))
     return await deliver(request, asked.request, answerer, stream=asked.stream)
 
 
 class CompletionAnswerer:
-    """Shows a run as a completion. Choice i belongs to prompt i // n."""
+    """Shows an answer as a completion. Choice i belongs to prompt i // n."""
 
     def __init__(self, asked: CompletionAsk, gateway: Gateway, echoes: Sequence[str]) -> None:
-        self._asked = asked
-        self._echoes = echoes
-        self._head = CompletionHead(asked.model, gateway.cluster.fingerprint)
-
-    def whole(self, events: Sequence[Event], run: ActiveRequest) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        choices = assemble(events, run.num_choices)
-        show_logprobs = self._asked.request.sampling.num_top_logprobs is not None
-        return whole_completion(self._head, choices, run.usage, echoes=self._echoes, show_logprobs=show_logprobs)
-
-    def writer(self, run: ActiveRequest) -> PieceWriter:
-        """The writer of one that is."""
-        return PieceWriter(
-            self._head,
-            run.usage,
-            echoes=self._echoes,
-            include_usage=self._asked.include_usage,
-            continuous_usage=self._asked.continuous_usage,
+        self._style = CompletionStyle(
+            asked.model,
+            gateway.cluster.fingerprint,
+            echoes,
+            echoes_logprobs=asked.echoes_logprobs,
+            show_logprobs=asked.request.sampling.num_top_logprobs is not None,
+            show_prompt_logprobs=asked.shows_prompt_logprobs,
+            include_usage=asked.include_usage,
+            continuous_usage=asked.continuous_usage,
         )
+
+    def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> TextCompletion:
+        """The body of an answer that is not streamed."""
+        return whole_completion(self._style, assemble(events, active.num_choices), active.usage)
+
+    def writer(self, active: ActiveRequest) -> PieceWriter:
+        """The writer of one that is."""
+        return PieceWriter(self._style, active.usage)
 
 
 async def _echoes_of(asked: CompletionAsk, gateway: Gateway, request: Request) -> list[str]:

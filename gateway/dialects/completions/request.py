@@ -4,38 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gateway.dialects.answer_form import answer_form
+from gateway.dialects.completions.field_rules import RULES
 from gateway.dialects.completions.schema import CompletionRequest
 from gateway.dialects.sampling import TEMPERATURE_THINKING, refuse_sampling_contradictions, sampling_from
+from gateway.dialects.unknown_fields import ignored_fields
 from gateway.http.body import check
 from gateway.request.chat_model import Output, RawPrompts, Request
 from services.runtime.errors import InvalidRequest
 
 DEFAULT_MAX_TOKENS = 16
 
-# What other servers do with these fields and we don't; the values that ask for nothing pass.
-NOT_DONE: Mapping[str, tuple[object, ...]] = {
-    "suffix": ("",),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "cache_salt": (),
-    "prompt_logprobs": (),
-    "prompt_embeds": (),
-    "return_token_ids": (False,),
-    "kv_transfer_params": (),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class CompletionAsk:
-    """A request and how its answer is to be shown on this dialect."""
+    """A request and how its answer is to be shown on this dialect.
+
+    echoes_logprobs        the log-probabilities of an echoed prompt stand before those of the answer
+    shows_prompt_logprobs  they have a field of their own
+    ignored                fields of the body that have no effect
+    """
 
     request: Request
     model: str
@@ -44,26 +32,35 @@ class CompletionAsk:
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    echoes_logprobs: bool
+    shows_prompt_logprobs: bool
+    ignored: tuple[str, ...]
 
 
-def parse_completion(body: Mapping[str, Any], *, max_choices: int, max_prompts: int) -> CompletionAsk:
-    """Checks and translates a body. InvalidRequest names the field that is wrong."""
+def parse_completion(
+    body: Mapping[str, Any], *, max_choices: int, max_prompts: int, refuse_unknown: bool = False
+) -> CompletionAsk:
+    """Check a body and translate it. InvalidRequest names the field that is wrong."""
     asked = check(CompletionRequest, body)
-    for name, harmless in NOT_DONE.items():
-        if body.get(name) is not None and body[name] not in harmless:
-            raise InvalidRequest(f"{name} is not supported", field=name)
+    ignored = ignored_fields(asked, RULES, refuse_unknown=refuse_unknown)
     max_tokens = asked.max_tokens or DEFAULT_MAX_TOKENS
     refuse_sampling_contradictions(asked, max_tokens=max_tokens, max_choices=max_choices)
-    if asked.echo and asked.logprobs is not None:
-        # Those of the prompt belong to the answer then, and nothing computes them.
-        raise InvalidRequest("logprobs: not together with echo", field="logprobs")
+    form = answer_form(asked)
+    echoes_logprobs = asked.echo is True and asked.logprobs is not None
+    wanted = [asked.prompt_logprobs, asked.logprobs if echoes_logprobs else None]
     prompts = _prompts_of(asked)
     if len(prompts) > max_prompts:
         raise InvalidRequest(f"prompt: at most {max_prompts} prompts are accepted in one request", field="prompt")
     options = asked.stream_options
     request = Request(
         RawPrompts(prompts),
-        sampling_from(asked, temperature=TEMPERATURE_THINKING, max_tokens=max_tokens, num_top_logprobs=asked.logprobs),
+        sampling_from(
+            asked,
+            temperature=TEMPERATURE_THINKING,
+            token_limit=("max_tokens", max_tokens),
+            num_top_logprobs=asked.logprobs,
+            num_prompt_logprobs=max((number for number in wanted if number is not None), default=None),
+        ),
         Output(
             drop_tool_calls=True,
             stop=asked.stops,
@@ -71,6 +68,7 @@ def parse_completion(body: Mapping[str, Any], *, max_choices: int, max_prompts: 
             keep_special=asked.skip_special_tokens is False,
         ),
         num_choices=asked.n or 1,
+        json_answer=form,
     )
     return CompletionAsk(
         request,
@@ -80,6 +78,9 @@ def parse_completion(body: Mapping[str, Any], *, max_choices: int, max_prompts: 
         stream=asked.stream is True,
         include_usage=options is not None and options.include_usage is True,
         continuous_usage=options is not None and options.continuous_usage_stats is True,
+        echoes_logprobs=echoes_logprobs,
+        shows_prompt_logprobs=asked.prompt_logprobs is not None,
+        ignored=ignored,
     )
 
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
+from gateway.dialects.form_fields import FormFields
 from gateway.dialects.sampling import SamplingFields
-from gateway.http.body import Body, Int, NaturalInt
+from gateway.http.body import Int, NaturalInt, Opaque
 
 PromptText = Annotated[str, Field(min_length=1)]
 PromptIds = Annotated[list[NaturalInt], Field(min_length=1)]
@@ -39,8 +40,8 @@ Prompt = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields):
-    """A completion request: prompts go to the model as they are. Fields that are not listed here have no effect."""
+class CompletionRequest(SamplingFields, FormFields):
+    """A completion request: prompts go to the model as they are."""
 
     model: str
     prompt: Prompt
@@ -50,7 +51,7 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: bool | None = Field(None, description="No effect: nothing is added to a prompt.")
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(Opaque):
     """A text to cut into tokens. With `messages` instead of `prompt` the body is read as a chat request."""
 
     model: str | None = None
@@ -59,7 +60,7 @@ class TokenizeRequest(Body):
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(Body):
+class DetokenizeRequest(Opaque):
     """Tokens to put together."""
 
     model: str | None = None

@@ -8,18 +8,18 @@ from typing import Any
 import orjson
 
 from gateway.dialects.left_out import notes_of
+from gateway.dialects.messages.answer_types import AssistantMessage, Block, MessageUsage, Stop, StopReason
 from gateway.dialects.opaque_reasoning import seal, signature
 from gateway.http.errors import anthropic_error
 from gateway.http.sse import KEEP_ALIVE, named_event
-from gateway.request.chat_model import (
+from gateway.request.answer_model import (
+    AnswerEvent,
     CallArguments,
     CallEnd,
     CallStart,
     ChoiceAnswer,
     Content,
-    Event,
     Finish,
-    FinishName,
     Reasoning,
     Usage,
 )
@@ -27,6 +27,7 @@ from services.runtime.errors import MoonshardError
 
 ALPHABET = string.ascii_letters + string.digits
 ID_CHARS = 24
+NOT_ENDED: Stop = {"stop_reason": None, "stop_sequence": None}
 
 
 def new_id(kind: str) -> str:
@@ -34,7 +35,7 @@ def new_id(kind: str) -> str:
     return f"{kind}_{''.join(secrets.choice(ALPHABET) for _ in range(ID_CHARS))}"
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
+def usage_of(usage: Usage) -> MessageUsage:
     """The counts; here the cached tokens are no part of the input tokens."""
     return {
         "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
@@ -45,24 +46,23 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def message_of(model: str, content: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
-    """A message that has not ended."""
+def message_of(model: str, content: list[Block], usage: Usage, stop: Stop) -> AssistantMessage:
+    """A message; `stop` says nothing as long as it has not ended."""
     return {
         "id": new_id("msg"),
         "type": "message",
         "role": "assistant",
         "model": model,
         "content": content,
-        "stop_reason": None,
-        "stop_sequence": None,
+        **stop,
         "usage": usage_of(usage),
         **notes_of(usage),
     }
 
 
-def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinking: bool) -> dict[str, Any]:
+def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinking: bool) -> AssistantMessage:
     """The body of an answer that is not streamed."""
-    content: list[dict[str, Any]] = []
+    content: list[Block] = []
     if choice.reasoning:
         shown = choice.reasoning if show_thinking else ""
         signed = _signature(choice.reasoning, show_thinking=show_thinking)
@@ -73,10 +73,7 @@ def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinki
         content.append(
             {"type": "tool_use", "id": new_id("toolu"), "name": call.name, "input": _input_of(call.arguments)}
         )
-    return {
-        **message_of(model, content or [{"type": "text", "text": ""}], usage),
-        **_stop_of(choice.finish, choice.stop),
-    }
+    return message_of(model, content or [{"type": "text", "text": ""}], usage, _stop_of(choice.finish))
 
 
 def _signature(reasoning: str, *, show_thinking: bool) -> str:
@@ -93,20 +90,21 @@ def _input_of(arguments: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": value}
 
 
-def _stop_of(finish: FinishName, stop: str | None) -> dict[str, str | None]:
-    match finish:
+def _stop_of(finish: Finish) -> Stop:
+    match finish.reason:
         case "length":
             return {"stop_reason": "max_tokens", "stop_sequence": None}
         case "tool_calls":
             return {"stop_reason": "tool_use", "stop_sequence": None}
         case _:
-            return {"stop_reason": "end_turn" if stop is None else "stop_sequence", "stop_sequence": stop}
+            reason: StopReason = "end_turn" if finish.stop is None else "stop_sequence"
+            return {"stop_reason": reason, "stop_sequence": finish.stop}
 
 
 class BlockWriter:
     """Turns the events of one answer into those of the stream. One block is open at a time.
 
-    The message begins with the first event, since only then is it known how much of the prompt was cached.
+    The message begins with the first event, because only then the number of cached tokens is known.
     """
 
     def __init__(self, model: str, usage: Usage, *, show_thinking: bool) -> None:
@@ -118,7 +116,7 @@ class BlockWriter:
         self._open: str | None = None  # the type of the open block
         self._thoughts: list[str] = []  # of the open block
 
-    def write(self, events: Sequence[Event]) -> bytes:
+    def write(self, events: Sequence[AnswerEvent]) -> bytes:
         """These events, in order."""
         return b"".join(piece for event in events for piece in self._pieces_of(event))
 
@@ -127,17 +125,17 @@ class BlockWriter:
         return named_event("ping", b'{"type":"ping"}') if self._begun else KEEP_ALIVE
 
     def last(self) -> bytes:
-        """Nothing: the message has said that it is over."""
+        """Nothing: `message_stop` was the end."""
         return b""
 
     def fail(self, error: MoonshardError) -> bytes:
         """The error as the last event."""
         return named_event("error", orjson.dumps(anthropic_error(error)))
 
-    def _pieces_of(self, event: Event) -> Iterator[bytes]:
+    def _pieces_of(self, event: AnswerEvent) -> Iterator[bytes]:
         if not self._begun:
             self._begun = True
-            yield _event("message_start", message=message_of(self._model, [], self._usage))
+            yield _event("message_start", message=message_of(self._model, [], self._usage, NOT_ENDED))
             yield self.keep_alive()
         match event:
             case Reasoning():
@@ -160,10 +158,7 @@ class BlockWriter:
                     yield from self._enter("text", text="")
                 yield from self._leave()
                 yield _event(
-                    "message_delta",
-                    delta=_stop_of(event.reason, event.stop),
-                    usage=usage_of(self._usage),
-                    **notes_of(self._usage),
+                    "message_delta", delta=_stop_of(event), usage=usage_of(self._usage), **notes_of(self._usage)
                 )
                 yield _event("message_stop")
 

@@ -7,10 +7,11 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gateway.dialects.tagged_union import Refused, kind_in
-from gateway.http.body import Body, text_or_list
+from gateway.http.body import Body, Opaque, text_or_list
 
-# What Anthropic's own tools leave in a history; nothing of ours made it.
-SERVER_BLOCK = re.compile(r"server_tool_use|mcp_tool_use|[a-z_]+_tool_result|container_upload|compaction")
+# Calls and results of tools that another server ran.
+SERVER_CALL = ("server_tool_use", "mcp_tool_use")
+SERVER_RESULT = re.compile(r"[a-z_]+_tool_result")
 
 
 class TextBlock(Body):
@@ -86,8 +87,8 @@ class ThinkingBlock(Body):
     signature: str | None = None
 
 
-class RedactedBlock(Body):
-    """Reasoning that only its maker can read."""
+class RedactedBlock(Opaque):
+    """Reasoning that only its maker can read; it is left out."""
 
     type: Literal["redacted_thinking"]
 
@@ -101,16 +102,33 @@ class ToolUseBlock(Body):
     input: dict[str, Any] | None = None
 
 
-def _server_kind(kind: str) -> str:
-    if not SERVER_BLOCK.fullmatch(kind):
+class ServerCallBlock(ToolUseBlock):
+    """A tool call that another server answered."""
+
+    type: Literal["server_tool_use", "mcp_tool_use"]  # type: ignore[assignment]
+    server_name: str | None = None
+
+
+def _server_result(kind: str) -> str:
+    if not SERVER_RESULT.fullmatch(kind):
         raise PydanticCustomError("kind", "this kind is not supported here")
     return kind
 
 
-class ServerBlock(Body):
-    """Something of a tool that another server ran."""
+class ServerResultBlock(Opaque):
+    """What another server's tool returned, whatever form it has."""
 
-    type: Annotated[str, AfterValidator(_server_kind)]
+    type: Annotated[str, AfterValidator(_server_result)]
+    tool_use_id: Annotated[str, Field(min_length=1)]
+    content: Any = None
+    is_error: bool | None = None
+
+
+class CompactionBlock(Opaque):
+    """The summary of a conversation that another server shortened; read as text."""
+
+    type: Literal["compaction"]
+    content: str | None = None
 
 
 ResultBlock = Annotated[
@@ -155,12 +173,15 @@ AssistantBlock = Annotated[
     | Annotated[ThinkingBlock, Tag("~thinking")]
     | Annotated[RedactedBlock, Tag("~redacted_thinking")]
     | Annotated[ToolUseBlock, Tag("~tool_use")]
-    | Annotated[ServerBlock, Tag("~other")],
-    Discriminator(kind_in("text", "thinking", "redacted_thinking", "tool_use")),
+    | Annotated[ServerCallBlock, Tag("~server_tool_use")]
+    | Annotated[ServerCallBlock, Tag("~mcp_tool_use")]
+    | Annotated[CompactionBlock, Tag("~compaction")]
+    | Annotated[ServerResultBlock, Tag("~other")],
+    Discriminator(kind_in("text", "thinking", "redacted_thinking", "tool_use", *SERVER_CALL, "compaction")),
 ]
 
 
-class ToolChangeBlock(Body):
+class ToolChangeBlock(Opaque):
     """A change of the tools in mid-conversation; it has no effect."""
 
     type: Literal["tool_addition", "tool_removal"]
@@ -180,9 +201,9 @@ SystemContent = Annotated[
 
 
 class SystemMessage(Body):
-    """Instructions in mid-conversation."""
+    """Instructions in mid-conversation. `developer` is another word for `system`."""
 
-    role: Literal["system"]
+    role: Literal["system", "developer"]
     content: SystemContent
 
 

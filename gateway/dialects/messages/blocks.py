@@ -1,16 +1,19 @@
 """The messages of an Anthropic request as the messages of the internal form."""
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from gateway.dialects.messages.block_schema import (
     AssistantMessage,
+    CompactionBlock,
     DocumentBlock,
     ImageBlock,
     InputMessage,
     SearchResultBlock,
-    ServerBlock,
+    ServerCallBlock,
+    ServerResultBlock,
     SystemMessage,
     TextBlock,
     ThinkingBlock,
@@ -24,10 +27,10 @@ from gateway.dialects.opaque_reasoning import unseal
 from gateway.dialects.tagged_union import Refused
 from gateway.request.chat_model import Call, Media, Message, Text
 
-log = logging.getLogger(__name__)
-
 # Claude Code's note to its maker. It varies between versions, which would spoil the prefix cache.
 BILLING = "x-anthropic-billing-header"
+FAILED = "Error:\n"
+FAILED_SILENTLY = "Error: the tool failed and returned nothing"
 
 Shown = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
 
@@ -40,7 +43,7 @@ def messages_of(messages: Sequence[InputMessage], system: str | Sequence[object]
             case SystemMessage():
                 translated += _system(message.content)
             case AssistantMessage():
-                translated.append(_assistant(message))
+                translated += _assistant(message)
             case UserMessage():
                 translated += _user(message, f"messages.{index}.content")
     return tuple(translated)
@@ -55,29 +58,67 @@ def _system(content: str | Sequence[object]) -> list[Message]:
     return [Message("system", (Text("".join(texts)),))] if texts else []
 
 
-def _assistant(message: AssistantMessage) -> Message:
+def _assistant(message: AssistantMessage) -> list[Message]:
+    """One message, or more where results of another server's tools stand between its blocks."""
     if isinstance(message.content, str):
-        return Message("assistant", (Text(message.content),))
-    thoughts: list[str] = []
-    texts: list[str] = []
-    calls: list[Call] = []
+        return [Message("assistant", (Text(message.content),))]
+    messages: list[Message] = []
+    turn = _Turn()
     for block in message.content:
         match block:
             case ThinkingBlock():
-                thoughts.append(block.thinking or unseal(block.signature) or "")
+                turn.thoughts.append(block.thinking or unseal(block.signature) or "")
             case TextBlock():
-                texts.append(block.text)
-            case ToolUseBlock():
+                turn.texts.append(block.text)
+            case CompactionBlock():
+                turn.texts += [block.content] if block.content else []
+            case ToolUseBlock() | ServerCallBlock():
                 # Written as the model writes it, so that its own calls are found in the prefix cache.
-                calls.append(Call(block.id, block.name, json.dumps(block.input or {}, ensure_ascii=False)))
-            case ServerBlock():
-                log.info("block dropped", extra={"kind": block.type[:64]})
-    return Message(
-        "assistant",
-        _joined(texts),
-        reasoning="\n".join(thoughts) if thoughts else None,
-        tool_calls=tuple(calls),
-    )
+                turn.calls.append(Call(block.id, block.name, json.dumps(block.input or {}, ensure_ascii=False)))
+            case ServerResultBlock():
+                messages += [turn.message(), _server_result(block)]
+                turn = _Turn()
+    return messages if messages and turn.is_empty else [*messages, turn.message()]
+
+
+class _Turn:
+    """What an assistant did up to the next result."""
+
+    def __init__(self) -> None:
+        self.thoughts: list[str] = []
+        self.texts: list[str] = []
+        self.calls: list[Call] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.thoughts or self.texts or self.calls)
+
+    def message(self) -> Message:
+        """The turn as one message."""
+        reasoning = "\n".join(self.thoughts) if self.thoughts else None
+        return Message("assistant", _joined(self.texts), reasoning=reasoning, tool_calls=tuple(self.calls))
+
+
+def _server_result(block: ServerResultBlock) -> Message:
+    content = _without_secrets(block.content)
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    result = Message("tool", (Text(text),), tool_call_id=block.tool_use_id)
+    return _failed(result) if block.is_error else result
+
+
+def _without_secrets(value: Any) -> Any:
+    """The value without what only its maker can read."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items() if not key.startswith("encrypted_")}
+    return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _failed(result: Message) -> Message:
+    """The result of a tool that failed, which the model must not take for a success."""
+    if not any(part.text.strip() if isinstance(part, Text) else True for part in result.content):
+        return replace(result, content=(Text(FAILED_SILENTLY),))
+    return replace(result, content=(Text(FAILED), *result.content))
 
 
 def _user(message: UserMessage, field: str) -> list[Message]:
@@ -104,7 +145,8 @@ def _result(block: ToolResultBlock, field: str) -> Message:
         case _:
             shown = [(f"{field}.{i}", part) for i, part in enumerate(block.content) if not isinstance(part, Refused)]
             content = _parts(shown)
-    return Message("tool", content, tool_call_id=block.tool_use_id)
+    result = Message("tool", content, tool_call_id=block.tool_use_id)
+    return _failed(result) if block.is_error else result
 
 
 def _parts(blocks: Iterable[tuple[str, Shown]]) -> tuple[Text | Media, ...]:

@@ -1,14 +1,15 @@
 """POST /v1/messages and POST /v1/messages/count_tokens, also under /anthropic."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dialects.context import Gateway, call_context, gateway_of
 from gateway.dialects.messages.answer import BlockWriter, whole_message
+from gateway.dialects.messages.answer_types import AssistantMessage, TokenCount
 from gateway.dialects.messages.request import AskedMessage, parse_count, parse_messages
 from gateway.dialects.messages.schema import CountTokensRequest, MessagesRequest
 from gateway.dialects.respond import deliver
@@ -16,14 +17,16 @@ from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute, json_response
 from gateway.http.sse import until_gone
 from gateway.request.active_request import ActiveRequest
-from gateway.request.chat_model import Event, assemble
+from gateway.request.answer_model import AnswerEvent, assemble
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 async def messages(request: Request) -> Response:
     """Answer a conversation: one message, or with `stream` server-sent events that end with `message_stop`."""
     gateway = gateway_of(request)
-    parse = partial(parse_messages, default_thinking=_thinks_by_default(gateway))
-    asked = await gateway.bodies.read_json(request, parse)
+    asked = await gateway.bodies.read_json(request, _parse(parse_messages, gateway))
+    call_context(request).ignored.extend(asked.ignored)
     gateway.models.check(asked.model)
     return await deliver(request, asked.request, MessageAnswerer(asked), stream=asked.stream)
 
@@ -31,31 +34,38 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """Count the `input_tokens`, cached or not, that the same request to /v1/messages would have."""
     gateway = gateway_of(request)
-    parse = partial(parse_count, default_thinking=_thinks_by_default(gateway))
-    model, conversation = await gateway.bodies.read_json(request, parse)
-    gateway.models.check(model)
-    counting = gateway.pipeline.count(conversation, call_context(request))
-    return json_response({"input_tokens": await until_gone(counting, request.receive)})
+    asked = await gateway.bodies.read_json(request, _parse(parse_count, gateway))
+    call_context(request).ignored.extend(asked.ignored)
+    gateway.models.check(asked.model)
+    counting = gateway.pipeline.count(asked.conversation, call_context(request))
+    count: TokenCount = {"input_tokens": await until_gone(counting, request.receive)}
+    return json_response(count)
 
 
-def _thinks_by_default(gateway: Gateway) -> bool:
-    return gateway.settings.anthropic_default_thinking == "on"
+class _Parse(Protocol[T_co]):
+    def __call__(self, body: Mapping[str, Any], *, default_thinking: bool, refuse_unknown: bool) -> T_co: ...
+
+
+def _parse(parse: _Parse[T_co], gateway: Gateway) -> Callable[[dict[str, Any]], T_co]:
+    settings = gateway.settings
+    thinks, refuses = settings.anthropic_default_thinking == "on", settings.unknown_fields == "refuse"
+    return partial(parse, default_thinking=thinks, refuse_unknown=refuses)
 
 
 class MessageAnswerer:
-    """Shows a run as a message."""
+    """Shows an answer as a message."""
 
     def __init__(self, asked: AskedMessage) -> None:
         self._asked = asked
 
-    def whole(self, events: Sequence[Event], run: ActiveRequest) -> dict[str, Any]:
+    def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> AssistantMessage:
         """The body of an answer that is not streamed."""
-        (choice,) = assemble(events, run.num_choices)
-        return whole_message(self._asked.model, choice, run.usage, show_thinking=self._asked.show_thinking)
+        (choice,) = assemble(events, active.num_choices)
+        return whole_message(self._asked.model, choice, active.usage, show_thinking=self._asked.show_thinking)
 
-    def writer(self, run: ActiveRequest) -> BlockWriter:
+    def writer(self, active: ActiveRequest) -> BlockWriter:
         """The writer of one that is."""
-        return BlockWriter(self._asked.model, run.usage, show_thinking=self._asked.show_thinking)
+        return BlockWriter(self._asked.model, active.usage, show_thinking=self._asked.show_thinking)
 
 
 ROUTES = tuple(

@@ -1,6 +1,5 @@
 """A checked Anthropic request as the internal form: defaults filled in, contradictions refused."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import orjson
 
 from gateway.dialects.messages.blocks import messages_of
+from gateway.dialects.messages.field_rules import RULES
 from gateway.dialects.messages.schema import (
     AutoChoice,
+    ContextManagement,
     CountTokensRequest,
     CustomTool,
     MessagesRequest,
@@ -18,11 +19,12 @@ from gateway.dialects.messages.schema import (
     ToolChoice,
 )
 from gateway.dialects.sampling import TEMPERATURE_INSTANT, TEMPERATURE_THINKING, TOP_P
+from gateway.dialects.unknown_fields import ignored_fields
 from gateway.http.body import check
-from gateway.request.chat_model import Conversation, ForcedCall, JsonAnswer, Message, Output, Request, Sampling
+from gateway.request.chat_model import Conversation, ForcedCall, JsonAnswer, Message, Output, Request, Sampling, Tool
 from services.runtime.errors import InvalidRequest
 
-log = logging.getLogger(__name__)
+CLEAR_THINKING = "clear_thinking_20251015"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,26 @@ class AskedMessage:
     model: str
     stream: bool
     show_thinking: bool  # false: only that there was some
+    ignored: tuple[str, ...]  # fields of the body that have no effect
 
 
-def parse_messages(body: Mapping[str, Any], *, default_thinking: bool) -> AskedMessage:
-    """Checks and translates the body of POST /v1/messages. InvalidRequest names the field that is wrong."""
+@dataclass(frozen=True, slots=True)
+class AskedCount:
+    """What becomes a prompt, for the model of this name."""
+
+    model: str
+    conversation: Conversation
+    ignored: tuple[str, ...]
+
+
+def parse_messages(body: Mapping[str, Any], *, default_thinking: bool, refuse_unknown: bool = False) -> AskedMessage:
+    """Check the body of POST /v1/messages and translate it. InvalidRequest names the field that is wrong."""
     asked = check(MessagesRequest, body)
-    conversation = _conversation_of(asked, body, default_thinking=default_thinking)
+    ignored = _ignored(asked, refuse_unknown=refuse_unknown)
+    conversation = _conversation_of(asked, default_thinking=default_thinking)
     thinking = asked.thinking
-    if thinking is not None and thinking.type == "enabled" and (thinking.budget_tokens or 0) >= asked.max_tokens:
+    budget = None if thinking is None or thinking.type != "enabled" else thinking.budget_tokens
+    if budget is not None and budget >= asked.max_tokens:
         raise InvalidRequest("thinking.budget_tokens: must be less than max_tokens", field="thinking.budget_tokens")
     form = _json_answer_of(asked)
     if form is not None and conversation.continue_final_message:
@@ -55,9 +69,10 @@ def parse_messages(body: Mapping[str, Any], *, default_thinking: bool) -> AskedM
             top_p=asked.top_p if asked.top_p is not None else TOP_P,
             top_k=max(0, asked.top_k or 0),
             max_new_tokens=asked.max_tokens,
+            max_thinking_tokens=budget,
         ),
         Output(
-            drop_tool_calls=not conversation.tools_json or isinstance(choice, NoChoice),
+            drop_tool_calls=not conversation.tools or isinstance(choice, NoChoice),
             stop=tuple(asked.stop_sequences or ()),
             max_tool_calls=1 if one_call else 0,
         ),
@@ -65,16 +80,29 @@ def parse_messages(body: Mapping[str, Any], *, default_thinking: bool) -> AskedM
         json_answer=form,
     )
     omitted = thinking is not None and thinking.display == "omitted"
-    return AskedMessage(request, asked.model, stream=asked.stream is True, show_thinking=not omitted)
+    return AskedMessage(request, asked.model, stream=asked.stream is True, show_thinking=not omitted, ignored=ignored)
 
 
-def parse_count(body: Mapping[str, Any], *, default_thinking: bool) -> tuple[str, Conversation]:
-    """The same for POST /v1/messages/count_tokens: the model and what becomes the prompt."""
+def parse_count(body: Mapping[str, Any], *, default_thinking: bool, refuse_unknown: bool = False) -> AskedCount:
+    """The same for POST /v1/messages/count_tokens, where fields of the answer may be left out."""
     asked = check(CountTokensRequest, body)
-    return asked.model, _conversation_of(asked, body, default_thinking=default_thinking)
+    # A client may send the whole body of the request that it is going to make.
+    known = asked if "max_tokens" not in body else check(MessagesRequest, body)
+    ignored = _ignored(known, refuse_unknown=refuse_unknown)
+    return AskedCount(asked.model, _conversation_of(asked, default_thinking=default_thinking), ignored)
 
 
-def _conversation_of(asked: CountTokensRequest, body: Mapping[str, Any], *, default_thinking: bool) -> Conversation:
+def _ignored(asked: CountTokensRequest, *, refuse_unknown: bool) -> tuple[str, ...]:
+    """What has no effect: fields, tools of other servers, and edits of the context that are not done."""
+    edits = asked.context_management.edits if asked.context_management is not None else None
+    return (
+        *ignored_fields(asked, RULES, refuse_unknown=refuse_unknown),
+        *(f"tools.{tool.type}" for tool in asked.tools or () if isinstance(tool, ServerTool)),
+        *(f"context_management.{edit.type or 'edits'}" for edit in edits or () if edit.type != CLEAR_THINKING),
+    )
+
+
+def _conversation_of(asked: CountTokensRequest, *, default_thinking: bool) -> Conversation:
     thinking = asked.thinking
     if thinking is not None and thinking.type == "enabled" and thinking.budget_tokens is None:
         raise InvalidRequest("thinking.budget_tokens: this field is required", field="thinking.budget_tokens")
@@ -83,9 +111,9 @@ def _conversation_of(asked: CountTokensRequest, body: Mapping[str, Any], *, defa
     continued = bool(messages) and _is_beginning(messages[-1])
     return Conversation(
         messages=messages,
-        tools_json=_tools_json_of(asked),
+        tools=_tools_of(asked),
         thinking=enabled,
-        preserve_thinking=enabled and _keeps_all_thinking(body.get("context_management")),
+        preserve_thinking=enabled and _keeps_all_thinking(asked.context_management),
         add_generation_prompt=not continued,
         continue_final_message=continued,
     )
@@ -96,31 +124,23 @@ def _is_beginning(last: Message) -> bool:
     return last.role == "assistant" and not last.tool_calls
 
 
-def _keeps_all_thinking(management: object) -> bool:
-    """Whether one of the edits says so. Whatever else the field holds has no effect, right or wrong."""
-    edits = management.get("edits") if isinstance(management, dict) else None
-    return isinstance(edits, list) and any(
-        isinstance(edit, dict)
-        and edit.get("type") == "clear_thinking_20251015"
-        and edit.get("keep") in ("all", {"type": "all"})
-        for edit in edits
-    )
+def _keeps_all_thinking(management: ContextManagement | None) -> bool:
+    """Whether one of the edits says so."""
+    edits = management.edits if management is not None else None
+    return any(edit.type == CLEAR_THINKING and edit.keep in ("all", {"type": "all"}) for edit in edits or ())
 
 
-def _tools_json_of(asked: CountTokensRequest) -> str:
-    """The tools in the form in which the template declares them; empty without any."""
-    declared: list[dict[str, Any]] = []
-    names: set[str] = set()
+def _tools_of(asked: CountTokensRequest) -> tuple[Tool, ...]:
+    """The tools of the client in the form in which the template declares them."""
+    tools: dict[str, Tool] = {}
     for index, tool in enumerate(asked.tools or ()):
         if isinstance(tool, ServerTool):
-            log.info("server tool dropped", extra={"kind": tool.type[:64]})
             continue
-        if tool.name in names:
+        if tool.name in tools:
             raise InvalidRequest(f"tools.{index}.name: declared twice", field=f"tools.{index}.name")
-        names.add(tool.name)
-        declared.append({"type": "function", "function": _function_of(tool)})
-    _refuse_impossible_choice(asked, names)
-    return orjson.dumps(declared).decode() if declared else ""
+        tools[tool.name] = Tool({"type": "function", "function": _function_of(tool)})
+    _refuse_impossible_choice(asked, set(tools))
+    return tuple(tools.values())
 
 
 def _function_of(tool: CustomTool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from gateway.dialects.chat.schema import TOOL_NAME
 from gateway.dialects.messages.block_schema import InputMessage, SystemContent
 from gateway.dialects.sampling import StopString
-from gateway.http.body import Body, Int, PositiveInt
+from gateway.http.body import Body, Int, Opaque, PositiveInt
 
 SERVER_TOOL = re.compile(r"[a-z0-9_]+_\d{8}|mcp_toolset")
 MIN_BUDGET_TOKENS = 1024
@@ -31,8 +31,8 @@ def _server_tool(kind: str) -> str:
     return kind
 
 
-class ServerTool(Body):
-    """A tool that only Anthropic's servers have; it is left out."""
+class ServerTool(Opaque):
+    """A tool that only Anthropic's servers have; it is left out, with a warning."""
 
     type: Annotated[str, AfterValidator(_server_tool)]
 
@@ -74,7 +74,20 @@ class Thinking(Body):
 
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
     budget_tokens: Annotated[Int, Field(ge=MIN_BUDGET_TOKENS)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+
+class ContextEdit(Opaque):
+    """How the history is shortened. Only `clear_thinking_20251015` with `keep: all` means something here."""
+
+    type: str | None = None
+    keep: Any = None
+
+
+class ContextManagement(Body):
+    """Edits of the history before it becomes the prompt."""
+
+    edits: list[ContextEdit] | None = None
 
 
 class JsonSchemaFormat(Body):
@@ -91,7 +104,7 @@ class OutputConfig(Body):
 
 
 class CountTokensRequest(Body):
-    """What becomes the prompt. Fields that are not listed here have no effect."""
+    """What becomes the prompt."""
 
     model: str
     messages: Annotated[list[InputMessage], Field(min_length=1)]
@@ -101,6 +114,7 @@ class CountTokensRequest(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: JsonSchemaFormat | None = None
+    context_management: ContextManagement | None = None
 
 
 class MessagesRequest(CountTokensRequest):

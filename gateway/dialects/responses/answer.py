@@ -3,20 +3,25 @@
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-from gateway.dialects.left_out import notes_of
-from gateway.dialects.responses.output import Happening, ItemBuilder
+from gateway.dialects.left_out import NO_NOTES, notes_of
+from gateway.dialects.responses.answer_types import OutputItem, Repeated, Response, ResponseUsage
+from gateway.dialects.responses.open_items import StreamEvent
+from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import AskedResponse
+from gateway.dialects.responses.schema import CustomTool, FunctionTool, NamespaceTool, OtherTool
 from gateway.http.errors import openai_error
 from gateway.http.sse import KEEP_ALIVE, named_event
-from gateway.request.chat_model import Event, Finish, Usage
+from gateway.request.answer_model import AnswerEvent, Finish, Usage
 from services.runtime.errors import MoonshardError
 
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
-def usage_of(usage: Usage) -> dict[str, Any]:
+
+def usage_of(usage: Usage) -> ResponseUsage:
     """The counts; the cached tokens are part of the input tokens."""
     return {
         "input_tokens": usage.num_prompt_tokens,
@@ -35,26 +40,28 @@ class Resource:
         self._id = f"resp_{secrets.token_hex(16)}"
         self._created_at = int(time.time())
 
-    def unfinished(self) -> dict[str, Any]:
+    def unfinished(self) -> Response:
         """As long as it runs."""
         return self._fields("in_progress", [])
 
-    def finished(self, finish: Finish, output: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    def finished(self, finish: Finish, output: list[OutputItem], usage: Usage) -> Response:
         """Once it has ended, by itself or because the budget was used up."""
         fields = self._fields("incomplete" if finish.reason == "length" else "completed", output)
-        fields |= {"usage": usage_of(usage), **notes_of(usage)}
+        fields["usage"] = usage_of(usage)
+        if "moonshard" in (notes := notes_of(usage)):
+            fields["moonshard"] = notes["moonshard"]
         if finish.reason == "length":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             fields["completed_at"] = int(time.time())
         return fields
 
-    def failed(self, error: MoonshardError, output: list[dict[str, Any]]) -> dict[str, Any]:
+    def failed(self, error: MoonshardError, output: list[OutputItem]) -> Response:
         """If it broke."""
         message = openai_error(error)["error"]["message"]
         return {**self._fields("failed", output), "error": {"code": "server_error", "message": message}}
 
-    def _fields(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+    def _fields(self, status: Status, output: list[OutputItem]) -> Response:
         return {
             "id": self._id,
             "object": "response",
@@ -66,14 +73,14 @@ class Resource:
             "output": output,
             "usage": None,
             **self._repeated,
+            **NO_NOTES,
         }
 
 
-def _repeated(request: AskedResponse) -> dict[str, Any]:
-    """What a response tells of its request; clients demand each field, null or not."""
+def _repeated(request: AskedResponse) -> Repeated:
     asked, sampling = request.asked, request.request.sampling
     text, choice, reasoning = asked.text, asked.tool_choice, asked.reasoning
-    form = text.format.model_dump(by_alias=True) if text is not None and text.format is not None else {"type": "text"}
+    form = {"type": "text"} if text is None or text.format is None else text.format.model_dump(by_alias=True)
     return {
         "model": asked.model,
         "instructions": asked.instructions,
@@ -81,7 +88,7 @@ def _repeated(request: AskedResponse) -> dict[str, Any]:
         "max_tool_calls": asked.max_tool_calls,
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "tool_choice": "auto" if choice is None else choice if isinstance(choice, str) else choice.model_dump(),
-        "tools": [{**function.model_dump(), "strict": function.strict is not False} for function in request.functions],
+        "tools": [_shown(tool) for tool in asked.tools or () if not isinstance(tool, OtherTool)],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "presence_penalty": sampling.presence_penalty,
@@ -90,7 +97,7 @@ def _repeated(request: AskedResponse) -> dict[str, Any]:
         "text": {"format": form},
         "reasoning": {
             "effort": None if reasoning is None else reasoning.effort,
-            "summary": None if reasoning is None else reasoning.summary,
+            "summary": None if reasoning is None else reasoning.summary or reasoning.generate_summary,
         },
         "metadata": asked.metadata or {},
         "previous_response_id": None,
@@ -103,13 +110,28 @@ def _repeated(request: AskedResponse) -> dict[str, Any]:
     }
 
 
-def whole_response(resource: Resource, items: ItemBuilder, events: Sequence[Event], usage: Usage) -> dict[str, Any]:
+def _shown(tool: FunctionTool | CustomTool | NamespaceTool) -> dict[str, Any]:
+    """A tool as its request declared it, with defaults."""
+    match tool:
+        case FunctionTool():
+            return {**tool.model_dump(include=_declared(tool)), "strict": tool.strict is not False}
+        case NamespaceTool():
+            return {**tool.model_dump(exclude={"tools"}), "tools": [_shown(inner) for inner in tool.tools]}
+        case _:
+            return tool.model_dump(include=_declared(tool), exclude_none=True)
+
+
+def _declared(tool: FunctionTool | CustomTool) -> set[str]:
+    return set(type(tool).model_fields)
+
+
+def whole_response(resource: Resource, items: ItemBuilder, events: Sequence[AnswerEvent], usage: Usage) -> Response:
     """The body of an answer that is not streamed."""
     for event in events:
         for _ in items.take(event):
             pass
     finish = events[-1]
-    assert isinstance(finish, Finish), "a run ends with the finish of its only choice"
+    assert isinstance(finish, Finish), "an answer ends with the finish of its only choice"
     return resource.finished(finish, items.output, usage)
 
 
@@ -122,16 +144,16 @@ class ItemWriter:
         self._usage = usage
         self._num_written = 0
 
-    def write(self, events: Sequence[Event]) -> bytes:
+    def write(self, events: Sequence[AnswerEvent]) -> bytes:
         """These events, in order."""
-        return self._begin() + b"".join(self._written(self._happenings(event)) for event in events)
+        return self._begin() + b"".join(self._written(self._stream_events(event)) for event in events)
 
     def keep_alive(self) -> bytes:
         """The beginning, or else a comment."""
         return self._begin() or KEEP_ALIVE
 
     def last(self) -> bytes:
-        """Nothing: the last event has said that it is over."""
+        """Nothing: the last event was the end."""
         return b""
 
     def fail(self, error: MoonshardError) -> bytes:
@@ -145,15 +167,15 @@ class ItemWriter:
         fields = {"response": self._resource.unfinished()}
         return self._written([("response.created", fields), ("response.in_progress", fields)])
 
-    def _happenings(self, event: Event) -> Iterable[Happening]:
+    def _stream_events(self, event: AnswerEvent) -> Iterable[StreamEvent]:
         yield from self._items.take(event)
         if isinstance(event, Finish):
             response = self._resource.finished(event, self._items.output, self._usage)
             yield f"response.{response['status']}", {"response": response}
 
-    def _written(self, happenings: Iterable[Happening]) -> bytes:
+    def _written(self, stream_events: Iterable[StreamEvent]) -> bytes:
         pieces: list[bytes] = []
-        for name, fields in happenings:
+        for name, fields in stream_events:
             event = {"type": name, "sequence_number": self._num_written, **fields}
             pieces.append(named_event(name, orjson.dumps(event)))
             self._num_written += 1

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from gateway.dialects.tagged_union import Refused, kind_in
-from gateway.http.body import Body, text_or_list
+from gateway.http.body import Body, Opaque, text_or_list
 
 
 class TextPart(Body):
@@ -62,18 +62,29 @@ class CallItem(Body):
     type: Literal["function_call"]
     call_id: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)]
+    namespace: str | None = None
     arguments: str | None = None
+
+
+class CustomCallItem(Body):
+    """A call of a tool that takes a text."""
+
+    type: Literal["custom_tool_call"]
+    call_id: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)]
+    namespace: str | None = None
+    input: str
 
 
 class CallOutputItem(Body):
     """What a tool returned."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: Annotated[str, Field(min_length=1)]
     output: Content
 
 
-class ReasoningText(Body):
+class ReasoningText(Opaque):
     """A piece of reasoning."""
 
     text: str
@@ -88,31 +99,36 @@ class ReasoningItem(Body):
     encrypted_content: str | None = None
 
 
-class UnknownItem(Body):
-    """An item of a tool that is not ours; skipped."""
+class OtherItem(Opaque):
+    """A call of a tool that other servers or clients have, or its output: any fields."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
 
 
 def _kind_of(value: object) -> str:
-    if not isinstance(value, dict):
-        return "~message"
-    match value.get("type"):
+    kind = value.get("type") if isinstance(value, dict) else None
+    match kind:
         case None | "message":
             return "~message"
-        case "function_call" | "function_call_output" | "reasoning" | "item_reference" as kind:
+        case "function_call" | "function_call_output" | "reasoning" | "custom_tool_call" | "custom_tool_call_output":
             return f"~{kind}"
+        case str() if kind.endswith(("_call", "_call_output")):
+            return "~other"
         case _:
-            return "~unknown"
+            return "~refused"
 
 
 Item = Annotated[
     Annotated[MessageItem, Tag("~message")]
     | Annotated[CallItem, Tag("~function_call")]
     | Annotated[CallOutputItem, Tag("~function_call_output")]
+    | Annotated[CustomCallItem, Tag("~custom_tool_call")]
+    | Annotated[CallOutputItem, Tag("~custom_tool_call_output")]
     | Annotated[ReasoningItem, Tag("~reasoning")]
-    # It stands for an item that a server keeps; this one keeps none.
-    | Annotated[Refused, Tag("~item_reference")]
-    | Annotated[UnknownItem, Tag("~unknown")],
+    | Annotated[OtherItem, Tag("~other")]
+    # Among them references to what a server keeps; this one keeps nothing.
+    | Annotated[Refused, Tag("~refused")],
     Discriminator(_kind_of),
 ]

@@ -1,24 +1,24 @@
 """The input items of a Responses request as the messages of the internal form."""
 
-import logging
 from collections.abc import Sequence
 
 from gateway.dialects.opaque_reasoning import unseal
 from gateway.dialects.responses.item_schema import (
     CallItem,
     CallOutputItem,
+    CustomCallItem,
     ImagePart,
     Item,
     MessageItem,
+    OtherItem,
     Part,
     ReasoningItem,
     RefusalPart,
     TextPart,
-    UnknownItem,
 )
+from gateway.dialects.responses.other_calls import call_of, output_of, result_of
+from gateway.dialects.responses.tools import joined_name, text_arguments
 from gateway.request.chat_model import Call, Media, Message, Text
-
-log = logging.getLogger(__name__)
 
 
 def messages_of(asked: str | Sequence[Item], instructions: str | None) -> tuple[Message, ...]:
@@ -37,15 +37,23 @@ def messages_of(asked: str | Sequence[Item], instructions: str | None) -> tuple[
                 messages += turn.end() if turn.has_begun else []
                 turn.content = _parts(item.content, f"{field}.content")
             case CallItem():
-                turn.calls.append(Call(item.call_id, item.name, item.arguments or "{}"))
+                turn.calls.append(Call(item.call_id, joined_name(item.namespace, item.name), item.arguments or "{}"))
+            case CustomCallItem():
+                name = joined_name(item.namespace, item.name)
+                turn.calls.append(Call(item.call_id, name, text_arguments(item.input)))
             case MessageItem():
                 content = _parts(item.content, f"{field}.content")
                 messages += [*turn.end(), Message("user" if item.role == "user" else "system", content)]
             case CallOutputItem():
                 output = _parts(item.output, f"{field}.output")
                 messages += [*turn.end(), Message("tool", output, tool_call_id=item.call_id)]
-            case UnknownItem():
-                log.info("item skipped", extra={"kind": item.type[:64]})
+            case OtherItem() if item.type.endswith("_output"):
+                messages += [*turn.end(), output_of(item.model_extra or {}, field)]
+            case OtherItem():
+                fields = item.model_extra or {}
+                turn.calls.append(call_of(item.type, fields, field))
+                result = result_of(item.type, fields, field)
+                messages += [*turn.end(), result] if result is not None else []
     return (*messages, *turn.end())
 
 

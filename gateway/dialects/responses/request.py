@@ -1,63 +1,62 @@
 """A checked Responses request as the internal form: defaults filled in, contradictions and state refused."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from gateway.dialects.responses.field_rules import RULES
 from gateway.dialects.responses.items import messages_of
-from gateway.dialects.responses.schema import (
-    FunctionTool,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    NamedChoice,
-    ResponsesRequest,
-)
+from gateway.dialects.responses.schema import JsonObjectFormat, JsonSchemaFormat, NamedChoice, ResponsesRequest
+from gateway.dialects.responses.tools import DeclaredTools, declared_tools
 from gateway.dialects.sampling import TEMPERATURE_INSTANT, TEMPERATURE_THINKING, TOP_P
+from gateway.dialects.unknown_fields import ignored_fields
 from gateway.http.body import check
 from gateway.request.chat_model import Conversation, ForcedCall, JsonAnswer, Output, Request, Sampling
 from services.runtime.errors import InvalidRequest
 
-log = logging.getLogger(__name__)
-
-# Each would need a response that a server keeps.
-STATEFUL = ("previous_response_id", "conversation", "prompt")
 SEALED = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
 
 
 @dataclass(frozen=True, slots=True)
 class AskedResponse:
-    """A request and what of it the answer repeats."""
+    """A request and what of it the answer repeats.
+
+    ignored  what of the body has no effect
+    """
 
     request: Request
     asked: ResponsesRequest
-    functions: tuple[FunctionTool, ...]
+    tools: DeclaredTools
+    ignored: tuple[str, ...]
 
     @property
     def seals_reasoning(self) -> bool:
         """Whether reasoning comes in packed form, too, for clients that only send that back."""
         return SEALED in (self.asked.include or ())
 
+    @property
+    def summarises(self) -> bool:
+        """Whether reasoning is shown where clients look for its summary."""
+        return self.asked.reasoning is not None and self.asked.reasoning.is_summarised
 
-def parse_responses(body: Mapping[str, Any]) -> AskedResponse:
-    """Checks and translates a body. InvalidRequest names the field that is wrong."""
+
+def parse_responses(body: Mapping[str, Any], *, refuse_unknown: bool = False) -> AskedResponse:
+    """Check a body and translate it. InvalidRequest names the field that is wrong."""
     asked = check(ResponsesRequest, body)
-    _refuse_unsupported(asked, body)
-    functions = _functions_of(asked)
-    _refuse_impossible_choice(asked, {function.name for function in functions})
+    ignored = ignored_fields(asked, RULES, refuse_unknown=refuse_unknown)
+    tools = declared_tools(asked.tools or ())
     messages = messages_of(asked.input, asked.instructions)
     if not messages:
         raise InvalidRequest("input: holds no message", field="input")
-    thinking = asked.reasoning is None or asked.reasoning.effort != "none"
+    thinking = asked.reasoning is None or asked.reasoning.is_on
     temperature = TEMPERATURE_THINKING if thinking else TEMPERATURE_INSTANT
-    declared = [{"type": "function", "function": _declaration_of(function)} for function in functions]
     request = Request(
         Conversation(
             messages=messages,
-            tools_json=orjson.dumps(declared).decode() if declared else "",
+            tools=tuple(tool.for_model for tool in tools.by_name.values()),
             thinking=thinking,
         ),
         Sampling(
@@ -66,47 +65,16 @@ def parse_responses(body: Mapping[str, Any]) -> AskedResponse:
             max_new_tokens=asked.max_output_tokens,
             budget_field="max_output_tokens",
             num_top_logprobs=_num_top_logprobs_of(asked),
+            max_thinking_tokens=asked.reasoning.max_tokens if thinking and asked.reasoning is not None else None,
         ),
         Output(
-            drop_tool_calls=not declared or asked.tool_choice == "none",
+            drop_tool_calls=not tools.by_name or asked.tool_choice == "none",
             max_tool_calls=1 if asked.parallel_tool_calls is False else 0,
         ),
-        forced_call=_forced_call_of(asked),
+        forced_call=_forced_call_of(asked, tools),
         json_answer=_json_answer_of(asked),
     )
-    return AskedResponse(request, asked, functions)
-
-
-def _refuse_unsupported(asked: ResponsesRequest, body: Mapping[str, Any]) -> None:
-    for name in STATEFUL:
-        if body.get(name) is not None:
-            raise InvalidRequest(f"{name} is not supported: this server keeps no responses", field=name)
-    if asked.background:
-        raise InvalidRequest("background is not supported: this server keeps no responses", field="background")
-
-
-def _functions_of(asked: ResponsesRequest) -> tuple[FunctionTool, ...]:
-    functions: dict[str, FunctionTool] = {}
-    for index, tool in enumerate(asked.tools or ()):
-        if not isinstance(tool, FunctionTool):
-            log.info("tool dropped", extra={"kind": tool.type[:64]})
-        elif tool.name in functions:
-            raise InvalidRequest(f"tools.{index}.name: declared twice", field=f"tools.{index}.name")
-        else:
-            functions[tool.name] = tool
-    return tuple(functions.values())
-
-
-def _declaration_of(function: FunctionTool) -> dict[str, Any]:
-    return function.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
-
-
-def _refuse_impossible_choice(asked: ResponsesRequest, names: set[str]) -> None:
-    choice = asked.tool_choice
-    if choice not in (None, "none", "auto") and not names:
-        raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
-    if isinstance(choice, NamedChoice) and choice.name not in names:
-        raise InvalidRequest("tool_choice.name: no such tool", field="tool_choice.name")
+    return AskedResponse(request, asked, tools, (*ignored, *dict.fromkeys(tools.dropped)))
 
 
 def _num_top_logprobs_of(asked: ResponsesRequest) -> int | None:
@@ -116,20 +84,26 @@ def _num_top_logprobs_of(asked: ResponsesRequest) -> int | None:
     return None
 
 
-def _forced_call_of(asked: ResponsesRequest) -> ForcedCall | None:
-    match asked.tool_choice:
-        case NamedChoice(name=name):
-            return ForcedCall(name, "tool_choice")
-        case "required":
-            return ForcedCall("", "tool_choice")
-        case _:
-            return None
+def _forced_call_of(asked: ResponsesRequest, tools: DeclaredTools) -> ForcedCall | None:
+    """The call that is demanded; InvalidRequest if there is no such tool."""
+    choice = asked.tool_choice
+    if choice in (None, "none", "auto"):
+        return None
+    if not tools.by_name:
+        raise InvalidRequest("tool_choice: demands a tool, but there are no tools", field="tool_choice")
+    if not isinstance(choice, NamedChoice):
+        return ForcedCall("", "tool_choice")
+    if (name := tools.chosen(choice)) is None:
+        raise InvalidRequest("tool_choice.name: no such tool", field="tool_choice.name")
+    return ForcedCall(name, "tool_choice")
 
 
 def _json_answer_of(asked: ResponsesRequest) -> JsonAnswer | None:
     match asked.text and asked.text.format:
         case JsonSchemaFormat(schema_=schema, strict=strict):
             return JsonAnswer(orjson.dumps(schema).decode(), "text.format.schema", loose=strict is False)
+        case JsonObjectFormat(schema_=dict() as schema):
+            return JsonAnswer(orjson.dumps(schema).decode(), "text.format.schema")
         case JsonObjectFormat():
             return JsonAnswer("", "text.format")
         case _:

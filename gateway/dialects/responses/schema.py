@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from gateway.dialects.chat.schema import TOOL_NAME
+from gateway.dialects.chat.schema import TOOL_NAME, Effort
 from gateway.dialects.responses.item_schema import Item
-from gateway.http.body import Body, Int, PositiveInt, text_or_list, text_or_object
+from gateway.dialects.tagged_union import kind_in
+from gateway.http.body import Body, Int, NaturalInt, Opaque, PositiveInt, text_or_list, text_or_object
 
 
 class FunctionTool(Body):
@@ -19,26 +20,62 @@ class FunctionTool(Body):
     strict: bool | None = None
 
 
-class OtherTool(Body):
-    """A tool that only other servers have; it is left out."""
+class TextInput(Opaque):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class GrammarInput(Opaque):
+    """A text of a grammar. A regular expression is enforced; a Lark grammar is only shown to the model."""
+
+    type: Literal["grammar"]
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class CustomTool(Body):
+    """A tool that takes a text instead of arguments."""
+
+    type: Literal["custom"]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
+    description: str | None = None
+    format: Annotated[TextInput | GrammarInput, Field(discriminator="type")] | None = None
+
+    @property
+    def grammar(self) -> GrammarInput | None:
+        """The form of the text, if it has one."""
+        return self.format if isinstance(self.format, GrammarInput) else None
+
+
+class NamespaceTool(Body):
+    """Tools with a name in common: the model calls them `NAMESPACE.NAME`."""
+
+    type: Literal["namespace"]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
+    description: str | None = None
+    tools: list[Annotated[FunctionTool | CustomTool, Field(discriminator="type")]]
+
+
+class OtherTool(Opaque):
+    """A tool that only other servers have; it is left out, with a warning."""
 
     type: str
 
 
-def _function_or_other(value: object) -> str:
-    return "~function" if isinstance(value, dict) and value.get("type") == "function" else "~other"
-
-
 Tool = Annotated[
-    Annotated[FunctionTool, Tag("~function")] | Annotated[OtherTool, Tag("~other")],
-    Discriminator(_function_or_other),
+    Annotated[FunctionTool, Tag("~function")]
+    | Annotated[CustomTool, Tag("~custom")]
+    | Annotated[NamespaceTool, Tag("~namespace")]
+    | Annotated[OtherTool, Tag("~other")],
+    Discriminator(kind_in("function", "custom", "namespace")),
 ]
 
 
 class NamedChoice(Body):
-    """A call of one named function is demanded."""
+    """A call of one named tool is demanded."""
 
-    type: Literal["function"]
+    type: Literal["function", "custom"]
     name: str
 
 
@@ -59,9 +96,10 @@ class TextFormat(Body):
 
 
 class JsonObjectFormat(Body):
-    """Any JSON object."""
+    """Any JSON object, or one after a schema. `schema` is its field name on the wire."""
 
     type: Literal["json_object"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
 class JsonSchemaFormat(Body):
@@ -81,14 +119,30 @@ class TextConfig(Body):
 
 
 class ReasoningConfig(Body):
-    """Whether to reason: an effort of `none` means not to."""
+    """Whether to reason, at most how much, and whether the answer shows it as a summary.
 
-    effort: str | None = None
-    summary: str | None = None
+    The model has no levels of effort: `none` turns reasoning off, every other word leaves it on.
+    """
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    max_tokens: NaturalInt | None = None
+    summary: Literal["auto", "concise", "detailed", "none"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether to reason."""
+        return self.enabled if self.enabled is not None else self.effort != "none"
+
+    @property
+    def is_summarised(self) -> bool:
+        """Whether reasoning is shown as a summary, which is all of it."""
+        return (self.summary or self.generate_summary or "none") != "none"
 
 
 class ResponsesRequest(Body):
-    """A request for one response. Fields that are not listed here have no effect."""
+    """A request for one response."""
 
     model: str
     input: Annotated[
@@ -112,8 +166,7 @@ class ResponsesRequest(Body):
     reasoning: ReasoningConfig | None = None
     include: list[str] | None = None
     stream: bool | None = None
-    background: bool | None = None
     store: bool | None = Field(None, description="No effect: nothing is stored.")
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, str] | None = Field(None, description="Repeated in the answer.")
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None

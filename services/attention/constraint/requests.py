@@ -15,6 +15,7 @@ from services.attention.constraint.constraint import Constraint
 from services.attention.constraint.grammar import Grammar, Grammars
 from services.attention.constraint.plan import AnswerPlan, CallableTool, MarkerIds, Use
 from services.attention.constraint.recipes import Ask, Recipe
+from services.attention.constraint.restrictions import Restrictions
 from services.checkpoint.markers import Marker
 from services.checkpoint.vocabulary import TokenTable
 from services.runtime.errors import InvalidRequest, Overloaded
@@ -38,6 +39,7 @@ class Constraints:
     def __init__(self, table: TokenTable, compiler: Compiler | None = None) -> None:
         self._table = table
         self._markers = MarkerIds(table)
+        self.restrictions = Restrictions(table, self._markers)
         self._compiler = compiler or Compiler()
         self._pool = ThreadPoolExecutor(NUM_THREADS, "grammars", _be_nice)
         self._lock = threading.Lock()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from services.attention.constraint.constraint import Constraint
+from services.attention.constraint.restrictions import Follower
 from services.attention.metrics import GRAMMAR_WAIT_SECONDS
 from services.attention.sampling.on_device import sample_on_device
 from services.attention.sampling.on_host import History, Rule, SampledToken, SamplingParams, sample_row
@@ -24,7 +24,7 @@ class Rules:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(NUM_THREADS, "rules")
 
-    def begin(self, constraints: Sequence[Constraint | None]) -> "asyncio.Future[list[Rule | NumericError | None]]":
+    def begin(self, constraints: Sequence[Follower | None]) -> "asyncio.Future[list[Rule | NumericError | None]]":
         """Starts on the rules of the rows of a step; None for those without a constraint."""
         loop = asyncio.get_running_loop()
         if not any(constraints):
@@ -78,7 +78,7 @@ def _done(loop: asyncio.AbstractEventLoop, result: T) -> "asyncio.Future[T]":
     return future
 
 
-def _make(constraint: Constraint) -> Rule | NumericError:
+def _make(constraint: Follower) -> Rule | NumericError | None:
     try:
         return constraint.rule()
     except NumericError as error:

@@ -207,7 +207,8 @@ class Engine:
         if finish_reason is not None:
             self._lives.end(generation, finish_reason.name.lower())
         first = milestones if is_first else None
-        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first))
+        scores = generation.prompt_scores.all() if is_first and generation.prompt_scores is not None else ()
+        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first, scores))
 
     def _report(self) -> None:
         show_roster(self._roster)

@@ -54,8 +54,19 @@ class Forward:
             work = [self._run_layers(step, i, *piece) for i, piece in enumerate(zip(parts, pieces, strict=True))]
             # All of them, also if one fails: none may write latent KV after the step is over.
             hidden = torch.cat(await all_of(work))
-        rows = to_device(hidden, device)[to_device(batch.logit_rows, device)]
-        return logits(rows, self._ends, self._config)
+        hidden = to_device(hidden, device)
+        self._score_prompts(plan, batch.row_starts.tolist(), hidden)
+        return logits(hidden[to_device(batch.logit_rows, device)], self._ends, self._config)
+
+    def _score_prompts(self, plan: Sequence[Chunk], row_starts: Sequence[int], hidden: Tensor) -> None:
+        """Score the prompt tokens of this step, where that was asked for."""
+        for chunk, start in zip(plan, row_starts, strict=True):
+            generation, first = chunk.generation, chunk.generation.num_computed
+            if generation.prompt_scores is None or generation.is_past_prompt:
+                continue
+            for position, count in generation.prompt_scores.pieces(first, chunk.num_tokens):
+                rows = hidden[start + position - first :][:count]
+                generation.prompt_scores.add(logits(rows, self._ends, self._config), position)
 
     async def _run_layers(self, step: int, micro_batch: int, batch: Batch, hidden: Tensor) -> Tensor:
         for shard in self._shards:

@@ -7,9 +7,10 @@ from enum import Enum
 
 from torch import Tensor
 
-from services.attention.constraint.constraint import Constraint
+from services.attention.constraint.restrictions import Follower
 from services.attention.layers.blocks import Offer
 from services.attention.sampling.on_host import History, SampledToken, SamplingParams
+from services.attention.sampling.prompt_scores import PromptScores
 from services.checkpoint.block_names import BlockNames
 from services.runtime.errors import MoonshardError
 
@@ -52,6 +53,7 @@ class Tokens:
     finish_reason: FinishReason | None
     num_cached: int
     milestones: Milestones | None = None  # with the first token
+    prompt_scores: Sequence[SampledToken] = ()  # with the first token, if they were asked for
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Generation:
     features: Mapping[int, Tensor] = field(default_factory=dict)  # of media to compute, by their first token's place
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)
-    constraint: Constraint | None = None
+    constraint: Follower | None = None
+    prompt_scores: PromptScores | None = None  # if they were asked for
     milestones: Milestones = field(default_factory=Milestones)
     trace_parent: str = ""  # of the call that it serves
 

@@ -26,6 +26,8 @@ FIELDS = {
     "response.output_text": "text",
     "response.reasoning_text": "text",
     "response.function_call_arguments": "arguments",
+    "response.reasoning_summary_text": "text",
+    "response.custom_tool_call_input": "input",
 }
 
 
@@ -83,9 +85,9 @@ def _take(streamed: StreamedResponse, event: Mapping[str, Any]) -> None:
         assert event["delta"]
         assert event["output_index"] == len(streamed.items)
         streamed.deltas[event["output_index"]] += event["delta"]
-    elif name == "response.content_part.added":
+    elif name in ("response.content_part.added", "response.reasoning_summary_part.added"):
         assert before == "response.output_item.added"
-    elif name == "response.content_part.done":
+    elif name in ("response.content_part.done", "response.reasoning_summary_part.done"):
         assert event["part"]["text"] == streamed.deltas[event["output_index"]]
     else:
         assert event[FIELDS[name.removesuffix(".done")]] == streamed.deltas[event["output_index"]]

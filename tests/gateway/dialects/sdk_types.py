@@ -11,7 +11,9 @@ OURS: Mapping[str, set[str]] = {
     "CompletionUsage": {"cached_tokens"},
     "ChatCompletionMessage": {"reasoning", "reasoning_content"},
     "ChoiceDelta": {"reasoning_content"},
-    "chat_completion_chunk.Choice": {"usage"},
+    "chat_completion.Choice": {"matched_stop"},
+    "chat_completion_chunk.Choice": {"usage", "matched_stop"},
+    "completion_choice.CompletionChoice": {"matched_stop"},
     "response.Response": {"presence_penalty", "frequency_penalty", "store"},
 }
 

@@ -50,8 +50,6 @@ def anthropic_history(first: str, second: str) -> dict:
                     {"type": "redacted_thinking", "data": "x"},
                     {"type": "text", "text": "Look"},
                     {"type": "text", "text": "ing."},
-                    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
-                    {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
                     {"type": "tool_use", "id": first, "name": "get_weather", "input": {"city": "Bärn"}},
                     {"type": "tool_use", "id": second, "name": "get_weather", "input": {}},
                 ],
@@ -78,7 +76,6 @@ def responses_history(first: str, second: str) -> dict:
         "instructions": "Be brief.",
         "input": [
             {"role": "user", "content": "Weather?"},
-            {"type": "web_search_call", "id": "w"},
             {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
             {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Looking."}]},
             {**call, "call_id": first, "arguments": '{"city": "Bärn"}'},

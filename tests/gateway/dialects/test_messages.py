@@ -4,7 +4,7 @@ import anthropic
 import pytest
 
 from gateway.dialects.messages.answer import BlockWriter
-from gateway.request.chat_model import Finish, Usage
+from gateway.request.answer_model import Finish, Usage
 from services.runtime.errors import NumericError, Unavailable
 from tests.gateway.dialects.message_streams import anthropic_client, check_message, read_message_stream, stream_message
 from tests.gateway.dialects.test_chat import TWO_CALLS, call, section

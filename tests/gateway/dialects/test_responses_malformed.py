@@ -25,7 +25,7 @@ MALFORMED = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
-    ({"input": [{"type": "web_search_call"}]}, "input"),
+    ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input.0.type"),
     (items("Hi"), "input.1"),
     (items({}), "input.1.role"),
     (items({"role": "robot", "content": "x"}), "input.1.role"),

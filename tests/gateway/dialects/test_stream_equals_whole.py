@@ -3,13 +3,13 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects.chat.answer import AnswerHead, ChunkWriter, whole_answer
+from gateway.dialects.chat.answer import ChatStyle, ChunkWriter, whole_answer
 from gateway.dialects.messages.answer import BlockWriter, whole_message
 from gateway.dialects.responses.answer import ItemWriter, Resource, whole_response
 from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import parse_responses
 from gateway.request.active_request import _event_of
-from gateway.request.chat_model import Event, Finish, Usage, assemble
+from gateway.request.answer_model import AnswerEvent, Finish, Usage, assemble
 from services.checkpoint.answer_form import Place
 from services.tokenizer.parser import Parser
 from services.tokenizer.parser_options import ParserOptions
@@ -28,10 +28,10 @@ OPTIONS = st.builds(
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def events_of(vocabulary, token_ids, options, cuts, *, truncated) -> list[Event]:
-    """What a run says of these tokens when they come in such portions."""
+def events_of(vocabulary, token_ids, options, cuts, *, truncated) -> list[AnswerEvent]:
+    """The events of these tokens when they come in such portions."""
     parser = Parser(vocabulary, options, Notes())
-    events: list[Event] = []
+    events: list[AnswerEvent] = []
     start = 0
     for cut in (*cuts, len(token_ids)):
         parser.feed(token_ids[start:cut])
@@ -47,21 +47,25 @@ def usage():
     return Usage(5, completion=[9], reasoning=[3])
 
 
+STYLE = ChatStyle(
+    "m",
+    "f",
+    show_reasoning=True,
+    show_logprobs=False,
+    show_prompt_logprobs=False,
+    include_usage=True,
+    continuous_usage=False,
+    reasoning_fields="reasoning_content",
+)
+
+
 def chat(events):
-    writer = ChunkWriter(
-        AnswerHead("m", "f"),
-        usage(),
-        reasoning_fields="reasoning_content",
-        show_reasoning=True,
-        include_usage=True,
-        continuous_usage=False,
-    )
+    writer = ChunkWriter(STYLE, usage())
     return read_stream(writer.write(events) + writer.last())
 
 
 def check_chat(events, choice):
-    head = AnswerHead("m", "f")
-    (whole,) = whole_answer(head, [choice], usage(), show_reasoning=True, show_logprobs=False)["choices"]
+    (whole,) = whole_answer(STYLE, [choice], usage())["choices"]
     streamed, message = chat(events), whole["message"]
     assert (streamed.text[0], streamed.thoughts[0]) == (message["content"], message["reasoning_content"])
     assert streamed.finish[0] == whole["finish_reason"]
@@ -84,8 +88,8 @@ def check_message(events, choice):
 
 def check_response(events, events_at_once):
     asked = parse_responses({"model": "m", "input": "Hi"})
-    whole = whole_response(Resource(asked), ItemBuilder(seals_reasoning=False), events_at_once, usage())
-    writer = ItemWriter(Resource(asked), ItemBuilder(seals_reasoning=False), usage())
+    whole = whole_response(Resource(asked), ItemBuilder({}), events_at_once, usage())
+    writer = ItemWriter(Resource(asked), ItemBuilder({}), usage())
     streamed = read_response_stream(writer.write(events) + writer.last()).response
     assert streamed["status"] == whole["status"]
     assert [without_id(item) for item in streamed["output"]] == [without_id(item) for item in whole["output"]]

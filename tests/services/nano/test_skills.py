@@ -15,10 +15,11 @@ from services.nano.train.skills.drawing_lots import split_of
 from services.nano.train.skills.numbers import add_steps, compare_steps, multiply_steps, subtract_steps
 from services.nano.train.skills.recall import CARD_NUMBERS
 from services.tokenizer.parser_options import ParserOptions
-from services.tokenizer.tools import declared_tools, parse_tools
+from services.tokenizer.tools import parse_tools
 from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import MediaConfig
 from tests.services.tokenizer.answers import Call, parse
+from tests.services.tokenizer.declared import declared_tools
 from tests.small_tokenizer import write_small_tokenizer
 
 NUM_SAMPLES = 40

@@ -6,7 +6,7 @@ import pytest
 
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.declaration import declare
-from services.tokenizer.tools import MAX_DEPTH, DeclaredTool, declared_tools, parse_tools
+from services.tokenizer.tools import MAX_DEPTH, parse_tools
 from tests.golden import read_golden
 
 
@@ -110,13 +110,3 @@ def test_the_deepest_schema_still_renders():
     for _ in range(MAX_DEPTH // 2 - 4):
         schema = {"type": "object", "properties": {"a": schema}}
     assert declaration_of(function(schema)).count("a?: {") == MAX_DEPTH // 2 - 5
-
-
-def test_declared_tools_are_the_named_functions():
-    tools = [
-        *function({"properties": {"a": {}, "b": {}}}),
-        {"type": "function", "function": {"name": "g", "parameters": None}},
-        {"type": "function", "function": {"description": "nameless"}},
-        {"type": "plugin", "function": {"name": "p"}},
-    ]
-    assert declared_tools(tools) == [DeclaredTool("f", frozenset("ab")), DeclaredTool("g")]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from protos.tokenizer_pb2 import CONTENT, REASONING, ParseStart
+from protos.tokenizer_pb2 import CONTENT, ParseStart
 from services.checkpoint.answer_form import Place
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.parser import Dropped
@@ -260,7 +260,6 @@ def test_a_long_answer_is_parsed(vocabulary):
         pytest.param(ParseStart(state=CONTENT, stop=["a", ""]), "stop[1]", id="empty-stop"),
         pytest.param(ParseStart(state=CONTENT, stop=["a" * (MAX_STOP_CHARS + 1)]), "stop[0]", id="long-stop"),
         pytest.param(ParseStart(state=CONTENT, stop=["a"] * (MAX_STOPS + 1)), "stop", id="many-stops"),
-        pytest.param(ParseStart(state=REASONING, tools_json="{"), "tools", id="bad-tools"),
     ],
 )
 def test_bad_options_name_the_field(start, field):

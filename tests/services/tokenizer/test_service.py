@@ -21,7 +21,7 @@ from services.tokenizer.service import TokenizerServicer
 from tests.services.tokenizer.answers import Answer
 from tests.services.tokenizer.conversations import request_from_json
 
-TOOL = '[{"type":"function","function":{"name":"f","parameters":{"properties":{"a":{"type":"string"}}}}}]'
+TOOL = pb.DeclaredTool(name="f", properties=["a"])
 MAX_REQUEST_BYTES = 1_000_000
 
 
@@ -46,7 +46,7 @@ def tokens(*token_ids) -> pb.ParseRequest:
 
 
 def start(**options) -> pb.ParseRequest:
-    return pb.ParseRequest(start=pb.ParseStart(**{"state": pb.REASONING, "tools_json": TOOL} | options))
+    return pb.ParseRequest(start=pb.ParseStart(**{"state": pb.REASONING, "tools": [TOOL]} | options))
 
 
 def end(*, truncated=False) -> pb.ParseRequest:

@@ -14,7 +14,7 @@ from services.checkpoint.answer_form import Place
 from services.runtime.errors import InvalidRequest
 from services.tokenizer.parser import Parser
 from services.tokenizer.parser_options import ParserOptions
-from services.tokenizer.tools import declared_tools
+from tests.services.tokenizer.declared import declared_tools
 
 NUM_PROMPT = 3
 recipe_of = cache(make_recipe)
