@@ -1,4 +1,4 @@
-"""What every test shares: poisoned uninitialised memory and the shared oracles."""
+"""What all tests share: parallel workers, NaN in uninitialised memory, data from outside the repository."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ CLUSTERS = ("tests/cluster", "tests/services/nano")  # their clusters would take
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one of the parallel workers, for its fixtures' sake, and all clusters to the same one."""
+    """Give each file to one parallel worker, which makes its fixtures once, and all clusters to the same worker."""
     for item in items:
         folder = str(item.path.parent.relative_to(ROOT))
         group = "clusters" if folder in CLUSTERS else str(item.path)
@@ -42,7 +42,7 @@ def nan_filled_empty():
         return
     before = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
-    # On a GPU some references have no deterministic form (cumsum), which is none of this fixture's business.
+    # On a GPU some references have no deterministic form (cumsum), which this fixture does not test.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     yield
     torch.utils.deterministic.fill_uninitialized_memory = before[0]

@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def package_of(path: str) -> str:
-    """The folder that has a floor of its own: gateway, kernels or one of services."""
+    """Return the folder that has a floor of its own: gateway, kernels or one of services."""
     parts = path.split("/")
     return "/".join(parts[:2]) if parts[0] == "services" else parts[0]
 
 
 def percentages(report: dict) -> dict[str, float]:
-    """Per cent of each package's lines and branches that ran."""
+    """Return the percentage of each package's lines and branches that ran."""
     counted: dict[str, list[int]] = {}
     for path, file in report["files"].items():
         summary = file["summary"]

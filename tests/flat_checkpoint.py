@@ -10,7 +10,7 @@ PREFIX = "language_model."
 
 
 def write_flat_checkpoint(source: Path, folder: Path) -> None:
-    """Writes the language model of `source` as `model_type` kimi_k2 in the spelling of transformers 5."""
+    """Write the language model of `source` as `model_type` kimi_k2 in the spelling of transformers 5."""
     folder.mkdir()
     for name in ("tiktoken.model", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)

@@ -8,6 +8,6 @@ FOLDER = Path(__file__).resolve().parent / "data"
 
 
 def read_golden(name: str) -> dict[str, Any]:
-    """One file of golden cases; tests/data/README.md says where they come from."""
+    """Read one file of golden cases; tests/data/README.md says where they come from."""
     content: dict[str, Any] = json.loads((FOLDER / name).read_text())
     return content

@@ -1,4 +1,4 @@
-"""What dashboards and rules ask for, and Prometheus' own checker."""
+"""The queries of dashboards and rules, and Prometheus' own checker."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for 
 
 
 def promtool(*arguments, stdin=None):
-    """Runs Prometheus' own checker: from the PATH, or as `make test` unpacks it."""
+    """Run Prometheus' own checker: from the PATH, or as `make test` unpacks it."""
     beside = Path(sys.executable).with_name("promtool")
     program = shutil.which("promtool") or (str(beside) if beside.exists() else None)
     if program is None:
@@ -40,7 +40,7 @@ def panels():
 
 
 def queries():
-    """(where, PromQL) of all panels and rules."""
+    """Return (place, PromQL) of all panels and rules."""
     asked = [(where, target["expr"]) for where, panel in panels() for target in panel["targets"]]
     return asked + [(rule.get("alert") or rule["record"], rule["expr"]) for rule in RULES]
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder with what a tokenizer reads and no weights."""
+"""A checkpoint folder with the files of a tokenizer and without weights."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from services.local.random_checkpoint.vocabulary import special_ids, write_small
 
 
 def write_small_tokenizer(folder: Path, num_ordinary: int, context_tokens: int = 4096) -> None:
-    """Writes tiktoken.model, tokenizer_config.json and config.json for `num_ordinary` ordinary and 256 special ids."""
+    """Write tiktoken.model, tokenizer_config.json and config.json for `num_ordinary` ordinary and 256 special ids."""
     write_small_vocabulary(folder, num_ordinary)
     sizes = {"vocab_size": num_ordinary + SPECIAL_SLOTS, "max_position_embeddings": context_tokens}
     ids = special_ids(num_ordinary)

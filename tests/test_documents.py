@@ -1,4 +1,4 @@
-"""Documents stay short and speak only of what a clone has: files, folders and modules that are named exist."""
+"""Documents stay short, and the files, folders and modules that they name exist in a clone."""
 
 import fnmatch
 import io
@@ -16,7 +16,7 @@ FOLDERS = (
     *(".", ".ci", "gateway", "helm", "kernels", "protos", "tests"),
     *(f"services/{path.name}" for path in sorted((ROOT / "services").iterdir()) if (path / "__init__.py").exists()),
 )
-# Folders that still name what is not there. The list only shrinks.
+# Folders whose documents are not right yet. The list only shrinks.
 NOT_YET: tuple[str, ...] = (*("gateway", "helm", "kernels", "services/attention", "services/local", "services/nano"),)
 
 PATH = re.compile(r"(?<![\w/.~$}-])[\w*./-]*[\w*]\.(?:md|py|proto|cpp|h|yaml|yml|toml|lock|tpl)\b(?!\.?[\w/])")
@@ -33,7 +33,7 @@ COMMENT = {
 
 
 def tracked() -> list[str]:
-    """Paths of the repository's files, those of the next commit included."""
+    """Return the paths of the repository's files, also of new ones that git does not ignore."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     paths = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [path for path in paths if (ROOT / path).exists()]
@@ -43,7 +43,7 @@ TRACKED = tracked()
 
 
 def prose_of_python(text: str) -> str:
-    """Comments and docstrings, which are the strings that begin a line."""
+    """Return comments and docstrings: the strings that begin a line."""
     kept, starts_line = [], True
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and starts_line):
@@ -54,7 +54,7 @@ def prose_of_python(text: str) -> str:
 
 
 def prose(path: str) -> str:
-    """What a file says to its reader."""
+    """Return the text of a file that is for its reader."""
     kind = PurePosixPath(path).suffix or PurePosixPath(path).name
     if kind not in {".md", ".py", *COMMENT}:
         return ""
@@ -65,7 +65,7 @@ def prose(path: str) -> str:
 
 
 def file_exists(name: str, near: PurePosixPath) -> bool:
-    """A path from one of the folders around, the root among them, or an ending of a path below this folder.
+    """Tell whether a name is a path from one of the folders around, or the end of a path below this folder.
 
     A test may also name a file below the folder that it mirrors.
     """
@@ -79,7 +79,7 @@ def file_exists(name: str, near: PurePosixPath) -> bool:
 
 
 def module_exists(name: str) -> bool:
-    """A module, or what a module defines."""
+    """Tell whether a module, or something that a package defines, has this name."""
     folder = ROOT
     for part in name.split("."):
         if (folder / f"{part}.py").is_file():
@@ -93,7 +93,7 @@ def module_exists(name: str) -> bool:
 
 
 def mistakes(path: str) -> list[str]:
-    """What a file names and the repository does not have."""
+    """Return what a file names and the repository does not have."""
     text, near = prose(path), PurePosixPath(path).parent
     text = re.sub(r"\w+://\S+", "", text)
     wrong = [name for name in PATH.findall(text) if not file_exists(name, near)]
@@ -103,7 +103,7 @@ def mistakes(path: str) -> list[str]:
         if not any((ROOT / folder / name).is_dir() for folder in (near, *near.parents))
         and not any(f"/{name}" in f"/{each}" for each in TRACKED if PurePosixPath(each).is_relative_to(near))
     ]
-    if not path.startswith("helm/"):  # there ``replicas` of `gateway` is a value of the chart
+    if not path.startswith("helm/"):  # there gateway's `replicas` is a value of the chart
         wrong += [name for name in MODULE.findall(text) if not module_exists(name)]
     return [f"{path}: {name}" for name in sorted({*wrong, *FAR.findall(text)})]
 

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be held to without an engine; and that what `slim` leaves out is not missed."""
+"""The Dockerfile, as far as it can be tested without Docker; and `slim`'s processes without the packages it omits."""
 
 import json
 import os
@@ -36,14 +36,14 @@ sys.meta_path.insert(0, Blocked())
 
 
 def instructions():
-    """(instruction, arguments) of the Dockerfile, continued lines joined, comments left out."""
+    """Return (instruction, arguments) of the Dockerfile, with continued lines joined and without comments."""
     lines = [line for line in DOCKERFILE.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines()]
 
 
 def stages():
-    """Stage -> (what it is built from, its instructions)."""
+    """Return stage -> (its base, its instructions)."""
     found: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     for instruction, arguments in instructions():
         if instruction == "FROM":
@@ -55,7 +55,7 @@ def stages():
 
 
 def lineage(name):
-    """All instructions of a stage, those of the stages below it first."""
+    """Return all instructions of a stage, after those of the stages that it is built from."""
     source, own = stages()[name]
     return [*(lineage(source) if source in stages() else ()), *own]
 
@@ -65,7 +65,7 @@ def names_of(requirements):
 
 
 def without_torch(folder, **variables):
-    """The environment of a process of the slim image."""
+    """Return the environment of a process of the slim image."""
     names = {MODULES.get(name, name) for name in names_of(PROJECT["optional-dependencies"]["torch"])}
     (folder / "sitecustomize.py").write_text(BLOCK.format(names=sorted({*names, "triton"})))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")}
@@ -128,7 +128,7 @@ def test_torch_is_in_the_extra_alone():
 
 @pytest.mark.parametrize("module", SLIM)
 def test_a_process_of_the_slim_image_starts_without_torch(tmp_path, module):
-    """As far as its settings, which are missing: everything is imported before."""
+    """It ends at its settings, which are missing; by then everything is imported."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", module],
         env=without_torch(tmp_path),
@@ -144,7 +144,7 @@ def test_a_process_of_the_slim_image_starts_without_torch(tmp_path, module):
 
 @contextmanager
 def process(module, environment):
-    """A running process, and the address that it says it listens on."""
+    """Start a process and yield the address from its log."""
     command = [sys.executable, "-P", "-m", module]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
         try:

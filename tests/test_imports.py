@@ -1,4 +1,4 @@
-"""Who may import whom, as ARCHITECTURE.md says it, and how large a file and a folder may be."""
+"""The import rules of ARCHITECTURE.md, and the largest size of files and folders."""
 
 import ast
 import importlib.util
@@ -91,7 +91,7 @@ def sources(folder: str) -> list[Path]:
 
 
 def serving(folder: str) -> list[Path]:
-    """The folder's sources without those of the training, which has a row of its own."""
+    """Return the folder's sources without those of the training, which has a row of its own."""
     training = set(sources(TRAINING))
     return [p for p in sources(folder) if folder == TRAINING or p not in training]
 
@@ -154,7 +154,7 @@ def test_light_processes_do_not_load_torch(folder):
     assert wrong == []
 
 
-# Imports every module of the folders, and says which of them brought torch along.
+# Imports the modules one after another, and names the first one that loads torch.
 WATCH = """
 import importlib, sys
 for name in sys.argv[1:]:

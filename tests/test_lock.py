@@ -1,4 +1,4 @@
-"""The lock file pins what pyproject.toml asks for, and everything that this brings along."""
+"""The lock file pins the requirements of pyproject.toml and all of their requirements."""
 
 import importlib.metadata
 import re
@@ -16,7 +16,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 
 
 def pins():
-    """Distribution -> its pinned version, of the lines that hold for this machine."""
+    """Return distribution -> pinned version, of the lines that apply to this machine."""
     lines = (line.partition("#")[0].strip() for line in LOCK.splitlines())
     pinned = [Requirement(line) for line in lines if line]
     assert all(re.fullmatch(r"==[^*+,]+", str(pin.specifier)) for pin in pinned), "a pin is one version, of any build"
@@ -28,7 +28,7 @@ def pins():
 
 
 def direct():
-    """The requirements of the project and of all its extras."""
+    """Return the requirements of the project and of all its extras."""
     listed = [
         *PROJECT["dependencies"],
         *(each for extra in PROJECT["optional-dependencies"].values() for each in extra),
@@ -37,7 +37,7 @@ def direct():
 
 
 def brought_along():
-    """(who asks, requirement) of everything installed that the project needs, directly or not."""
+    """Return (who asks, requirement) for every installed distribution that the project needs, directly or not."""
     found, waiting, seen = [], [("moonshard", each) for each in direct()], set()
     while waiting:
         asker, requirement = waiting.pop()
@@ -73,7 +73,7 @@ def test_the_lock_satisfies_every_requirement():
 
 
 def test_the_lock_names_no_place():
-    """Whoever installs says where packages come from: a mirror, or the index of PyTorch's CPU builds."""
+    """The user of the lock chooses where packages come from: a mirror, or the index of PyTorch's CPU builds."""
     assert "://" not in LOCK
     assert "--" not in LOCK
 

@@ -22,7 +22,7 @@ OTHER_VARIABLES = {"MOONSHARD_RELEASED", "MOONSHARD_TEST_IMAGE"}
 
 
 def make(*arguments):
-    """A make of its own, also where `make test` runs these tests: its flags and level are not passed on."""
+    """Run make without the flags of the make that may run these tests."""
     environment = {
         name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
     }
@@ -63,7 +63,7 @@ def test_options_of_the_readmes_exist():
 
 @pytest.mark.parametrize("path", [path for path in TRACKED if path.endswith(".md")])
 def test_variables_of_the_documents_exist(path):
-    """A name that ends with _ stands for all variables that begin with it."""
+    """A name that ends with _ stands for all variables that begin so."""
     known = {row.variable for row in settings_table.settings()} | OTHER_VARIABLES
     named = set(re.findall(r"\bMOONSHARD_[A-Z_]+", (ROOT / path).read_text()))
     assert [name for name in sorted(named - known) if not is_beginning(name, known)] == []
@@ -74,7 +74,7 @@ def is_beginning(name, known):
 
 
 def code_of(text):
-    """Fenced blocks and inline code."""
+    """Return fenced blocks and inline code."""
     return re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
 
 

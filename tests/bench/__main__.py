@@ -18,7 +18,7 @@ from tests.bench import (
 
 
 def main() -> None:
-    """The parts named on the command line, or all."""
+    """Run the benchmarks that the command line names, or all."""
     parts = {
         "kernels": cpu_kernels.main,
         "dispatch": dispatch.main,

@@ -1,4 +1,4 @@
-"""What a constrained token costs at the real vocabulary, and what hostile grammars cost everybody else.
+"""The cost of a constrained token with K2.6's vocabulary, and the cost of hostile grammars for all other requests.
 
 Streams are driven as the engine does it: rules by its workers, then the sampler, row by row. Random logits with the
 weight of a real distribution: a few thousand tokens are likely. xgrammar stands beside it if it is installed.
@@ -63,7 +63,7 @@ async def begin(
 
 
 async def measure(constraints: Constraints, num_streams: int, budget: int) -> dict[str, object]:
-    """Microseconds per token and stream, by the clock: of the rules, of the sampler with and without them."""
+    """Return wall-clock microseconds per token and stream: of the rules, and of the sampler with and without them."""
     wanted = pb.Constraint(json_schema=json.dumps(SCHEMA))
     rules, params = Rules(), SamplingParams()
     plain, ruled, made, engine = [], [], [], []
@@ -108,7 +108,7 @@ def micros(seconds: float, num_streams: int) -> int:
 
 
 def xgrammar_masks(table: TokenTable) -> dict[str, object]:
-    """The same schema through xgrammar, one stream: its mask and its consumption of a token."""
+    """Measure xgrammar with the same schema, one stream: a mask and the consumption of a token."""
     import xgrammar  # noqa: PLC0415
 
     vocabulary = [*table.ordinary, *(f"<|special_{i}|>".encode() for i in range(VOCAB_SIZE - len(table.ordinary)))]
@@ -136,7 +136,7 @@ def walk(table, make, mask):
 
 
 def llguidance_masks(constraints: Constraints) -> dict[str, object]:
-    """Masks alone, one stream, over the same kind of walk."""
+    """Measure masks alone, one stream, over the same kind of walk."""
     grammars = constraints._grammars
     assert grammars is not None
     started = time.perf_counter()

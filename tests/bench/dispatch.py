@@ -52,7 +52,7 @@ class Row:
 
 
 def measure() -> Iterator[Row]:
-    """Starts expert processes for each carrier and number of shards; about a minute on a quiet machine."""
+    """Start expert processes for each transport and number of shards; about a minute on a quiet machine."""
     yield from (_floor(num_tokens) for num_tokens in NUM_TOKENS)
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         model = Path(folder) / "model"
@@ -136,7 +136,7 @@ async def _round_trips(
 
 
 def _compute(url: str) -> tuple[float, float]:
-    """Seconds and messages that a shard has computed so far."""
+    """Return the seconds and messages that a shard has computed so far."""
     with urllib.request.urlopen(url) as page:
         values = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
     name = "moonshard_expert_compute_seconds"
@@ -172,7 +172,7 @@ def _cells(row: Row) -> dict[str, object]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     torch.set_num_threads(1)
     print_table("Round trip of one dispatch, hidden size 7168, bf16", [_cells(row) for row in measure()])
 

@@ -1,7 +1,7 @@
 """What the gateway itself adds: CPU and time per request and per streamed token, at 1 and at 64 streams.
 
 The gateway and the tokenizer are real processes, spoken to over HTTP and gRPC. Behind them the tests' scripted engine
-says a token every so often and notes when; the client, in the same process and on the same clock, notes when it
+sends a token at fixed times and records when; the client, in the same process and on the same clock, records when it
 arrives. So the times hold gateway, parser and every hop, and no model.
 
     python -m tests.bench.gateway
@@ -37,7 +37,7 @@ SHOWN = re.compile('"delta":{"content":"(a+)"}')
 
 
 class StampingEngine(Engine):
-    """Notes per seed, which tells the stream, when it was called and when each token was said."""
+    """An engine that records, by the seed of a stream, when it was called and when it sent each token."""
 
     def __init__(self, token_id: int) -> None:
         super().__init__("decode", lambda *_: [token_id] * CONTEXT_TOKENS)
@@ -55,7 +55,7 @@ class StampingEngine(Engine):
 
 @asynccontextmanager
 async def process(module: str, **settings: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A service and the address that it says it listens on; what else it logs is read and forgotten."""
+    """Start a service and yield the address from its log; the rest of the log is read and dropped."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")}
     env |= {f"MOONSHARD_{name}": value for name, value in settings.items()}
     running = await asyncio.create_subprocess_exec(
@@ -75,7 +75,7 @@ async def process(module: str, **settings: str) -> AsyncIterator[tuple[asyncio.s
 
 
 async def answer(http: httpx.AsyncClient, seed: int, num_tokens: int) -> tuple[float, list[float]]:
-    """One streamed request: when it was sent, and when each token came."""
+    """Send one streamed request; return when it was sent and when each token arrived."""
     body = {
         "model": "kimi-k2.6",
         "messages": [{"role": "user", "content": "What is the weather like in Paris today?"}],
@@ -88,7 +88,7 @@ async def answer(http: httpx.AsyncClient, seed: int, num_tokens: int) -> tuple[f
     sent = time.perf_counter()
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
-            # Each token is one letter; those that piled up come in one event.
+            # Each token is one letter; tokens that arrived together are in one event.
             if shown := SHOWN.search(line):
                 came += [time.perf_counter()] * len(shown[1])
     return sent, came

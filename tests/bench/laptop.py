@@ -1,4 +1,4 @@
-"""What `make serve` gives on this machine: Nano, all of its processes, streams of tokens through the REST API.
+"""The speed of `make serve` on this machine: Nano, all processes, streams of tokens through the REST API.
 
 python -m tests.bench laptop
 """
@@ -27,7 +27,7 @@ PROMPT = "The red circle moves to the left and the blue square to the right. " *
 
 
 async def stream(http: httpx.AsyncClient, seed: int) -> list[float]:
-    """When the request was sent, and when each event with tokens came."""
+    """Return when the request was sent, and when each event with tokens arrived."""
     body = {
         "model": "kimi-k2.6",
         "prompt": f"{seed} {PROMPT}",
@@ -58,7 +58,7 @@ async def measure(url: str) -> list[dict[str, object]]:
                 seeds = [1 + 1000 * num_streams + 100 * repeat + number for number in range(num_streams)]
                 runs.append(await asyncio.gather(*(stream(http, seed) for seed in seeds)))
             first_ms = [1e3 * (times[1] - times[0]) for run in runs for times in run]
-            # From the first token on, so that the prompt of a stream alone is not in it.
+            # From the first token on, so that the time for the prompt is not part of it.
             rates = [
                 num_streams * (NUM_TOKENS - 1) / (max(t[-1] for t in run) - min(t[1] for t in run)) for run in runs
             ]

@@ -1,4 +1,4 @@
-"""How well a model does what Nano is taught, on samples that it never saw: `python -m tests.bench.nano FOLDER`.
+"""How often a model is right at Nano's skills, on held-out samples: `python -m tests.bench.nano FOLDER`.
 
 FOLDER is a checkpoint, of which a cluster is started, or the URL of a gateway. Every skill is examined with and without
 thoughts, through the REST API, at the recommended sampling settings. With `--out`, what was answered is kept as lines
@@ -28,7 +28,7 @@ TARGETS = dict.fromkeys(("compare", "recall", "forgotten", "tools_call", "tools_
 
 
 class Record:
-    """What was answered so far, also as lines of a file if there is one."""
+    """The answers so far, also written as lines of a file if there is one."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -46,7 +46,7 @@ class Record:
 
 
 async def run(url: str, skills: Sequence[str], num_cases: int, num_at_once: int, record: Record, greedy: bool) -> None:
-    """Asks `num_at_once` questions at a time, skill by skill in turn, so that a run cut short has something of each."""
+    """Ask `num_at_once` questions at a time, each skill in turn, so that an interrupted run has some of every skill."""
     wanted = [
         [(skill, seed, sample) for seed, sample in itertools.islice(cases(skill, thinking=thinking), num_cases)]
         for skill in skills

@@ -1,4 +1,4 @@
-"""One held-out sample put to a model through the REST API, and what is right about the answer.
+"""Ask a model one held-out sample through the REST API, and judge the answer.
 
 The model is asked as any client asks it: with URLs of data for pictures, with declared tools, at the sampling settings
 that are recommended for the mode. A loop of tools is played with the model's own calls and the tools' prepared returns.
@@ -48,7 +48,7 @@ def cases(skill: str, *, thinking: bool) -> Iterator[tuple[int, Sample]]:
 
 
 async def examine(http: httpx.AsyncClient, sample: Sample, seed: int, *, greedy: bool) -> Verdict:
-    """Asks for every answer that is to be given: the last one, or in a loop each."""
+    """Ask for the last answer, or in a tool loop for every answer."""
     messages = with_media(sample)
     asked = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     history, verdicts = messages[: asked[-1]], []
@@ -96,7 +96,7 @@ def fits(text: str, schema: Json) -> bool:
 
 
 async def ask(http: httpx.AsyncClient, sample: Sample, messages: Sequence[Json], seed: int, *, greedy: bool) -> Answer:
-    """One request. HTTPStatusError if it is refused."""
+    """Send one request. HTTPStatusError if it is refused."""
     response = await http.post("/v1/chat/completions", json=body(sample, messages, seed, greedy=greedy))
     response.raise_for_status()
     message = response.json()["choices"][0]["message"]

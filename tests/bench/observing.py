@@ -1,4 +1,4 @@
-"""What measuring and tracing cost: clusters without traces, with 1 % and with all requests traced, taking turns.
+"""The cost of metrics and traces: clusters without traces, with 1 % and with all requests traced, in turns.
 
 By the clock and by processor time, since the clock of a busy machine tells little. Metrics are always counted; what
 one observation costs is shown beside them.

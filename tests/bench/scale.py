@@ -1,6 +1,6 @@
 """Scale to zero on one machine: 200 requests over three cycles from zero and back. Seconds by the clock.
 
-    python -m tests.bench.scale [FILE]     FILE: where to write what the gateway told of its demand, twice a second
+    python -m tests.bench.scale [FILE]     FILE: the demand that the gateway reported, twice a second, is written there
 
 Every cycle begins with no process that computes. The first requests wake them; `ready` is when the last of them serves,
 `first token` when the first request has one, `gone` how long after the last answer the last process has ended.
@@ -36,7 +36,7 @@ ALWAYS = {"redis-0", "tokenizer-0", "gateway", "autoscaler"}
 
 
 class Load:
-    """The clients of one cycle, and when what happened."""
+    """The clients of one cycle, and the times of what happened."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.failures: list[str] = []
@@ -46,7 +46,7 @@ class Load:
         self._started_s = time.monotonic()
 
     async def run(self, num_requests: int) -> None:
-        """All requests, so many at once."""
+        """Send all requests, this many at once."""
         numbers = iter(range(num_requests))
         async with httpx.AsyncClient(base_url=self._cluster.url, timeout=TIMEOUT_S, trust_env=False) as http:
 
@@ -104,10 +104,10 @@ async def measure(cluster: Cluster) -> list[dict[str, object]]:
     return rows
 
 
-async def record(cluster: Cluster, told: list[Any]) -> None:
-    """What the autoscaler hears, twice a second."""
+async def record(cluster: Cluster, recorded: list[Any]) -> None:
+    """Record the demand that the autoscaler receives, twice a second."""
     started_s = time.monotonic()
-    told.append([0.0, {}])
+    recorded.append([0.0, {}])
     async with open_channel(cluster.setting("gateway", "DEMAND_LISTEN")) as channel:
         async for response in DemandServiceStub(channel).Watch(WatchDemandRequest(every_s=0.5)):
             at_s = round(time.monotonic() - started_s, 2)
@@ -116,21 +116,21 @@ async def record(cluster: Cluster, told: list[Any]) -> None:
                 for role, of in total([response]).items()
             }
             roles = {role: of for role, of in roles.items() if of}
-            if at_s - told[-1][0] >= 0.5 and roles != told[-1][1]:
-                told.append([at_s, roles])
+            if at_s - recorded[-1][0] >= 0.5 and roles != recorded[-1][1]:
+                recorded.append([at_s, roles])
 
 
 async def _until(condition: Callable[[], bool]) -> float:
-    """When it came true."""
+    """Return when the condition became true."""
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():
             await asyncio.sleep(0.05)
     return time.monotonic()
 
 
-async def run(cluster: Cluster, told: list[Any]) -> list[dict[str, object]]:
-    """Measures, and records beside it."""
-    recording = asyncio.create_task(record(cluster, told))
+async def run(cluster: Cluster, recorded: list[Any]) -> list[dict[str, object]]:
+    """Measure, and record the demand meanwhile."""
+    recording = asyncio.create_task(record(cluster, recorded))
     try:
         return await measure(cluster)
     finally:
@@ -146,10 +146,10 @@ def main() -> None:
         write_random_checkpoint(model)
         topology = small_topology(model, experts=1, idle_s=IDLE_S)
         with Cluster(topology, Path(folder) / "cluster.log") as cluster:
-            told: list[Any] = []
-            rows = asyncio.run(run(cluster, told))
+            recorded: list[Any] = []
+            rows = asyncio.run(run(cluster, recorded))
     if sys.argv[1:]:
-        Path(sys.argv[1]).write_text("[\n" + ",\n".join(json.dumps(line) for line in told) + "\n]\n")
+        Path(sys.argv[1]).write_text("[\n" + ",\n".join(json.dumps(line) for line in recorded) + "\n]\n")
     print_table("scale to zero", rows)
 
 

@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 async def rate(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
-    """The best of some rounds: MB/s by the clock, MB per second of CPU time."""
+    """Return the best of some rounds: MB/s by the clock, MB per second of CPU time."""
     clock = cpu = float("inf")
     for _ in range(ROUNDS):
         started, cpu_started = time.perf_counter(), time.process_time()

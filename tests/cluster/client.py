@@ -1,4 +1,4 @@
-"""What the gateway does, by hand: tokens of one generation through a prefill and a decode replica."""
+"""Take one generation through a prefill and a decode replica, as the gateway does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ TIMEOUT_S = 120.0
 
 
 class TokenClient:
-    """Speaks to the replicas of a cluster in token ids. Belongs to one test's event loop."""
+    """A client of the replicas of a cluster, in token ids. It belongs to the event loop of one test."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._channels = {name: open_channel(cluster.address(name)) for name in cluster.names if "redis" not in name}
@@ -39,7 +39,7 @@ class TokenClient:
         media: Sequence[MediaSpan] = (),
         **how: Any,
     ) -> list[int]:
-        """All new tokens: the first from the prefill replica, if there is one, the others from the decode replica."""
+        """Return all new tokens, the first from a prefill replica if there is one, the others from a decode replica."""
         sampling = pb.Sampling(**{"temperature": 0.0, "top_p": 1.0, "max_new_tokens": num_tokens, **how})
         generated: list[int] = []
         manifest = None
@@ -72,7 +72,7 @@ class TokenClient:
         *,
         media: Sequence[MediaSpan] = (),
     ) -> AsyncIterator[int]:
-        """The tokens after those generated so far."""
+        """Yield the tokens that follow the generated ones."""
         if len(generated) == sampling.max_new_tokens:
             return
         prompt = pb.Prompt(token_ids=[*token_ids, *generated], num_prompt_tokens=len(token_ids), media=media)
@@ -82,7 +82,7 @@ class TokenClient:
                 yield token_id
 
     async def encode(self, data: bytes, kind: str = "IMAGE", name: str = "vision-0") -> Any:
-        """What a vision replica answers for a file."""
+        """Return the answer of a vision replica for a file."""
         stub: Any = vision_pb2_grpc.VisionServiceStub(self._channels[name])
         call = stub.Encode(timeout=TIMEOUT_S)
         start = vision_pb2.MediaStart(kind=vision_pb2.MediaKind.Value(kind), num_bytes=len(data))
@@ -92,7 +92,7 @@ class TokenClient:
         return await call
 
     async def render_media(self, parts: Sequence[str | MediaRef]) -> Any:
-        """The prompt of one user message of texts, images and videos, thinking off: token ids and media spans."""
+        """Return token ids and media spans of one user message of texts, images and videos, with thinking off."""
         content = [
             tokenizer_pb2.ContentPart(text=part)
             if isinstance(part, str)
@@ -104,13 +104,13 @@ class TokenClient:
         return await tokenizer_pb2_grpc.TokenizerServiceStub(self._channels["tokenizer-0"]).Render(request)
 
     async def text_of(self, token_ids: Sequence[int]) -> str:
-        """Tokens as a reader sees them."""
+        """Return the visible text of tokens."""
         request = tokenizer_pb2.DetokenizeRequest(token_ids=token_ids, skip_special=True)
         stub = tokenizer_pb2_grpc.TokenizerServiceStub(self._channels["tokenizer-0"])
         return str((await stub.Detokenize(request)).text)
 
     async def render(self, messages: Sequence[tuple[str, str]], *, thinking: bool = True) -> list[int]:
-        """Prompt tokens of (role, text) messages."""
+        """Return the prompt tokens of (role, text) messages."""
         request = tokenizer_pb2.RenderRequest(
             messages=[
                 tokenizer_pb2.ChatMessage(role=role, content=[tokenizer_pb2.ContentPart(text=text)])
@@ -123,7 +123,7 @@ class TokenClient:
         return list((await stub.Render(request)).token_ids)
 
     async def idle(self, num_blocks: int | None = None) -> None:
-        """Waits until no replica runs anything, and asserts that every block is free."""
+        """Wait until no replica runs a generation, then assert that every block is free."""
         for name in [name for name in self._channels if name.startswith(("prefill", "decode")) and "shard" not in name]:
             async with asyncio.timeout(TIMEOUT_S):
                 while (load := await self.attention(name).GetLoad(pb.GetLoadRequest())).num_running or load.num_waiting:

@@ -27,10 +27,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start_cluster(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
-    """A function that returns a ready cluster: `start_cluster(experts=3, settings={"decode": {"NUM_BLOCKS": "8"}})`.
+    """Return a function that starts a cluster: `start_cluster(experts=3, settings={"decode": {"NUM_BLOCKS": "8"}})`.
 
     The arguments are those of `small_topology`. The same arguments give the same cluster while it is one of the last
-    MAX_RUNNING_CLUSTERS that were asked for; a test leaves it as it found it, every process running.
+    MAX_RUNNING_CLUSTERS that were requested. A test leaves it as it was, with every process running.
     """
     running: OrderedDict[str, Cluster] = OrderedDict()
 
@@ -54,7 +54,7 @@ def start_cluster(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
-    """The usual one: two expert shards, one prefill and one decode replica."""
+    """The usual cluster: two expert shards, one prefill and one decode replica."""
     return start_cluster()
 
 
@@ -66,19 +66,19 @@ def reference(tiny_checkpoint: Path) -> ReferenceModel:
 
 @pytest.fixture(scope="session")
 def vision(tiny_checkpoint: Path) -> ReferenceVision:
-    """Its vision tower."""
+    """The vision tower of `tiny_checkpoint`."""
     return ReferenceVision(tiny_checkpoint)
 
 
 @pytest.fixture
 def seeing_cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
-    """The usual one with a vision replica."""
+    """The usual cluster with a vision replica."""
     return start_cluster(visions=1)
 
 
 @pytest.fixture(scope="session")
 def observed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedCluster]:
-    """A cluster that is watched from all sides, and has served some requests."""
+    """A cluster with TLS, keys, traces and debug logs that has served some requests."""
     with observed_cluster(tiny_checkpoint, tmp_path_factory.mktemp("observed")) as cluster:
         serve_some(cluster)
         yield cluster
@@ -86,7 +86,7 @@ def observed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 async def store(seeing_cluster: Cluster) -> AsyncIterator[BlobStore]:
-    """Its store, opened by the test."""
+    """The store of `seeing_cluster`, opened by the test."""
     opened = BlobStore(seeing_cluster.store_urls, ttl_s=60, access=seeing_cluster.store_access)
     yield opened
     await opened.close()

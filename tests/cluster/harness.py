@@ -1,4 +1,4 @@
-"""A real cluster for a test: the processes of `moonshard up`, started by the same code, with handles to hurt them."""
+"""A real cluster for a test: the processes of `moonshard up`, started by the same code, which a test can kill."""
 
 import asyncio
 import json
@@ -26,27 +26,27 @@ from services.runtime.redis_server import find_redis_server
 T = TypeVar("T")
 
 START_S = 120.0
-# Tests kill the same process again and again; that is no reason to give up.
+# Tests kill the same process many times; the supervisor must not give up.
 PATIENT = RestartPolicy(max_crashes=1000)
 
-# Exact arithmetic, and bounds so small that ordinary prompts fill blocks, are chunked and are preempted.
+# Exact arithmetic, and limits so small that ordinary prompts fill several blocks, are chunked and are preempted.
 SMALL: Mapping[Role, Mapping[str, str]] = {
     "attention": {"DTYPE": "float32", "BLOCK_TOKENS": "16", "NUM_BLOCKS": "256", "STEP_TOKENS": "64"},
-    # Even the shortest prompt goes through a prefill replica, and a restart on a busy machine is waited for.
+    # Even the shortest prompt goes through a prefill replica. Requests outwait a restart on a busy machine.
     "gateway": {"PREFILL_MIN_TOKENS": "0", "HOLD_S": "120"},
 }
 
 
 def small_topology(model: Path, settings: Mapping[Role, Mapping[str, str]] | None = None, **choices: Any) -> Topology:
-    """A cluster of small bounds. `settings` come on top of SMALL, `choices` are the fields of Topology."""
+    """Return a topology with small limits. `settings` come on top of SMALL, `choices` are the fields of Topology."""
     merged = {role: {**SMALL.get(role, {}), **(settings or {}).get(role, {})} for role in {*SMALL, *(settings or {})}}
     return Topology(model, settings=merged, dtype="float32", **choices)
 
 
 class Cluster:
-    """All processes of one topology. A context manager: started and ready inside, and gone without a trace after it.
+    """All processes of one topology, as a context manager: ready inside, ended and cleaned up after it.
 
-    Works from tests with and without an event loop: the supervisor has a loop of its own, on a thread of its own.
+    Tests need no event loop: the supervisor has a loop of its own, on a thread of its own.
     """
 
     def __init__(self, topology: Topology, log_path: Path) -> None:
@@ -58,7 +58,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Of the gateway, without /v1."""
+        """The URL of the gateway, without /v1."""
         return self.topology.url
 
     @property
@@ -76,7 +76,7 @@ class Cluster:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Of the processes that are running now."""
+        """The ids of the running processes, by name."""
         return {name: child.pid for name, child in self._local.children.items() if child.pid is not None}
 
     def address(self, name: str) -> str:
@@ -87,39 +87,39 @@ class Cluster:
         return int(psutil.Process(self.pids[name]).memory_info().rss)
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Sends a signal and does not wait: SIGSTOP and SIGCONT make a process hang for a while."""
+        """Send a signal and do not wait. SIGSTOP and SIGCONT make a process hang for a while."""
         self._call(lambda: self._child(name).signal(number))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Ends a process and returns when it has ended; the supervisor starts it again at once, unless it is held."""
+        """Kill a process and return when it has ended. The supervisor restarts it at once, unless it is held."""
         child = self._child(name)
         num_runs = len(child.exit_codes)
         self.send(name, number)
         self._wait(lambda: len(child.exit_codes) > num_runs, f"{name} to end")
 
     def ready(self) -> list[str]:
-        """Those that said at their start that they serve, and run."""
+        """Running processes that have reported that they serve."""
         return [name for name, child in self._local.children.items() if child.is_ready]
 
     def setting(self, name: str, variable: str) -> str:
-        """What a process was told, by the variable without its prefix."""
+        """Return a setting of a process, by the name of its variable without the prefix."""
         return self._child(name).spec.env[f"MOONSHARD_{variable}"]
 
     def exit_codes(self, name: str) -> list[int]:
-        """Of every run of a process that has ended, the oldest first."""
+        """Return the exit codes of all ended runs of a process, the oldest first."""
         return list(self._child(name).exit_codes)
 
     def hold(self, name: str) -> None:
-        """From its next end on the process stays down until `release`."""
+        """Keep the process down from its next end until `release`."""
         self._call(self._child(name).hold)
 
     def release(self, name: str) -> None:
         self._call(self._child(name).release)
 
     def wait_ready(self, *names: str, timeout_s: float = START_S) -> None:
-        """Returns when these processes, or all, serve: asked now, since they may have lost one that they depend on.
+        """Return when these processes, or all, serve. Their health is read now, since one of their peers may be gone.
 
-        All of them serve when the gateway knows it: until it has seen a prefill replica, decode replicas do its work.
+        All of them serve when the gateway knows it: until it has found a prefill replica, decode replicas do its work.
         """
         children = [self._child(name) for name in names or self.names]
 
@@ -130,18 +130,18 @@ class Cluster:
         self._wait(all_serve, f"{names or 'all'} to serve", timeout_s)
 
     def restart(self, name: str) -> None:
-        """Ends a process the polite way and returns when it serves again."""
+        """End a process with SIGTERM and return when it serves again."""
         self.kill(name, signal.SIGTERM)
         self.wait_ready(name)
 
     def metrics(self, name: str) -> str:
-        """What a process measures, in Prometheus' text format."""
+        """Return the metrics of a process, in Prometheus' text format."""
         transport = httpx.HTTPTransport(uds=str(self._local.folder.metrics_socket(name)))
         with httpx.Client(transport=transport, timeout=30) as client:
             return client.get("http://localhost/metrics").raise_for_status().text
 
     def log(self, process: str | None = None) -> list[dict[str, Any]]:
-        """The lines of one process, or of all, oldest first."""
+        """Return the log lines of one process, or of all, oldest first."""
         lines = [json.loads(line) for line in self.log_path.read_text().splitlines()]
         return [line for line in lines if process in (None, line["process"])]
 
@@ -155,7 +155,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops everything; fails if a process did not end cleanly on SIGTERM, or if anything is left."""
+        """Stop everything. Fail if a process did not end cleanly on SIGTERM, or if anything is left."""
         pids = self.pids
         folder = self._local.folder.path
         children = list(self._local.children.values())
@@ -166,13 +166,13 @@ class Cluster:
             if child.spec.name in pids and (child.killed or child.exit_codes[-1] != 0)
         }
         left = [name for name, pid in pids.items() if psutil.pid_exists(pid)]
-        # The values in the messages: pytest does not rewrite the assertions of this file.
+        # The messages have the values, because pytest does not rewrite the assertions of this file.
         assert not unclean, f"did not end cleanly on SIGTERM: {unclean}, see {self.log_path}"
         assert not left, f"still running: {left}"
         assert not folder.exists(), f"{folder} is still there"
 
     def _gateway_sees_all(self) -> bool:
-        # Whom it found too early it asks again up to a second later, so its view is behind that of the processes.
+        # The gateway polls a replica that was not ready again after up to a second, so it learns of it later than we.
         t = self.topology
         roles = {"tokenizer": t.tokenizers, "vision": t.visions, "prefill": t.prefills, "decode": t.decodes}
         told = self.metrics("gateway").splitlines()
@@ -194,7 +194,7 @@ class Cluster:
         self._cluster = LocalCluster(
             self.topology,
             redis_program=str(find_redis_server()),
-            # Settings of whoever runs the tests are not part of them.
+            # The settings in the caller's environment do not reach the cluster.
             environ={name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")},
             log_path=self.log_path,
             reporter=Silent(),
@@ -232,7 +232,7 @@ class Cluster:
 
 
 class Silent:
-    """A Reporter for tests: what happened is in the log."""
+    """A reporter that prints nothing: tests read the log."""
 
     def started(self, process: str, pid: int) -> None: ...
     def ready(self, process: str, after_s: float) -> None: ...

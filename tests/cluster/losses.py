@@ -1,4 +1,4 @@
-"""Streams through the gateway while processes are killed: every client gets the answer it would have got anyway."""
+"""Streams through the gateway while processes are killed: every client gets the same answer as without the loss."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ async def answers(
 ) -> list[Any]:
     """Return the answers to questions by their numbers, even ones greedy and odd ones seeded.
 
-    victims  killed one after another, each when the one before serves again, until the last answer is there
+    victims  killed one after another, each when the previous one serves again, until the last answer is complete
     """
     left = iter(numbers)
     found: dict[int, Any] = {}

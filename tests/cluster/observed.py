@@ -1,4 +1,4 @@
-"""One cluster that is watched from all sides: mutual TLS over TCP, keys, debug logs; and the requests it served."""
+"""A cluster with mutual TLS, keys, traces of every request and debug logs, and the requests that it served."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def long_text() -> str:
 
 
 def body(**fields: Any) -> dict[str, Any]:
-    """A chat that has blocks to publish and to fetch."""
+    """A chat request that publishes and fetches blocks."""
     message = {"role": "user", "content": long_text()}
     return {"model": MODEL, "max_tokens": 6, "temperature": 0, "messages": [message], **fields}
 
@@ -47,7 +47,7 @@ class Sample:
 
 
 class Scrape:
-    """What all processes measure, by process."""
+    """The metrics of all processes, by process."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.texts = {name: cluster.metrics(name) for name in cluster.names if not name.startswith("redis-")}
@@ -61,7 +61,7 @@ class Scrape:
         }
 
     def samples(self, process: str, name: str, **labels: str) -> list[Sample]:
-        """Those with these labels, and perhaps others."""
+        """Return the samples that have these labels."""
         return [s for s in self._samples[process] if s.name == name and labels.items() <= s.labels.items()]
 
     def total(self, process: str, name: str, **labels: str) -> float:
@@ -74,7 +74,7 @@ class Scrape:
         return {sample.name for sample in self._samples[process]}
 
     def counted(self) -> list[tuple[str, Sample]]:
-        """What changes only while requests are served; the gateway asks engines for their load all the time."""
+        """Counts that change only while requests are served. The gateway polls the load of engines all the time."""
         return [
             (process, sample)
             for process, samples in self._samples.items()
@@ -87,7 +87,7 @@ class Scrape:
 
 
 def scrape_at_rest(cluster: Cluster) -> Scrape:
-    """When nothing is counted any more: the last of a request is when its client has the answer already."""
+    """Scrape when no count changes any more: some are made after the client has its answer."""
     scrape, end_s = Scrape(cluster), time.monotonic() + REST_S
     while time.monotonic() < end_s:
         time.sleep(0.2)
@@ -98,7 +98,7 @@ def scrape_at_rest(cluster: Cluster) -> Scrape:
 
 
 class ObservedCluster(Cluster):
-    """With what its traces came to."""
+    """The cluster and the traces that it sent."""
 
     collector: Collector
 
@@ -126,20 +126,20 @@ def observed_cluster(model: Path, folder: Path) -> Iterator[ObservedCluster]:
         with ObservedCluster(topology, folder / "cluster.log") as cluster:
             cluster.collector = collector
             cluster.wait_ready()
-            # From here on nobody comes into Redis without the password.
+            # From here on Redis requires the password.
             with redis.Redis(unix_socket_path=cluster.store_urls[0].removeprefix("unix://")) as store:
                 store.config_set("requirepass", PASSWORD)
             yield cluster
 
 
 def client(cluster: Cluster) -> httpx.Client:
-    """Of the gateway, with the key."""
+    """A client of the gateway with the API key."""
     headers = {"Authorization": f"Bearer {KEY}"}
     return httpx.Client(base_url=cluster.url, headers=headers, timeout=120, trust_env=False)
 
 
 def serve_some(cluster: Cluster) -> None:
-    """Requests of every sort: twice the same prompt, a stream, an image, an answer in JSON."""
+    """Send requests of every sort: twice the same prompt, a stream, an image, an answer in JSON."""
     picture = {"type": "image_url", "image_url": {"url": data_url(png(noise(3)))}}
     with client(cluster) as http:
         for fields in ({}, {}, {"messages": [{"role": "user", "content": [picture]}]}):

@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 from PIL import Image
 
-# 88 tokens: more than a chunk of 64 and than five blocks of 16, and never at the beginning of either.
+# 88 tokens: more than a chunk of 64 and more than five blocks of 16, and never at the beginning of one.
 SIZE = (300, 200)
 NUM_TOKENS = 12
 
@@ -34,7 +34,7 @@ def greedy(reference, prompt, features, num_tokens=NUM_TOKENS):
 
 
 def mp4(frames, fps):
-    """The frames as a video file."""
+    """Return the frames as a video file."""
     data = io.BytesIO()
     with av.open(data, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "12"})

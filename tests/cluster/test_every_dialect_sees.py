@@ -1,4 +1,4 @@
-"""The same picture through every front door, uploaded or inline, gives the same answer."""
+"""The same picture gives the same answer in every dialect, uploaded or inline."""
 
 import base64
 import io

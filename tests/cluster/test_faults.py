@@ -1,4 +1,4 @@
-"""Processes are killed in mid-stream under eight streams; every client gets the answer it would have got anyway."""
+"""Processes are killed under eight streams; every client gets the same answer as without the loss."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ def body(seed, **how):
 
 
 async def stream(client, seed, progress=None, request=None):
-    """The pieces of one streamed answer, put together: text by field, finish reason, usage."""
+    """Join the pieces of one streamed answer: text by field, finish reason, usage."""
     text = {"reasoning_content": "", "content": ""}
     finish, usage, done = None, None, False
     async with client.stream("POST", "/v1/chat/completions", json=request or body(seed)) as response:
@@ -58,7 +58,7 @@ async def stream(client, seed, progress=None, request=None):
 
 
 async def answers(cluster, disturb=None, after_events=NUM_STREAMS * 10):
-    """All streams at once; `disturb` is called once, when they are in full flow."""
+    """Run all streams at once; call `disturb` once, while all of them are streaming."""
     count = 0
     flowing = asyncio.Event()
 
@@ -89,7 +89,7 @@ def undisturbed(start_cluster):
 
 
 async def settle(cluster):
-    """Everything serves again and nothing is left in the engines."""
+    """Wait until everything serves again and the engines are empty."""
     await asyncio.to_thread(cluster.wait_ready)
     async with TokenClient(cluster) as client:
         await client.idle()
@@ -102,13 +102,13 @@ async def test_a_killed_process_is_not_noticed(doubled, undisturbed, victim):
 
 
 async def test_a_prefill_replica_killed_in_mid_prompt_is_not_noticed(doubled, undisturbed):
-    # The first events come from the shortest prompts, while the longer ones are still being computed.
+    # The first events come from the shortest prompts, while the longer prompts are still being computed.
     assert await answers(doubled, lambda: doubled.kill("prefill-1"), after_events=1) == undisturbed
     await settle(doubled)
 
 
 async def test_every_kind_of_process_may_be_asked_to_stop(doubled):
-    """One after another under sixteen streams, which begin anew until the last has ended: not one is cut."""
+    """Each process gets SIGTERM in turn, under sixteen streams that start again until then: no stream is cut."""
     async with httpx.AsyncClient(base_url=doubled.url, timeout=TIMEOUT_S) as client:
         over = asyncio.Event()
 

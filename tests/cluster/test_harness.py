@@ -1,4 +1,4 @@
-"""The harness itself: what the other tests of this folder rely on."""
+"""The harness, on which the other tests of this folder rely."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ from tests.cluster.harness import Cluster, small_topology
 
 @pytest.fixture(scope="module")
 def smallest(tiny_checkpoint, tmp_path_factory):
-    """The fewest processes that answer; not shared, since these tests hurt it."""
+    """The smallest cluster that answers, for one test alone: these tests damage it."""
     topology = small_topology(tiny_checkpoint, experts=0, prefills=0)
     with Cluster(topology, tmp_path_factory.mktemp("cluster") / "cluster.log") as cluster:
         yield cluster
@@ -71,7 +71,7 @@ def test_polite_restart(smallest):
 
 
 def test_unclean_end_is_noticed(tiny_checkpoint, tmp_path):
-    """A process that hangs when it is told to stop fails the test that started the cluster."""
+    """A process that ignores SIGTERM fails the test that started the cluster."""
     topology = small_topology(tiny_checkpoint, experts=0, prefills=0, grace_s=0.5)
     cluster = Cluster(topology, tmp_path / "cluster.log").__enter__()
     cluster.send("tokenizer-0", signal.SIGSTOP)

@@ -132,7 +132,7 @@ async def test_a_handoff_computes_no_prompt_token_twice(cluster):
 
 @pytest.mark.parametrize("seed, damage", list(enumerate(["flipped", "truncated", "swapped", "missing"], start=1000)))
 async def test_a_damaged_block_is_computed_again_and_never_used(cluster, reference, seed, damage):
-    tokens = prompt(80, seed)  # new to the decode replica, so that it depends on the store
+    tokens = prompt(80, seed)  # new to the decode replica, which therefore depends on the store
     expected = reference.generate(tokens, 8)
     sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8)
     async with TokenClient(cluster) as client:
@@ -147,7 +147,7 @@ async def test_a_damaged_block_is_computed_again_and_never_used(cluster, referen
 
 
 def decode_request(tokens: list[int], first: pb.PrefillResponse, sampling: pb.Sampling) -> pb.DecodeRequest:
-    """What goes on after a prefill."""
+    """Return the request that continues after a prefill."""
     return pb.DecodeRequest(
         prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=len(tokens)),
         sampling=sampling,
@@ -156,7 +156,7 @@ def decode_request(tokens: list[int], first: pb.PrefillResponse, sampling: pb.Sa
 
 
 async def harm(url: str, block_hash: str, damage: str, other: str) -> None:
-    """Damages the stored value of a block in Redis itself."""
+    """Damage the stored value of a block in Redis."""
     redis = Redis.from_url(url)
     try:
         (key,) = [key async for key in redis.scan_iter(match=f"*{block_hash}*")]

@@ -1,4 +1,4 @@
-"""A cluster whose processes start on demand: nothing runs when nobody asks, and the first request is answered."""
+"""A cluster whose processes start on demand: none computes without a request, and the first request is answered."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def until(condition, what):
 
 
 async def ask(cluster, seed):
-    """One streamed answer: its text, and the comments before the first event."""
+    """Return the text of one streamed answer, and the comments before its first event."""
     body = {
         "model": "kimi-k2.6",
         "messages": [{"role": "user", "content": f"Question {seed}"}],
@@ -71,12 +71,12 @@ async def test_counting_wakes_nobody(sleepy):
 
 
 async def test_from_zero_and_back_again(sleepy):
-    """The third time in the very moment in which processes end for want of work."""
+    """The third time while the idle processes are ending."""
     everything = ALWAYS | ON_DEMAND
     answers = []
     for cycle in range(3):
         asked = asyncio.gather(*(ask(sleepy, seed) for seed in range(4)))
-        # All of a path are woken together: none waits for another to be there.
+        # All roles of a path wake together: none waits until another one is ready.
         await until(lambda: set(sleepy.pids) == everything, "all processes start")
         answers.append(await asked)
         if cycle == 0:

@@ -1,4 +1,4 @@
-"""Answers about pictures and videos equal the reference token for token, whatever way the features and the KV take."""
+"""Answers about pictures and videos equal the reference token for token, whichever way features and latent KV take."""
 
 import asyncio
 import io
@@ -81,7 +81,7 @@ async def test_several_images_and_a_video(some_cluster, reference, vision):
 
 
 def film_chunks(data):
-    """Ten of thirty frames, evenly spread; four to a chunk."""
+    """Return ten of thirty frames, evenly spread, in chunks of four."""
     with av.open(io.BytesIO(data)) as container:
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     chosen = [frames[round(index)] for index in np.linspace(0, len(frames) - 1, 10)]
@@ -130,7 +130,7 @@ async def test_missing_features_are_reported_and_needless_ones_are_not_missed(se
         assert again.media == encoded.media and not again.cached
         first = await client.prefill(prompt.token_ids, sampling, media=prompt.media)
         await lose_features(store, tiny_checkpoint, encoded.media)
-        # All of the image lies in blocks that are known by now.
+        # The whole image is in blocks that are known by now.
         assert (await client.prefill(prompt.token_ids, sampling, media=prompt.media)).token_id == first.token_id
         await client.idle()
 

@@ -1,4 +1,4 @@
-"""Pictures and videos through the front door: answers, refusals, and losses that nobody notices."""
+"""Pictures and videos over HTTP: answers, refusals, and losses that no client notices."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ from tests.services.vision.hostile import video
 
 
 class Http:
-    """The gateway's front door."""
+    """An HTTP client of the gateway."""
 
     def __init__(self, cluster):
         self._client = httpx.AsyncClient(base_url=cluster.url, timeout=120, trust_env=False)

@@ -1,4 +1,4 @@
-"""Every process of a real cluster, over mutual TLS, shows what it measures; and what it shows is bounded and true."""
+"""Every process of a real cluster exports its metrics over mutual TLS; they are bounded and true."""
 
 import re
 import secrets
@@ -100,7 +100,7 @@ def test_the_parts_of_the_first_tokens_time_add_up_to_it(scrape):
     assert sum(part_s.values()) == pytest.approx(whole, rel=0.01)
     assert all(part_s[part] > 0 for part in ("vision", "render", "prefill", "handoff"))
     assert part_s["other"] < whole / 2, part_s
-    # What the engine says of the same prompts.
+    # The engine's counts of the same prompts.
     computed = scrape.total("prefill-0", "moonshard_prefill_seconds_sum")
     assert part_s["prefill"] == pytest.approx(computed, rel=0.01)
 
@@ -153,7 +153,7 @@ def test_promtool_accepts_every_process(scrape):
 
 def test_every_query_of_dashboards_and_rules_names_a_metric_of_a_process(scrape):
     told = "".join(scrape.texts.values())
-    # What has labels and has not happened yet is declared without a sample.
+    # A metric with labels whose event has not happened yet is declared without a sample.
     there = set(re.findall(r"^# TYPE (\w+)", told, re.MULTILINE))
     there |= set().union(*(scrape.names(process) for process in scrape.texts))
     asked = set().union(*(metrics_in(expr) for _, expr in queries()))

@@ -1,4 +1,4 @@
-"""Nothing that users say and no secret is in logs, at their most talkative, in `ps`, in an environment or a metric."""
+"""No text of users and no secret is in debug logs, in `ps`, in an environment or in a metric."""
 
 import time
 
@@ -13,7 +13,7 @@ WRONG_KEY = "sk-mistyped-but-nearly-right"
 
 @pytest.fixture(scope="module")
 def quarrelled(observed):
-    """After requests that go wrong, whose errors quote what was sent."""
+    """The cluster after requests whose errors quote the client's text."""
     wrong = [
         {"messages": [{"role": SECRET_WORDS, "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": SECRET_WORDS}]}]},
@@ -41,7 +41,7 @@ def test_logs_hold_no_secret(quarrelled):
     text = quarrelled.log_path.read_text()
     for what, secret in {**SECRETS, "a key that was refused": WRONG_KEY}.items():
         assert secret not in text, what
-        # JSON escapes and the repr of a string change a quote, so a part without one is looked for as well.
+        # JSON and repr escape quotes, so the test also looks for a part without one.
         assert secret[:11] not in text.lower(), what
 
 
@@ -62,7 +62,7 @@ def test_metrics_hold_no_secret(quarrelled):
 def test_lines_of_a_request_name_it_and_its_trace(quarrelled):
     with client(quarrelled) as http:
         trace_id = http.post(CHAT, json=body(), headers={"x-request-id": "followed"}).headers["x-trace-id"]
-    # The last lines are written when the client has its answer already.
+    # The last lines are written after the client has its answer.
     expected, found, end_s = {"gateway", "tokenizer", "prefill", "decode"}, set(), time.monotonic() + 60
     while not expected <= found and time.monotonic() < end_s:
         of_request = [line for line in quarrelled.log() if line.get("request_id") == "followed"]

@@ -1,4 +1,4 @@
-"""One trace from the client through every process, with the right parents, and none of what was said in it."""
+"""One trace from the client through every process, with the right parents and without the text of the conversation."""
 
 from tests.cluster.observed import CHAT, SECRET_WORDS, body, client
 from tests.cluster.pictures import data_url, noise, png
@@ -6,7 +6,7 @@ from tests.cluster.pictures import data_url, noise, png
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 SERVICE = "moonshard.v1.AttentionService"
-# Each is the last span, or among the last, of its process.
+# Each is one of the last spans of its process.
 ENDS = {
     ("gateway", "chat"),
     ("tokenizer-0", "moonshard.v1.TokenizerService/Render"),
@@ -35,7 +35,7 @@ def test_one_trace_goes_through_every_process(observed):
         return [span for span in spans if span.trace_id == TRACE]
 
     def enough(spans):
-        # Every process sends when it likes: a child may be here before its parent.
+        # Processes send their spans independently: a child may arrive before its parent.
         have = {(span.instance, span.name) for span in ours(spans)}
         ids = {CALLER, *(span.span_id for span in ours(spans))}
         return have >= ENDS and all(span.parent_id in ids for span in ours(spans))
@@ -44,7 +44,7 @@ def test_one_trace_goes_through_every_process(observed):
     by_id = {span.span_id: span for span in spans}
     (root,) = [span for span in spans if span.name == "chat"]
     assert root.parent_id == CALLER
-    # Every other one has its parent in this trace, and began within it (the clocks of processes agree on one machine).
+    # Every other span has its parent in this trace and begins within it: on one machine all clocks agree.
     for span in spans:
         assert span.began_ns <= span.ended_ns
         if span is not root:

@@ -1,4 +1,4 @@
-"""Rules that every contract in protos/ keeps, so that processes of different ages understand each other."""
+"""Rules of every file in protos/, so that processes of different versions understand each other."""
 
 import importlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 from google.protobuf.descriptor_pb2 import DescriptorProto
 
 ROOT = Path(__file__).resolve().parents[2]
-THEIRS = {"externalscaler"}  # contracts of other projects keep the rules of those
+THEIRS = {"externalscaler"}  # contracts of other projects have their own rules
 SOURCES = sorted({path.stem for path in (ROOT / "protos").glob("*.proto")} - THEIRS)
 NEED_A_UNIT = ("timeout", "ttl", "duration", "delay", "deadline")  # ttl_s, not ttl
 

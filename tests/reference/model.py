@@ -1,6 +1,6 @@
 """The whole text model of Kimi K2.6 in one file of plain PyTorch: the oracle of every other implementation.
 
-Pictures are the business of `vision.py`; their features replace the embeddings of the placeholder tokens here.
+Pictures are in `vision.py`; their features replace the embeddings of the placeholder tokens here.
 
 It shares no code with the rest of the project. It reads a released checkpoint folder with the safetensors library,
 unpacks the INT4 experts, and computes each token the long way: keys and values are expanded for every head (no
@@ -31,7 +31,7 @@ Media = Sequence[tuple[int, Tensor]]  # the place of the first placeholder, and 
 
 @dataclass
 class Context:
-    """What is kept of the tokens so far, per layer: normalised latents [t, kv_lora] and rotated rope keys [t, rope]."""
+    """The latent KV of a text, per layer: normalised latents [t, kv_lora] and rotated rope keys [t, rope]."""
 
     latents: list[Tensor] = field(default_factory=list)
     rope_keys: list[Tensor] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Context:
         return len(self.latents[0]) if self.latents else 0
 
     def extend(self, layer: int, latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends new tokens to one layer; returns all tokens of that layer."""
+        """Append new tokens to one layer; return all tokens of that layer."""
         if layer == len(self.latents):
             self.latents.append(latent)
             self.rope_keys.append(rope_key)
@@ -52,7 +52,7 @@ class Context:
 
 
 def greedy(logits: Tensor, position: int) -> int:
-    """The likeliest token; the lowest id of several equal ones."""
+    """Return the most likely token; the lowest id of several equal ones."""
     del position
     return int(logits.argmax())
 
