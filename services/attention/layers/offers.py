@@ -67,7 +67,7 @@ class BlockServicer(attention_pb2_grpc.BlockServiceServicer):
         self._fingerprint = fingerprint
         self._release = release
 
-    async def Fetch(self, request: pb.FetchBlocksRequest, context: Context) -> AsyncIterator[pb.FetchBlocksResponse]:
+    async def Fetch(self, request: pb.FetchBlocksRequest, context: Context) -> AsyncIterator[pb.BlockData]:
         if request.fingerprint != self._fingerprint:
             raise InvalidRequest("this shard has other layers, or another layout", field="fingerprint")
         for name in request.names:
@@ -75,7 +75,7 @@ class BlockServicer(attention_pb2_grpc.BlockServiceServicer):
             if data is None:
                 return
             HANDOFF_BYTES.labels("given").inc(len(data))
-            yield pb.FetchBlocksResponse(data=data, checksum=checksum(name, data))
+            yield pb.BlockData(data=data, checksum=checksum(name, data))
 
     async def Release(self, request: pb.ReleaseOfferRequest, context: Context) -> pb.ReleaseOfferResponse:
         if self._release is None:
