@@ -182,9 +182,9 @@ class JsonAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FormedAnswer:
-    """The visible text must match a regular expression or a Lark grammar, or be one of some texts."""
+    """The form of the visible text: a regular expression, a Lark grammar, structural tags, or one of some texts."""
 
-    kind: Literal["regex", "grammar", "choice"]
+    kind: Literal["regex", "grammar", "choice", "structural_tag"]
     texts: tuple[str, ...]  # one, but for a choice
     field: str
 

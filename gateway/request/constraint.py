@@ -43,6 +43,8 @@ def _form(constraint: pb.Constraint, answer: JsonAnswer | FormedAnswer) -> None:
             constraint.regex = pattern
         case FormedAnswer("grammar", (grammar,)):
             constraint.grammar = grammar
+        case FormedAnswer("structural_tag", (tags,)):
+            constraint.structural_tag = tags
         case _:
             constraint.choices.texts.extend(answer.texts)
 

@@ -65,7 +65,7 @@ class Grammars:
         as_bytes = ByteMatcher(compiled(byte_tokenizer(), recipe.grammar))
         ending = recipe.ending.encode("latin-1")
         start = Matcher(self, tokens, as_bytes, guide_of(recipe.kind, recipe.source), ending)
-        weight = recipe.weight * (self.num_openings if recipe.kind == "json" else 1)
+        weight = recipe.weight * (self.num_openings if recipe.kind in ("json", "structural_tag") else 1)
         return Grammar(start, self.tokenize(ending), weight)
 
 

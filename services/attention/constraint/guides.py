@@ -94,12 +94,18 @@ class JsonGuide:
     ways: SchemaWays = field(compare=False)
     place: JsonPlace = START
 
-    def after(self, text: bytes) -> Guide:
+    def after(self, text: bytes) -> "JsonGuide":
         return replace(self, place=self.place.after(text))
 
     @property
     def is_between(self) -> bool:
         return not self.place.hand
+
+    @property
+    def can_end(self) -> bool:
+        """Whether the value may be complete."""
+        place = self.place
+        return not place.containers and (place.is_whole or (bool(place.hand) and not place.in_string))
 
     @property
     def key(self) -> object:

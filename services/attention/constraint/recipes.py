@@ -19,6 +19,7 @@ from services.attention.constraint.guides import ChoiceGuide, JsonGuide, TextGui
 from services.attention.constraint.json_schemas import Schema, paths_of, rewritten
 from services.attention.constraint.schema_fitting import Fitting
 from services.attention.constraint.schema_ways import SchemaWays, TooLargeError
+from services.attention.constraint.tags import Tag, TagsGuide, tags_grammar
 from services.runtime.errors import InvalidRequest, NumericError
 
 # Compact JSON: no white space but one space where people put it, and never more.
@@ -34,13 +35,14 @@ SLACK = 64  # bytes that a number, a name or an escape in hand may need beside i
 # Rows hold four items for every optional property.
 LIMITS = LLParserLimits(verbose_errors=False, max_items_in_row=12_000)
 
-Kind = Literal["json", "regex", "grammar", "choice"]
+Kind = Literal["json", "regex", "grammar", "choice", "structural_tag"]
 
 
 class Ask(NamedTuple):
     """A form that a text must have, as the client gave it.
 
-    text   a schema in JSON, a regular expression, a grammar, or a list of texts in JSON
+    text   a schema in JSON, a regular expression, a grammar, a list of texts in JSON, or in JSON
+           {"tags": [[begin, schema, end]], "triggers": [text]}
     loose  what cannot be enforced of a schema is left out instead of refused
     """
 
@@ -123,6 +125,11 @@ def guide_of(kind: Kind, source: str) -> Guide:
             return TextGuide(TextDemands((automaton,)))
         case "choice":
             return ChoiceGuide(tuple(text.encode() for text in json.loads(source)))
+        case "structural_tag":
+            asked = json.loads(source)
+            tags = (Tag(*tag) for tag in asked["tags"])
+            guides = tuple((tag, JsonGuide(SchemaWays(tag.schema, search_scalar))) for tag in tags)
+            return TagsGuide(guides, tuple(trigger.encode() for trigger in asked["triggers"]))
     return Unguided(source.encode())
 
 
@@ -138,6 +145,8 @@ def make_recipe(ask: Ask) -> Recipe:
             automaton = automaton_of(ask.text, whole=True)
             weight = 4 * automaton.farthest + SLACK if automaton else UNKNOWN_WEIGHT
             return _checked(ask.kind, ask.text, grammar, weight)
+        case "structural_tag":
+            return _tags_recipe(json.loads(ask.text), loose=ask.loose)
         case "grammar":
             return _checked(ask.kind, ask.text, ask.text, UNKNOWN_WEIGHT)
     texts = json.loads(ask.text)
@@ -145,6 +154,29 @@ def make_recipe(ask: Ask) -> Recipe:
         raise InvalidRequest("expected texts that are not empty")
     grammar = "start: " + " | ".join(json.dumps(text) for text in texts)
     return _checked(ask.kind, ask.text, grammar, max(len(text.encode()) for text in texts))
+
+
+def _tags_recipe(asked: Any, *, loose: bool) -> Recipe:
+    try:
+        given = [Tag(*tag) for tag in asked["tags"]]
+        triggers = [str(trigger) for trigger in asked["triggers"]]
+        is_fine = given and triggers and all(isinstance(tag.schema, dict) for tag in given)
+    except (KeyError, TypeError, AttributeError):
+        is_fine = False
+    if not is_fine:
+        raise InvalidRequest("expected tags, each a text, a schema and a text, and triggers")
+    tags, left_out, weight = [], [], 0
+    for index, (begin, schema, end) in enumerate(given):
+        try:
+            inside = _json_recipe(schema, loose=loose)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"tags.{index}: {error.message}") from None
+        tags.append(Tag(begin, json.loads(inside.source), end))
+        left_out += [f"tags.{index}: {one}" for one in inside.left_out]
+        weight = max(weight, inside.weight + len(f"{begin}{inside.ending}{end}".encode()))
+    grammar = tags_grammar(tags, triggers, JSON_OPTIONS)
+    source = json.dumps({"tags": tags, "triggers": triggers})
+    return _checked("structural_tag", source, grammar, weight, tuple(left_out))
 
 
 def _json_recipe(schema: Schema, *, loose: bool) -> Recipe:

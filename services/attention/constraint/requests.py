@@ -149,12 +149,10 @@ def _content(wanted: pb.Constraint) -> Ask | None:
         case "json_schema":
             schema = _object_of(wanted.json_schema, _field(wanted, CONTENT))
             return Ask("json", json.dumps(schema), wanted.loose)
-        case "regex":
-            return Ask("regex", wanted.regex)
-        case "grammar":
-            return Ask("grammar", wanted.grammar)
         case "choices":
             return Ask("choice", json.dumps(list(wanted.choices.texts)))
+        case "regex" | "grammar" | "structural_tag" as name:
+            return Ask(name, getattr(wanted, name), wanted.loose)
     return None
 
 
