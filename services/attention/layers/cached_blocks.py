@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,7 +15,12 @@ from services.attention.layers.offers import Offers
 from services.attention.layers.peers import Peers
 from services.model.device import landing, to_device
 
+# Blocks that are fetched at a time: it bounds the memory where they land before they go to a GPU.
+WINDOW = 64
+
 T = TypeVar("T")
+Fetch = Callable[[Sequence[bytes], Sequence[memoryview]], Coroutine[Any, Any, int]]
+"""Fills buffers with the blocks of these names; returns how many of the leading ones are there."""
 
 
 class CachedBlocks:
@@ -56,9 +62,8 @@ class CachedBlocks:
     async def fetch(self, blocks: Sequence[NamedBlock]) -> int:
         if self._handoff is None:
             return 0
-        handoff, names = self._handoff, [block.name for block in blocks]
         places = [self._cache[block.block_id] for block in blocks]
-        return await self._fill(places, lambda buffers: handoff.fetch(names, buffers))
+        return await self._fill([block.name for block in blocks], places, self._handoff.fetch)
 
     async def fetch_tail(self, tail_name: str, block_id: int, num_tokens: int) -> bool:
         if self._handoff is None:
@@ -78,24 +83,32 @@ class CachedBlocks:
         self.offers.withdraw(offer)
 
     async def fetch_offered(self, source: str, offer: str, blocks: Sequence[OfferedBlock]) -> int:
-        names = [block.name for block in blocks]
         places = [self._cache[block.block_id, :, : block.num_tokens] for block in blocks]
-        return await self._fill(places, lambda buffers: self._peers.fetch(source, offer, names, buffers))
+        fetch = partial(self._peers.fetch, source, offer)
+        return await self._fill([block.name for block in blocks], places, fetch)
 
     async def release(self, source: str, offer: str) -> None:
         """Let another replica free the blocks of an offer. Of shard 0 alone."""
         await self._on_io_loop(self._peers.release(source, offer))
 
-    async def _fill(
-        self, places: Sequence[Tensor], fetch: Callable[[Sequence[memoryview]], Coroutine[Any, Any, int]]
-    ) -> int:
+    async def _fill(self, names: Sequence[bytes], places: Sequence[Tensor], fetch: Fetch) -> int:
         """Let `fetch` fill the places, as many of the leading ones as it can; return how many."""
+        count = 0
+        while count < len(places):
+            window = slice(count, count + WINDOW)
+            found = await self._fill_window(names[window], places[window], fetch)
+            count += found
+            if found < len(places[window]):
+                break
+        return count
+
+    async def _fill_window(self, names: Sequence[bytes], places: Sequence[Tensor], fetch: Fetch) -> int:
         # Contiguous memory of the host is written in place. numpy has no bf16, so all tensors are seen as bytes.
         direct = [place.is_cpu and place.is_contiguous() for place in places]
         landings = [place if here else landing(place) for place, here in zip(places, direct, strict=True)]
         in_bytes = [landed.view(torch.uint8).flatten() for landed in landings]
         buffers = [memoryview(cast(Any, landed.numpy())) for landed in in_bytes]
-        count = await self._on_io_loop(fetch(buffers))
+        count = await self._on_io_loop(fetch(names, buffers))
         for place, landed, here in zip(places[:count], landings, direct, strict=False):
             if not here:
                 place.copy_(landed, non_blocking=True)

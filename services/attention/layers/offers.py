@@ -67,7 +67,9 @@ class BlockServicer(attention_pb2_grpc.BlockServiceServicer):
         self._fingerprint = fingerprint
         self._release = release
 
-    async def Fetch(self, request: pb.FetchBlocksRequest, context: Context) -> AsyncIterator[pb.BlockData]:
+    async def FetchBlocks(
+        self, request: pb.FetchBlocksRequest, context: Context
+    ) -> AsyncIterator[pb.FetchBlocksResponse]:
         if request.fingerprint != self._fingerprint:
             raise InvalidRequest("this shard has other layers, or another layout", field="fingerprint")
         for name in request.names:
@@ -75,9 +77,9 @@ class BlockServicer(attention_pb2_grpc.BlockServiceServicer):
             if data is None:
                 return
             HANDOFF_BYTES.labels("given").inc(len(data))
-            yield pb.BlockData(data=data, checksum=checksum(name, data))
+            yield pb.FetchBlocksResponse(data=data, checksum=checksum(name, data))
 
-    async def Release(self, request: pb.ReleaseOfferRequest, context: Context) -> pb.ReleaseOfferResponse:
+    async def ReleaseOffer(self, request: pb.ReleaseOfferRequest, context: Context) -> pb.ReleaseOfferResponse:
         if self._release is None:
             raise InvalidRequest("offers are released at shard 0", field="offer")
         self._release(request.offer)

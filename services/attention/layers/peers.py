@@ -34,7 +34,7 @@ class Peers:
         try:
             async with open_channel(source, tls=self._tls) as channel:
                 request = pb.FetchBlocksRequest(fingerprint=self._fingerprint, offer=offer, names=names)
-                blocks = aiter(BlockServiceStub(channel).Fetch(request))
+                blocks = aiter(BlockServiceStub(channel).FetchBlocks(request))
                 for name, buffer in zip(names, buffers, strict=True):
                     async with asyncio.timeout(SILENCE_S):
                         block = await anext(blocks)
@@ -54,6 +54,6 @@ class Peers:
         """Let a replica free the blocks of an offer; if it cannot be reached, it does so after a while by itself."""
         try:
             async with open_channel(source, tls=self._tls) as channel:
-                await BlockServiceStub(channel).Release(pb.ReleaseOfferRequest(offer=offer), timeout=RELEASE_S)
+                await BlockServiceStub(channel).ReleaseOffer(pb.ReleaseOfferRequest(offer=offer), timeout=RELEASE_S)
         except MoonshardError as error:
             log.warning("%s cannot release an offer: %s", source, error)

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from services.attention.engine.generation import Phase
 from services.attention.layers import offers
+from services.attention.layers.cached_blocks import WINDOW
 from services.runtime.redis_server import RedisServer
 
 
@@ -153,3 +154,12 @@ async def test_a_store_that_is_lost_in_mid_prompt_is_made_good_directly(start_ri
     assert handed.offer
     tokens, num_cached = await go_on(decode, prefill, handed, 64, 10)
     assert (tokens, num_cached) == (reference.generate(prompt(64), 10), 64)
+
+
+async def test_more_blocks_than_are_fetched_at_a_time(start_rig):
+    prefill, decode = await pair(start_rig, num_blocks=128, step_tokens=512)
+    assert 1300 // 16 > WINDOW
+    handed = await prefill.submit(prompt(1300), 5, hand_over=True).handed_over()
+    tokens, num_cached = await go_on(decode, prefill, handed, 1300, 5)
+    alone = await start_rig(num_blocks=128, step_tokens=512)
+    assert (tokens, num_cached) == (await alone.submit(prompt(1300), 5).tokens(), 1300)

@@ -234,5 +234,5 @@ async def test_offers_are_released_at_shard_0_alone(start_further):
     further = await start_further()
     async with open_channel(further.address) as channel:
         with pytest.raises(InvalidRequest) as refused:
-            await BlockServiceStub(channel).Release(pb.ReleaseOfferRequest(offer="o" * 32))
+            await BlockServiceStub(channel).ReleaseOffer(pb.ReleaseOfferRequest(offer="o" * 32))
     assert refused.value.field == "offer"
