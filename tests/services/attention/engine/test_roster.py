@@ -82,7 +82,7 @@ def test_a_generation_is_in_one_phase_at_a_time():
     phases = {phase: list(one.of(phase)) for phase in Phase if phase is not Phase.OUTSIDE}
     assert phases == {
         Phase.WAITING: [], Phase.FETCHING: [], Phase.RUNNING: [running], Phase.LEAVING: [leaving],
-        Phase.ABANDONED: [gone],
+        Phase.HELD: [], Phase.ABANDONED: [gone],
     }  # fmt: skip
     assert all(one.remove(each) for each in generations) and one.is_empty
     assert not one.remove(gone)
