@@ -95,6 +95,10 @@ class GatewaySettings(StoreSettings):
         (), description="Redis URL that counts limits for all gateways. Empty: each gateway counts alone."
     )
 
+    health_id: str = Field(
+        "",
+        description="Header x-moonshard-id of GET /health, by which a supervisor knows its gateway. Empty: none.",
+    )
     demand_listen: OptionalAddress = Field("", description="Address where the autoscaler reads demand. Empty: none.")
     wake_s: NonNegativeFloat = Field(0.0, description="Longest wait for a role at zero. 0: HOLD_S applies.")
     max_held: PositiveInt = Field(256, description="Requests that wait for a role. More get 429.")

@@ -34,7 +34,10 @@ async def health(request: Request) -> Response:
     if not (cluster.can_serve or cluster.can_hold):
         raise Unavailable(cluster.what_is_missing)
     answer: Health = {"status": "ok" if cluster.can_serve else "holding"}
-    return json_response(answer)
+    response = json_response(answer)
+    if health_id := gateway_of(request).settings.health_id:
+        response.headers["x-moonshard-id"] = health_id
+    return response
 
 
 async def live(request: Request) -> Response:

@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import httpx
-import psutil
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from services.checkpoint.manifest import verify, write_manifest
 from services.local import settings_table
@@ -23,11 +20,13 @@ from services.local.answer import ChatClient, ChatFailed
 from services.local.chat import ChatOptions, Conversation, converse, note
 from services.local.checkpoints import Served, served, tiny_path, write_tiny
 from services.local.cluster import num_cores
+from services.local.cluster_commands import give_up, logs, metrics, running_cluster, status, stop
 from services.local.ports import free_port
-from services.local.run_folder import ClusterState, cache_folder, running_clusters
+from services.local.run_folder import cache_folder
+from services.local.sizing import sizes_for
 from services.local.terminal import Terminal
 from services.local.topology import DType, Topology, default_threads
-from services.local.up import command_name, run_cluster
+from services.local.up import run_cluster
 from services.runtime.errors import CheckpointError
 from services.runtime.redis_server import find_redis_server
 
@@ -36,6 +35,21 @@ with contextlib.suppress(ImportError):
     import readline  # noqa: F401
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moonshard {importlib.metadata.version('moonshard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def moonshard(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Serve a checkpoint on this machine, and talk to it."""
 
 
 @app.command()
@@ -57,14 +71,16 @@ def up(
     idle_s: Annotated[float, typer.Option(min=1, help="With it: seconds without a request before they end.")] = 60,
     dtype: Annotated[DType, typer.Option(help="Of activations and latent KV.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="For each process; 0: share the cores among them.")] = 0,
-    num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: default.")] = 0,
+    num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: by the memory.")] = 0,
     host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port; the next free one if it is taken.")] = 8000,
     tls: Annotated[
         Path | None, typer.Option(help="Folder with ca.crt, tls.crt, tls.key: mutual TLS between the processes.")
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Log of all processes; default: in the cache.")] = None,
-    start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all processes have to serve.")] = 300,
+    start_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds until all processes have to serve; 0: by the size of the checkpoint.")
+    ] = 0,
     verify_digests: Annotated[
         bool, typer.Option("--verify", help="First compare every file of the checkpoint with its SHA256SUMS.")
     ] = False,
@@ -79,6 +95,16 @@ def up(
     chosen = _served(model, cache, console)
     if verify_digests:
         _verify(chosen.path, console)
+    sizes = sizes_for(
+        chosen.path,
+        num_attention=(prefill + decode) * attention_shards,
+        attention_shards=attention_shards,
+        dtype_bytes=4 if dtype == "float32" else 2,
+    )
+    if num_blocks:
+        sizes = replace(sizes, num_blocks=num_blocks)
+    console.print(str(sizes), highlight=False, soft_wrap=True)
+    start_s = start_timeout or sizes.start_s
     topology = Topology(
         model=chosen.path,
         model_name=model_name or chosen.name,
@@ -94,8 +120,10 @@ def up(
         dtype=dtype,
         tls=tls.absolute() if tls else None,
         idle_s=idle_s if scale_to_zero else None,
+        store_bytes=sizes.store_bytes,
+        startup_s=start_s,
         settings={
-            "attention": {"NUM_BLOCKS": str(num_blocks)} if num_blocks else {},
+            "attention": {"NUM_BLOCKS": str(sizes.num_blocks)},
             "gateway": {"MODEL_DISPLAY_NAME": chosen.display_name} if chosen.display_name else {},
         },
     )
@@ -110,7 +138,7 @@ def up(
                 cache=cache,
                 log_path=(log_file or cache / f"cluster-{free}.log").absolute(),
                 terminal=Terminal(console, verbose=verbose),
-                start_timeout_s=start_timeout,
+                start_timeout_s=start_s,
                 note=f"\n{chosen.note}\n" if chosen.note else "",
             )
         )
@@ -132,7 +160,7 @@ def verify_checkpoint(
     try:
         console.print(f"{folder}: digests of {write_manifest(folder)} files written.", highlight=False, soft_wrap=True)
     except CheckpointError as error:
-        raise _stop(error.message) from None
+        raise give_up(error.message) from None
 
 
 @app.command()
@@ -148,13 +176,13 @@ def chat(
 ) -> None:
     """Talk to the model in the terminal."""
     console = Console()
-    client = ChatClient(url or _running().url, api_key)
+    client = ChatClient(url or running_cluster().url, api_key)
     try:
         options = ChatOptions(model or client.first_model(), thinking, system, max_tokens, temperature)
         if not prompt and not sys.stdin.isatty():
             prompt = sys.stdin.read().strip()
             if not prompt:
-                raise _stop("there is nothing to ask: the input is empty")
+                raise give_up("there is nothing to ask: the input is empty")
         if prompt:
             conversation = Conversation(options)
             if not conversation.ask(client, console, prompt):
@@ -165,42 +193,9 @@ def chat(
         note(console, f"{options.model}; /help for help")
         converse(client, console, options, input)
     except ChatFailed as failure:
-        raise _stop(str(failure)) from None
+        raise give_up(str(failure)) from None
     finally:
         client.close()
-
-
-@app.command()
-def status() -> None:
-    """Show the clusters that run on this machine, and their processes."""
-    console = Console()
-    clusters = running_clusters(cache_folder(os.environ))
-    if not clusters:
-        raise _stop(f"no cluster is running; start one with `{command_name()} up`")
-    for cluster in clusters:
-        minutes = (time.time() - cluster.started_at) / 60
-        console.print(f"{cluster.url}, up for {minutes:.0f} min", highlight=False, soft_wrap=True)
-        console.print(f"{cluster.model}\n{cluster.log}", highlight=False, soft_wrap=True)
-        console.print(_table(cluster))
-
-
-@app.command()
-def metrics(
-    process: Annotated[str, typer.Argument(help="As `moonshard status` calls it; without it all, one by one.")] = "",
-) -> None:
-    """Print what the processes of the running cluster measure, in Prometheus' text format."""
-    cluster = _running()
-    names = [state.name for state in cluster.processes if not state.name.startswith("redis-")]
-    if process and process not in names:
-        raise _stop(f"there is no process {process!r}, only {', '.join(names)}")
-    for name in [process] if process else names:
-        if not process:
-            typer.echo(f"# {name}")
-        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{cluster.run_folder}/{name}.prom")) as client:
-            try:
-                typer.echo(client.get("http://localhost/metrics").text)
-            except httpx.TransportError as error:
-                typer.echo(f"# not there: {error}")
 
 
 @app.command()
@@ -211,7 +206,7 @@ def settings(
     try:
         table = settings_table.settings()
     except ModuleNotFoundError as error:
-        raise _stop(f"a process cannot be loaded: {error}") from None
+        raise give_up(f"a process cannot be loaded: {error}") from None
     typer.echo(
         json.dumps(settings_table.as_json(table), indent=2) if json_format else settings_table.as_markdown(table),
         nl=json_format,
@@ -222,26 +217,7 @@ def _verify(folder: Path, console: Console) -> None:
     try:
         console.print(f"{folder}: all {verify(folder)} files are right.", highlight=False, soft_wrap=True)
     except CheckpointError as error:
-        raise _stop(error.message) from None
-
-
-def _table(cluster: ClusterState) -> Table:
-    table = Table()
-    table.add_column("process")
-    table.add_column("pid", justify="right")
-    table.add_column("state")
-    table.add_column("MiB", justify="right")
-    for process in cluster.processes:
-        table.add_row(process.name, str(process.pid or ""), process.state, _memory(process.pid))
-    return table
-
-
-def _memory(pid: int) -> str:
-    """Resident memory in MiB; empty for a process that is not there."""
-    try:
-        return f"{psutil.Process(pid).memory_info().rss / 2**20:.0f}" if pid else ""
-    except psutil.Error:
-        return ""
+        raise give_up(error.message) from None
 
 
 def _served(model: str, cache: Path, console: Console) -> Served:
@@ -252,9 +228,9 @@ def _served(model: str, cache: Path, console: Console) -> Served:
         try:
             write_tiny(cache)
         except subprocess.CalledProcessError as error:
-            raise _stop(f"the checkpoint cannot be written:\n{error.stderr}") from None
+            raise give_up(f"the checkpoint cannot be written:\n{error.stderr}") from None
     if not (found.path / "config.json").is_file():
-        raise _stop(f"{found.path} is not a checkpoint folder: it has no config.json")
+        raise give_up(f"{found.path} is not a checkpoint folder: it has no config.json")
     return found
 
 
@@ -269,20 +245,11 @@ def _free_port(host: str, port: int) -> int:
     try:
         return free_port(host, port)
     except OSError as error:
-        raise _stop(f"cannot listen on {host}: {error}") from None
+        raise give_up(f"cannot listen on {host}: {error}") from None
 
 
-def _running() -> ClusterState:
-    clusters = running_clusters(cache_folder(os.environ))
-    if not clusters:
-        raise _stop(f"no cluster is running; start one with `{command_name()} up`, or name a server with --url")
-    return clusters[0]
-
-
-def _stop(message: str) -> typer.Exit:
-    """Prints why the command cannot go on; raise what it returns."""
-    typer.echo(f"moonshard: {message}", err=True)
-    return typer.Exit(2)
+for command in (status, stop, logs, metrics):
+    app.command()(command)
 
 
 def main() -> None:

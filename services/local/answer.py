@@ -35,7 +35,7 @@ class Question:
     """
 
     model: str
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     thinking: bool = True
     keep_thoughts: bool = False
     max_tokens: int | None = None

@@ -1,7 +1,11 @@
 """`moonshard chat`: a conversation in the terminal."""
 
-from collections.abc import Callable
+import base64
+import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -10,7 +14,10 @@ from services.local.terminal import printable
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
+IMAGE_TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif", ".webp": "webp"}
+
 HELP = """\
+/image FILE             send this picture with the next question
 /thinking on|off|keep   let the model think before it answers; keep: and know what it thought before
 /reset                  forget the conversation
 /quit                   leave (or Ctrl-D)
@@ -34,12 +41,14 @@ class Conversation:
     """The messages so far. Owner: the one loop that asks and prints."""
 
     options: ChatOptions
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)  # data URLs that go with the next question
 
     def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
+        self.images = []
         self.messages = [{"role": "system", "content": self.options.system}] if self.options.system else []
 
     @property
@@ -53,7 +62,7 @@ class Conversation:
         What was printed of a broken-off answer is remembered too, unless there was none: then the question is
         forgotten with it.
         """
-        asked = {"role": "user", "content": text}
+        asked = {"role": "user", "content": self._content(text)}
         options = self.options
         question = Question(
             options.model,
@@ -82,6 +91,25 @@ class Conversation:
             console.print()
             if answer["content"]:
                 self.messages += [asked, answer]
+                self.images = []
+
+    def add_image(self, path: Path) -> str:
+        """Keep a picture for the next question; return what to say about it."""
+        kind = IMAGE_TYPES.get(path.suffix.lower())
+        if kind is None:
+            return f"{path} is no picture: its name ends in none of {', '.join(IMAGE_TYPES)}"
+        try:
+            data = path.expanduser().read_bytes()
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        self.images.append(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+        return f"{path.name} goes with the next question"
+
+    def _content(self, text: str) -> str | list[dict[str, Any]]:
+        if not self.images:
+            return text
+        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in self.images]
+        return [*pictures, {"type": "text", "text": text}]
 
 
 def show(console: Console, text: str, *, dim: bool) -> None:
@@ -123,14 +151,34 @@ def converse(client: ChatClient, console: Console, options: ChatOptions, read_li
 
 
 def _command(conversation: Conversation, line: str) -> str:
-    """Carries out a line that begins with a slash; returns what to say about it."""
-    match line.split():
-        case ["/reset"]:
-            conversation.reset()
-            return "forgotten"
-        case ["/thinking", ("on" | "off" | "keep") as wanted]:
-            conversation.options.thinking = wanted != "off"
-            conversation.options.keep_thoughts = wanted == "keep"
-            return "thinking is on, thoughts are kept" if wanted == "keep" else f"thinking is {wanted}"
-        case _:
-            return HELP
+    """Carry out a line that begins with a slash; return what to say about it."""
+    word, _, argument = line.partition(" ")
+    if word in COMMANDS:
+        return COMMANDS[word](conversation, argument.strip())
+    near = difflib.get_close_matches(word, [*COMMANDS, "/quit"], n=1, cutoff=0.5)
+    return f"there is no {word}" + (f", was {near[0]} meant?" if near else "; /help lists what there is")
+
+
+def _reset(conversation: Conversation, _argument: str) -> str:
+    conversation.reset()
+    return "forgotten"
+
+
+def _set_thinking(conversation: Conversation, wanted: str) -> str:
+    if wanted not in {"on", "off", "keep"}:
+        return "/thinking is on, off or keep"
+    conversation.options.thinking = wanted != "off"
+    conversation.options.keep_thoughts = wanted == "keep"
+    return "thinking is on, thoughts are kept" if wanted == "keep" else f"thinking is {wanted}"
+
+
+def _add_image(conversation: Conversation, name: str) -> str:
+    return conversation.add_image(Path(name)) if name else "/image needs the name of a file"
+
+
+COMMANDS: Mapping[str, Callable[[Conversation, str], str]] = {
+    "/thinking": _set_thinking,
+    "/image": _add_image,
+    "/reset": _reset,
+    "/help": lambda _conversation, _argument: HELP,
+}

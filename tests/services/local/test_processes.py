@@ -13,10 +13,12 @@ from services.runtime.server import start_server
 
 
 @contextlib.contextmanager
-def http_server(status):
+def http_server(status, health_id=""):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(status if self.path == "/health" else 404)
+            if health_id:
+                self.send_header("x-moonshard-id", health_id)
             self.end_headers()
 
         def log_message(self, *_):
@@ -36,6 +38,15 @@ def test_http(status, is_ready, monkeypatch):
     with http_server(status) as url:
         assert HttpReady(f"{url}/health")() == is_ready
     assert not HttpReady(f"{url}/health")()
+
+
+def test_another_server_on_the_same_port_is_not_ours():
+    """As when two clusters took the same free port: one gateway dies, and the other's answers are not its."""
+    with http_server(200, "moonshard-theirs") as url:
+        assert HttpReady(f"{url}/health", "moonshard-theirs")()
+        assert not HttpReady(f"{url}/health", "moonshard-ours")()
+    with http_server(200) as url:
+        assert not HttpReady(f"{url}/health", "moonshard-ours")()
 
 
 @pytest.mark.parametrize("scheme", ["unix", "tcp"])

@@ -114,6 +114,27 @@ def test_settings_by_role(folder):
     assert "MOONSHARD_NUM_BLOCKS" not in found["expert-0-0"].env
 
 
+def test_a_gateway_is_known_by_its_run_folder(folder):
+    """Two clusters that took the same port are told apart by the answer's header."""
+    gateway = specs(folder)["gateway"]
+    assert gateway.ready.health_id == gateway.env["MOONSHARD_HEALTH_ID"] == folder.path.name
+
+
+def test_sizes_reach_their_processes(folder):
+    found = specs(folder, store_bytes=5 << 20, startup_s=77)
+    argv = found["redis-0"].argv
+    assert argv[argv.index("--maxmemory") + 1] == str(5 << 20)
+    assert found["decode-0"].env["MOONSHARD_STARTUP_S"] == "77"
+
+
+def test_all_that_use_the_store_share_its_key(folder):
+    found = specs(folder, visions=1)
+    users = ("vision-0", "prefill-0", "decode-0", "gateway")
+    assert {found[name].env["MOONSHARD_STORE_MAC_FILE"] for name in users} == {str(folder.store_key)}
+    assert len(folder.store_key.read_text()) == 64
+    assert folder.store_key.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.parametrize(
     "host, listen, url",
     [
