@@ -6,9 +6,9 @@ import random
 import pytest
 
 from services.attention.engine import engine as engine_module
-from services.attention.engine.generation import FinishReason
+from services.attention.engine.generation import FinishReason, Phase
 from services.attention.metrics import BLOCK_FAULTS
-from services.runtime.errors import Overloaded, Unavailable
+from services.runtime.errors import MoonshardError, Overloaded, Unavailable
 from services.runtime.redis_server import RedisServer
 
 
@@ -164,3 +164,44 @@ async def test_an_idle_engine_names_and_counts_faults_and_goes_on(start_rig, ref
     assert "the block pool is at fault: a block is lost" in caplog.text
     pool._blank.insert(0, lost)
     await rig.submit(prompt(20), 1).tokens()  # the load is taken anew
+
+
+@pytest.mark.parametrize("where", ["fetcher", "forward"])
+async def test_an_unforeseen_error_ends_its_generation_alone(start_rig, reference, monkeypatch, where):
+    rig = await start_rig()
+    broken = rig.engine._lives._fetcher if where == "fetcher" else rig.engine._forward
+    with monkeypatch.context() as patch:
+
+        async def fail(*args):
+            raise ZeroDivisionError
+
+        patch.setattr(broken, "fetch" if where == "fetcher" else "run", fail)
+        with pytest.raises(MoonshardError, match="internal error"):
+            await rig.submit(prompt(20), 5).tokens()
+    assert await rig.submit(prompt(20), 5).tokens() == reference.generate(prompt(20), 5)
+
+
+async def test_a_caller_that_leaves_while_the_store_is_read(start_rig, store, monkeypatch):
+    """Its blocks stay until the store has let go of them."""
+    rig = await start_rig(store=store)
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    fetch = rig.engine._lives._fetcher.fetch
+    loop = asyncio.get_running_loop()
+
+    async def slow(generation):
+        loop.call_soon_threadsafe(reading.set)
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await fetch(generation)
+
+    monkeypatch.setattr(rig.engine._lives._fetcher, "fetch", slow)
+    request = rig.submit(prompt(40), 5)
+    await reading.wait()
+    rig.engine.cancel(request.generation)
+    other = rig.submit(prompt(10), 5)
+    while request.generation.phase is not Phase.ABANDONED:
+        await asyncio.sleep(0.01)
+    assert rig.engine.load.num_free_blocks < 64
+    go_on.set()
+    await other.tokens()
+    assert request.generation.phase is Phase.OUTSIDE and request.events.empty()
