@@ -131,6 +131,7 @@ class ChunkWriter:
         self._head = style.head("chat.completion.chunk")
         self._style = style
         self._usage = usage
+        self._no_reasoning: Delta = self._reasoning(None) if style.show_reasoning else Delta()
         self._begun: set[int] = set()
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
@@ -156,12 +157,12 @@ class ChunkWriter:
         index = event.choice
         if index not in self._begun:
             self._begun.add(index)
-            delta = self._delta(role="assistant", content="")
+            delta: Delta = {"role": "assistant", "content": "", **self._no_reasoning}
             yield self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
         if isinstance(event, Finish):
             choice: ChunkChoice = {
                 "index": index,
-                "delta": self._delta(),
+                "delta": {**self._no_reasoning},
                 "logprobs": None,
                 "finish_reason": event.reason,
                 "matched_stop": event.matched_stop,
@@ -174,20 +175,20 @@ class ChunkWriter:
 
     def _chunk(self, choice: ChunkChoice) -> bytes:
         notes: Noted = notes_of(self._usage) if choice["finish_reason"] is not None else NO_NOTES
-        chunk: ChatCompletionChunk = {**self._head, "choices": [choice], **notes}
         if self._style.continuous_usage or self._style.include_usage:
             usage = usage_of(self._usage) if self._style.continuous_usage else None
-            with_usage: ChunkWithUsage = {**chunk, "usage": usage}
+            with_usage: ChunkWithUsage = {**self._head, "choices": [choice], **notes, "usage": usage}
             return data_event(orjson.dumps(with_usage))
+        chunk: ChatCompletionChunk = {**self._head, "choices": [choice], **notes}
         return data_event(orjson.dumps(chunk))
 
     def _delta_of(self, event: AnswerEvent) -> Delta | None:
         """What a delta carries for an event; None if it shows nothing."""
         match event:
             case Content():
-                return self._delta(content=event.text)
+                return {"content": event.text, **self._no_reasoning}
             case Reasoning():
-                return self._delta(reasoning=event.text) if self._style.show_reasoning else None
+                return self._reasoning(event.text) if self._style.show_reasoning else None
             case CallStart():
                 call: ToolCallDelta = {
                     "index": event.index,
@@ -195,31 +196,19 @@ class ChunkWriter:
                     "type": "function",
                     "function": {"name": event.name, "arguments": ""},
                 }
-                return self._delta(tool_call=call)
+                return {**self._no_reasoning, "tool_calls": [call]}
             case CallArguments():
-                return self._delta(tool_call={"index": event.index, "function": {"arguments": event.text}})
+                more: ToolCallDelta = {"index": event.index, "function": {"arguments": event.text}}
+                return {**self._no_reasoning, "tool_calls": [more]}
             case _:
                 return None
 
-    def _delta(
-        self,
-        *,
-        role: Literal["assistant"] | None = None,
-        content: str | None = None,
-        reasoning: str | None = None,
-        tool_call: ToolCallDelta | None = None,
-    ) -> Delta:
-        """A delta with these fields. Clients read the field of the reasoning without asking whether it is there."""
-        delta: Delta = {}
-        if role is not None:
-            delta["role"] = role
-        if content is not None:
-            delta["content"] = content
-        if self._style.show_reasoning:
-            if self._style.reasoning_fields != "reasoning":
-                delta["reasoning_content"] = reasoning
-            if self._style.reasoning_fields != "reasoning_content":
-                delta["reasoning"] = reasoning
-        if tool_call is not None:
-            delta["tool_calls"] = [tool_call]
-        return delta
+    def _reasoning(self, text: str | None) -> Delta:
+        """The field or fields of the reasoning. Clients read them without asking whether they are there."""
+        match self._style.reasoning_fields:
+            case "both":
+                return {"reasoning_content": text, "reasoning": text}
+            case "reasoning":
+                return {"reasoning": text}
+            case _:
+                return {"reasoning_content": text}

@@ -143,7 +143,7 @@ class ToolCallDelta(TypedDict):
 
 
 class Delta(TypedDict, total=False):
-    """More of a message. Where reasoning is shown its field is null in every delta that has none."""
+    """More of a message. Where reasoning is shown its field is in every delta, null in those that have none."""
 
     role: Literal["assistant"]
     content: str
