@@ -23,7 +23,7 @@ Form = JsonAnswer | FormedAnswer
 
 
 def answer_form(fields: FormFields) -> Form | None:
-    """The only form that is asked for; InvalidRequest if there are two, or one cannot be read."""
+    """Return the only form that is asked for; InvalidRequest if there are two, or one cannot be read."""
     forms = [*_of_response_format(fields), *_of_structured_outputs(fields), *_of_other_servers(fields)]
     if len(forms) > 1:
         raise InvalidRequest(f"{forms[1].field}: not together with {forms[0].field}", field=forms[1].field)
@@ -68,7 +68,7 @@ def _of_other_servers(fields: FormFields) -> Iterator[Form]:
 
 
 def _of_texts(values: Mapping[str, Schema | None]) -> Iterator[Form]:
-    """The forms of fields that hold one text or schema, by the end of their names."""
+    """Return the forms of fields that hold one text or schema, by the end of their names."""
     for field, value in values.items():
         if value is None:
             continue

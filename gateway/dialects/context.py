@@ -26,14 +26,14 @@ class Gateway:
 
 
 def gateway_of(request: Request) -> Gateway:
-    """The gateway that a request came to."""
+    """Return the gateway that a request came to."""
     gateway = request.app.state.gateway
     assert isinstance(gateway, Gateway)
     return gateway
 
 
 def call_context(request: Request) -> RequestContext:
-    """The ids and the deadline of a request."""
+    """Return the ids and the deadline of a request."""
     context = request.scope["moonshard.context"]
     assert isinstance(context, RequestContext)
     return context

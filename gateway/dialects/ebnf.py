@@ -42,7 +42,7 @@ class _Token:
 
 
 def lark_of_ebnf(grammar: str, field: str) -> str:
-    """The grammar in Lark. InvalidRequest, which names the field and the place, for what is no EBNF."""
+    """Return the grammar in Lark. InvalidRequest, which names the field and the place, for what is no EBNF."""
     if len(grammar) > MAX_CHARS:
         raise InvalidRequest(f"{field}: more than {MAX_CHARS} characters", field=field)
     return _Translator(grammar, field).translate()
@@ -109,7 +109,7 @@ class _Translator:
             parts.append(part + _lark_repeat(repeat.text) if repeat else part)
 
     def _part(self) -> str | None:
-        """The next literal, class, name or group; None where a sequence ends."""
+        """Return the next literal, class, name or group; None where a sequence ends."""
         token = self._tokens[self._at] if self._at < len(self._tokens) else None
         if token is None or self._begins_rule():
             return None
@@ -164,7 +164,7 @@ class _Translator:
         return [token.kind for token in following] == ["name", "define"]
 
     def _next(self, kind: str, text: str | None = None, *, across_lines: bool = False) -> _Token | None:
-        """The next token if it is this one."""
+        """Return the next token if it is this one."""
         at = self._at
         while across_lines and at < len(self._tokens) and self._tokens[at].kind == "line":
             at += 1
@@ -191,7 +191,7 @@ class _Translator:
 
 
 def _rule_name(name: str) -> str:
-    """A rule's name in Lark, where rules are written in small letters, without a clash between two names."""
+    """Return a rule's name in Lark, where rules are written in small letters, without a clash between two names."""
     return "r_" + "".join(letter if letter.islower() or letter.isdigit() else f"_{ord(letter):x}_" for letter in name)
 
 
@@ -200,7 +200,7 @@ def _lark_repeat(repeat: str) -> str:
 
 
 def _lark_text(text: str) -> str:
-    """A literal; one without characters is left out by Lark's rules."""
+    """Return a literal; one without characters is left out by Lark's rules."""
     return '"' + "".join(_in_text(letter) for letter in text) + '"'
 
 

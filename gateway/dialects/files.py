@@ -69,7 +69,7 @@ async def get_file(request: Request) -> Response:
 async def get_content(request: Request) -> Response:
     """Return the bytes of a file."""
     data = await gateway_of(request).files.content(_owner_of(request), _file_of(request))
-    # A browser must not take what somebody uploaded for a page of this server.
+    # Browsers must not show an uploaded file as a page of this server.
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 

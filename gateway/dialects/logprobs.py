@@ -10,7 +10,7 @@ NEVER_LOGPROB = -9999.0
 
 
 def content_logprobs(tokens: Sequence[TokenLogprob]) -> list[ContentLogprob]:
-    """The tokens of a text, each with those that might have come in its place."""
+    """Return the tokens of a text, each with those that might have come in its place."""
     return [
         {
             "token": text_of(token.token),
@@ -27,7 +27,7 @@ def _top(token: bytes, logprob: float) -> TopLogprob:
 
 
 def prompt_logprobs(tokens: Sequence[PromptToken]) -> PromptLogprobs:
-    """The tokens of a prompt in vLLM's form."""
+    """Return the tokens of a prompt in vLLM's form."""
     return [None if token.logprob is None else dict(_alternatives(token)) for token in tokens]
 
 
@@ -43,10 +43,10 @@ def _ranked(token: bytes, logprob: float, rank: int | None) -> PromptLogprob:
 
 
 def text_of(token: bytes) -> str:
-    """A token's text, with a sign in the place of a part of a character."""
+    """Return a token's text, with a sign in the place of a part of a character."""
     return token.decode(errors="replace")
 
 
 def finite(logprob: float) -> float:
-    """A log-probability that JSON can hold."""
+    """Return a log-probability that JSON can hold."""
     return max(logprob, NEVER_LOGPROB)

@@ -24,7 +24,7 @@ class ModelNames:
             )
 
     def listing(self, context_tokens: int) -> ModelList:
-        """The body of GET /v1/models: one union of fields for the clients of OpenAI, Anthropic and Kimi."""
+        """Return the body of GET /v1/models: one union of fields for the clients of OpenAI, Anthropic and Kimi."""
         name = self._settings.model_name
         return {
             "object": "list",
@@ -35,7 +35,7 @@ class ModelNames:
         }
 
     def entry(self, name: str, context_tokens: int) -> Model:
-        """The model under the name of the request."""
+        """Return the model under the name of the request."""
         takes_media = bool(self._settings.visions)
         return {
             "id": name,

@@ -12,12 +12,12 @@ SIGNATURE_BYTES = 32
 
 
 def seal(text: str) -> str:
-    """The text as something opaque."""
+    """Return the text as something opaque."""
     return MARK + base64.b64encode(text.encode()).decode()
 
 
 def unseal(sealed: str | None) -> str | None:
-    """The text again; None for what another server made, or somebody changed."""
+    """Return the text again; None if another server made it, or it was changed."""
     if sealed is None or not sealed.startswith(MARK):
         return None
     try:

@@ -27,23 +27,23 @@ class StreamWriter(Protocol):
         """Write these events, in order."""
 
     def keep_alive(self) -> bytes:
-        """What is sent when there is nothing to say."""
+        """Write a sign of life in a silence."""
 
     def last(self) -> bytes:
-        """What follows the last event."""
+        """Write the end of the stream."""
 
     def fail(self, error: MoonshardError) -> bytes:
-        """What follows instead if the answer breaks off."""
+        """Write the end of a stream that an error cuts off."""
 
 
 class Answerer(Protocol):
     """How one dialect shows one answer."""
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> Mapping[str, Any]:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
 
     def writer(self, active: ActiveRequest) -> StreamWriter:
-        """The writer of an answer that is."""
+        """Return the writer of a stream."""
 
 
 async def deliver(request: HttpRequest, asked: Request, answerer: Answerer, *, stream: bool) -> Response:
@@ -91,7 +91,7 @@ async def _all_events(active: ActiveRequest) -> list[AnswerEvent]:
 
 
 async def _stream(active: ActiveRequest, writer: StreamWriter, keep_alive_s: float) -> AsyncGenerator[bytes, None]:
-    """The whole event stream."""
+    """Return the whole event stream."""
     with OPEN_STREAMS.track_inprogress():
         try:
             while True:

@@ -70,7 +70,7 @@ class SamplingFields(Body):
 
 
 def refuse_sampling_contradictions(fields: SamplingFields, *, max_tokens: int | None, max_choices: int) -> None:
-    """What no single field's type can say; InvalidRequest names the field."""
+    """Refuse values that contradict each other; InvalidRequest names the field."""
     if fields.n is not None and fields.n > max_choices:
         raise InvalidRequest(f"n: at most {max_choices} choices are possible", field="n")
     if fields.stream_options is not None and fields.stream is not True:
@@ -93,7 +93,7 @@ def sampling_from(
     num_prompt_logprobs: int | None,
     max_thinking_tokens: int | None = None,
 ) -> Sampling:
-    """The internal form.
+    """Return the internal form.
 
     temperature  the default
     token_limit  the field that limits the answer, and its value

@@ -13,7 +13,7 @@ COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator
 
 
 def lark_of_tags(tags: Sequence[Tag], triggers: Sequence[str], field: str) -> str:
-    """The grammar in Lark. InvalidRequest if a tag begins with no trigger, or a trigger begins none."""
+    """Return the grammar in Lark. InvalidRequest if a tag begins with no trigger, or a trigger begins none."""
     for index, (begin, _, _) in enumerate(tags):
         if not begin.startswith(tuple(triggers)):
             raise InvalidRequest(f"{field}.structures.{index}.begin: begins with none of triggers", field=field)

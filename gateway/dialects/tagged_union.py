@@ -10,7 +10,7 @@ from gateway.http.body import Opaque
 
 
 def kind_in(*kinds: str) -> Callable[[object], str]:
-    """A discriminator: the tag `~KIND` for these, `~other` for everything else.
+    """Return a discriminator: the tag `~KIND` for these, `~other` for everything else.
 
     The sign keeps tags apart from names of fields, which an error's path must not confuse.
     """

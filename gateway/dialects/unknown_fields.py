@@ -49,7 +49,7 @@ class _Extra:
 
 
 def ignored_fields(body: Body, rules: FieldRules, *, refuse_unknown: bool) -> tuple[str, ...]:
-    """The names of the fields that were accepted without an effect.
+    """Return the names of the fields that were accepted without an effect.
 
     InvalidRequest for a field of `rules.refused`, for one whose name is a typing error, for too many, and for every
     undocumented one if `refuse_unknown`.
@@ -76,7 +76,7 @@ def ignored_fields(body: Body, rules: FieldRules, *, refuse_unknown: bool) -> tu
 
 
 def _extras(body: Body, field: str, name: str) -> Iterator[_Extra]:
-    """The unknown fields of a schema and of all inside it; null is the same as absent."""
+    """Return the unknown fields of a schema and of all inside it; null is the same as absent."""
     if isinstance(body, Opaque):
         return
     for key, value in (body.model_extra or {}).items():
@@ -101,7 +101,7 @@ def _refusal_of(name: str, refused: Mapping[str, Refusal]) -> Refusal | None:
 
 
 def _refuse_typing_error(extra: _Extra, rules: FieldRules) -> None:
-    """InvalidRequest if the name is nearly that of a known field in the same place."""
+    """Raise InvalidRequest if the name is nearly that of a known field in the same place."""
     if len(extra.key) > MAX_NAME_CHARS:
         return
     known = {(field.alias or attribute): None for attribute, field in extra.schema.model_fields.items()}

@@ -135,7 +135,7 @@ class ActiveRequest:
         trace_outcome(self._context, usage, self._finishes, ended_by, self._shown)
 
     async def _choose(self, choice: int) -> None:
-        """One choice, from its prompt to its Finish."""
+        """Generate one choice, from its prompt to its Finish."""
         generation = self._generations[choice]
         first = choice - choice % self._num_per_prompt
         if choice > first:
@@ -155,7 +155,7 @@ class ActiveRequest:
     async def _parse(
         self, choice: int, generation: Generation, tokens: BatchQueue[list[int]], parser: AnswerParser
     ) -> None:
-        """Tokens into events, until the tokens end or what was asked for is complete."""
+        """Turn tokens into events, until the tokens end or the answer is complete."""
         async with aclosing(self._portions(tokens)) as portions:
             async for token_ids in portions:
                 await self._emit_prompt(choice)
@@ -193,7 +193,7 @@ class ActiveRequest:
             await self.events.put(Content(choice, "", rest))
 
     async def _portions(self, tokens: BatchQueue[list[int]]) -> AsyncGenerator[list[int], None]:
-        """All tokens that have come, or one at a time where one may end the answer, so that none beyond it counts."""
+        """Yield the tokens as they come; one at a time where one may end the answer, so that no later one counts."""
         one_by_one = self._parser.stop or self._parser.max_tool_calls
         while batches := await tokens.take():
             token_ids = [token_id for batch in batches for token_id in batch]
@@ -256,7 +256,7 @@ def _finish_name(parser: AnswerParser, *, truncated: bool) -> FinishName:
 
 
 def _first(error: BaseException) -> MoonshardError:
-    """The error to tell the client, from however deep in a group. A mistake of ours stays in the log."""
+    """Return the first error of a group, for the client. A mistake of ours stays in the log."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, MoonshardError):

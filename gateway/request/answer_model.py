@@ -137,7 +137,7 @@ class ChoiceAnswer:
 
 
 def assemble(events: Sequence[AnswerEvent], num_choices: int) -> list[ChoiceAnswer]:
-    """The choices that the events of a finished request add up to; calls that the budget cut are left out."""
+    """Return the choices that the events of a finished request add up to; calls that the budget cut are left out."""
     choices = [_Pieces() for _ in range(num_choices)]
     for event in events:
         choices[event.choice].add(event)

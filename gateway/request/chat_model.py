@@ -81,10 +81,10 @@ class PromptMaker(Protocol):
     """What turns messages or texts into the tokens of a prompt."""
 
     async def render(self, conversation: "Conversation") -> RenderResponse:
-        """The prompt that the chat template makes of a conversation."""
+        """Return the prompt that the chat template makes of a conversation."""
 
     async def encode(self, prompts: "RawPrompts") -> list[RenderResponse]:
-        """Prompts as they are."""
+        """Return prompts as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Conversation:
         return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
 
     async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
-        """The only prompt."""
+        """Return the only prompt."""
         return [await maker.render(self)]
 
 
@@ -119,7 +119,7 @@ class RawPrompts:
     is_raw: ClassVar[bool] = True
 
     async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
-        """One for each text."""
+        """Return a prompt for each text."""
         return await maker.encode(self)
 
 

@@ -10,7 +10,7 @@ from protos.tokenizer_pb2 import REASONING, RenderResponse
 
 
 def constraint_of(request: Request, prompt: RenderResponse) -> pb.Constraint | None:
-    """What an engine enforces for the choices of one prompt; None for a raw prompt without a form: anything may come.
+    """Return what an engine enforces for one prompt's choices; None for a raw prompt without a form.
 
     Declared tools may be called only with arguments after their schema, except where a tool says `strict: false`. Of
     the text beside calls only `json_answer` is enforced, and never what is thought. Without tools, or where they may

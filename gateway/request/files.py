@@ -1,4 +1,4 @@
-"""Uploaded files: bytes in the store, for a while, named by ids that nobody can guess."""
+"""Uploaded files: bytes in the store, for a limited time, under ids that cannot be guessed."""
 
 import secrets
 import time
@@ -45,7 +45,7 @@ class FileDesk:
         )
 
     async def close(self) -> None:
-        """Leaves the store."""
+        """Leave the store."""
         if self._store is not None:
             await self._store.close()
 
@@ -70,14 +70,14 @@ class FileDesk:
         return head
 
     async def listing(self, owner: str) -> list[File]:
-        """The descriptions of a key's files, oldest first; those whose time is over are left out."""
+        """Return the descriptions of a key's files, oldest first; those whose time is over are left out."""
         store = self._opened()
         (ids,) = await store.get([_list(owner)])
         heads = await store.get([_head(name) for name in orjson.loads(ids)]) if ids is not None else []
         return [orjson.loads(head)["file"] for head in heads if head is not None]
 
     async def describe(self, owner: str, name: str) -> File:
-        """One file's description; NotFound unless it is the key's."""
+        """Return one file's description; NotFound unless it is the key's."""
         store = self._opened()
         (head,) = await store.get([_head(name)]) if len(name) <= ID_CHARS else [None]
         known: Mapping[str, Any] = orjson.loads(head) if head is not None else {}
@@ -87,18 +87,18 @@ class FileDesk:
         return file
 
     async def content(self, owner: str, name: str) -> bytes:
-        """One file's bytes; NotFound unless it is the key's."""
+        """Return one file's bytes; NotFound unless it is the key's."""
         await self.describe(owner, name)
         return await self.file_bytes(name)
 
     async def delete(self, owner: str, name: str) -> None:
-        """Drops a file; NotFound unless it is the key's."""
+        """Drop a file; NotFound unless it is the key's."""
         await self.describe(owner, name)
         await self._opened().delete([_data(name), _head(name)])
         await self._write_list(owner, [entry["id"] for entry in await self.listing(owner)])
 
     async def file_bytes(self, name: str) -> bytes:
-        """The bytes of the file of this id, which is what ms://ID names; NotFound if it isn't there any more."""
+        """Return the bytes of the file of this id, which is what ms://ID names; NotFound if it isn't there any more."""
         (data,) = await self._opened().get([_data(name)]) if len(name) <= ID_CHARS else [None]
         if data is None:
             raise _no_such_file()

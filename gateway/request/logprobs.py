@@ -62,14 +62,14 @@ class TokenLog:
         return tuple(begun)
 
     def rest(self) -> tuple[TokenLogprob, ...]:
-        """The tokens that are left when an answer ends by itself."""
+        """Return the tokens that are left when an answer ends by itself."""
         return tuple(token for _, token in self._waiting)
 
 
 async def prompt_tokens(
     token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], token_bytes: TokenBytes
 ) -> tuple[PromptToken, ...]:
-    """The tokens of a prompt with their log-probabilities; `logprobs` has none of the first token."""
+    """Return the tokens of a prompt with their log-probabilities; `logprobs` has none of the first token."""
     if len(logprobs) != len(token_ids) - 1:
         raise WireError(f"an engine sent {len(logprobs)} log-probabilities of {len(token_ids)} prompt tokens")
     texts = await token_bytes({*token_ids, *(token_id for one in logprobs for token_id in one.top_token_ids)})

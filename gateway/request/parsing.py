@@ -32,11 +32,11 @@ class Delivered:
         self._position: dict[tuple[str, int], int] = {}  # the same, of the parser that runs now
 
     def restart(self) -> None:
-        """The next deltas come from a new parser, from the first token on."""
+        """Expect the next deltas from a new parser, from the first token on."""
         self._position.clear()
 
     def new(self, deltas: Iterable[Delta]) -> list[Delta]:
-        """The parts of these deltas that were not delivered before."""
+        """Return the parts of these deltas that were not delivered before."""
         return [new for delta in deltas if (new := self._new(delta)) is not None]
 
     def _new(self, delta: Delta) -> Delta | None:
@@ -90,23 +90,23 @@ class AnswerParser:
         self.content_positions: list[int] = []
 
     async def feed(self, token_ids: Sequence[int]) -> list[Delta]:
-        """The deltas that these tokens complete."""
+        """Return the deltas that these tokens complete."""
         deltas = await self._ask(ParseRequest(tokens=ParseTokens(token_ids=token_ids)))
         self._token_ids += token_ids
         return deltas
 
     async def end(self, *, truncated: bool) -> list[Delta]:
-        """What the parser still held back. `truncated`: the budget ended the answer, not the model."""
+        """Return the rest of the deltas. `truncated`: the budget ended the answer, not the model."""
         return await self._ask(ParseRequest(end=ParseEnd(truncated=truncated)))
 
     def close(self) -> None:
-        """Gives the stream up."""
+        """Give the stream up."""
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
 
     async def _ask(self, request: ParseRequest) -> list[Delta]:
-        """One request, one response; a lost replica's parser is rebuilt on another from all tokens so far."""
+        """Send one request and return its deltas; rebuild a lost replica's parser on another from all tokens so far."""
         fresh: list[Delta] = []
         pool, choose = self._cluster.tokenizers, self._cluster.next_tokenizer
         hand_over = HandOver(pool, choose, self._context, self._settings, begun=True)
@@ -132,7 +132,7 @@ class AnswerParser:
         return await self._exchange(ParseRequest(start=self._start))
 
     async def _exchange(self, request: ParseRequest) -> list[Delta]:
-        """The new deltas in the response to one request."""
+        """Return the new deltas in the response to one request."""
         try:
             async with asyncio.timeout(self._settings.tokenizer_s):
                 await self._stream.write(request)

@@ -46,7 +46,7 @@ class Pipeline:
         return self._admission.num_open
 
     async def start(self, request: Request, context: RequestContext) -> ActiveRequest:
-        """A running request, which the caller must close.
+        """Return a running request, which the caller must close.
 
         Raises Overloaded if too many are open or it would wait too long, ContextExceeded, InvalidRequest for what only
         the tokenizer can see, Unavailable if nobody is ready in time.
@@ -83,11 +83,11 @@ class Pipeline:
             return active
 
     async def count(self, conversation: Conversation, context: RequestContext) -> int:
-        """Tokens of a prompt, images and videos included. Raises what start raises, but ContextExceeded."""
+        """Count the tokens of a prompt, images and videos included. Raise what start raises, but ContextExceeded."""
         return len(await self.prompt_ids(conversation, context))
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
-        """The tokens that `count` counts."""
+        """Return the tokens that `count` counts."""
         with self._admission.enter(), self._demand.need("tokenizer", *_vision(conversation)):
             (prompt,) = await conversation.prompts(_PromptMaker(self._cluster, self._media, context))
             return list(prompt.token_ids)
@@ -95,7 +95,7 @@ class Pipeline:
     async def _starts(
         self, request: Request, prompts: Sequence[RenderResponse], context: RequestContext
     ) -> list[Start]:
-        """Where each choice starts, those of the first prompt first. Raises ContextExceeded."""
+        """Return the start of each choice, those of the first prompt first. Raise ContextExceeded."""
         model = await self._cluster.describe(context)
         context_tokens = await self._cluster.context_tokens(context)
         sampling = seeded(request.sampling)
@@ -134,7 +134,7 @@ class Pipeline:
         return starts
 
     async def _bad_words(self, words: Sequence[str], context: RequestContext) -> list[TokenSequence]:
-        """The tokens of each word, at the beginning of a text and after a blank."""
+        """Return the tokens of each word, at the beginning of a text and after a blank."""
         spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
         sequences = [
             await self._cluster.tokenize(text, context, allow_special=False) for text in dict.fromkeys(spellings)
@@ -143,7 +143,7 @@ class Pipeline:
 
 
 def _vision(asked: Conversation | RawPrompts) -> tuple[str, ...]:
-    """The role that encodes images and videos, if there are any."""
+    """Return the role that encodes images and videos, if there are any."""
     return ("vision",) if asked.media else ()
 
 
@@ -156,14 +156,14 @@ class _PromptMaker:
         self._context = context
 
     async def render(self, conversation: Conversation) -> RenderResponse:
-        """The prompt that the chat template makes, after its images and videos were encoded."""
+        """Return the prompt that the chat template makes, after its images and videos were encoded."""
         with self._context.part("vision") as part:
             encoded = await self._media.see(conversation, part)
         with self._context.part("render") as part:
             return await self._cluster.render(render_request(conversation, encoded), part)
 
     async def encode(self, prompts: RawPrompts) -> list[RenderResponse]:
-        """The tokens of prompts that are used as they are. Raises InvalidRequest for one outside the vocabulary."""
+        """Return the tokens of prompts. Raise InvalidRequest for a token outside the vocabulary."""
         with self._context.part("render") as part:
             vocab_size = (await self._cluster.describe(part)).vocab_size
             rendered: list[RenderResponse] = []

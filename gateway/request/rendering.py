@@ -15,11 +15,11 @@ SEED_BITS = 64
 SEED_STRIDE = 0x9E3779B97F4A7C15
 
 
-def render_request(conversation: Conversation, seen: Seen) -> tokenizer_pb2.RenderRequest:
-    """What the tokenizer is asked to render, with the media as they were seen."""
+def render_request(conversation: Conversation, encoded: Seen) -> tokenizer_pb2.RenderRequest:
+    """Return the request to the tokenizer, with references to the encoded media."""
     declared = [tool.declaration for tool in conversation.tools]
     return tokenizer_pb2.RenderRequest(
-        messages=[_message(message, seen) for message in conversation.messages],
+        messages=[_message(message, encoded) for message in conversation.messages],
         tools_json=orjson.dumps(declared).decode() if declared else "",
         thinking=conversation.thinking,
         preserve_thinking=conversation.preserve_thinking,
@@ -28,11 +28,11 @@ def render_request(conversation: Conversation, seen: Seen) -> tokenizer_pb2.Rend
     )
 
 
-def _message(message: Message, seen: Seen) -> tokenizer_pb2.ChatMessage:
+def _message(message: Message, encoded: Seen) -> tokenizer_pb2.ChatMessage:
     return tokenizer_pb2.ChatMessage(
         role=message.role,
         name=message.name,
-        content=[_part(part, seen) for part in message.content],
+        content=[_part(part, encoded) for part in message.content],
         reasoning=message.reasoning,
         tool_calls=[
             tokenizer_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls
@@ -41,18 +41,18 @@ def _message(message: Message, seen: Seen) -> tokenizer_pb2.ChatMessage:
     )
 
 
-def _part(part: Text | Media, seen: Seen) -> tokenizer_pb2.ContentPart:
+def _part(part: Text | Media, encoded: Seen) -> tokenizer_pb2.ContentPart:
     match part:
         case Text():
             return tokenizer_pb2.ContentPart(text=part.text)
         case Media("image"):
-            return tokenizer_pb2.ContentPart(image=seen[media_key(part)])
+            return tokenizer_pb2.ContentPart(image=encoded[media_key(part)])
         case _:
-            return tokenizer_pb2.ContentPart(video=seen[media_key(part)])
+            return tokenizer_pb2.ContentPart(video=encoded[media_key(part)])
 
 
 def parse_start(request: Request, rendered: tokenizer_pb2.RenderResponse) -> tokenizer_pb2.ParseStart:
-    """How the parser of each choice begins."""
+    """Return the start of each choice's parser."""
     asked, output = request.conversation, request.output
     return tokenizer_pb2.ParseStart(
         state=rendered.parser_state,
@@ -69,14 +69,14 @@ def parse_start(request: Request, rendered: tokenizer_pb2.RenderResponse) -> tok
 
 
 def seeded(sampling: Sampling) -> Sampling:
-    """The same with a seed, drawn once, so that every repetition of a call draws the same tokens."""
+    """Return the same with a seed, drawn once, so that every repetition of a call draws the same tokens."""
     return sampling if sampling.seed is not None else replace(sampling, seed=secrets.randbits(63))
 
 
 def sampling_of(
     sampling: Sampling, model: tokenizer_pb2.DescribeResponse, *, choice: int, room: int, default_max_tokens: int
 ) -> attention_pb2.Sampling:
-    """What the engines need to know to draw the tokens of one choice.
+    """Return what the engines need to draw the tokens of one choice.
 
     room  tokens that fit into the context after the prompt; a larger budget is cut to it
     Raises InvalidRequest for a token outside the vocabulary.

@@ -61,7 +61,7 @@ class ChatStyle:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self, kind: Literal["chat.completion", "chat.completion.chunk"]) -> AnswerHead:
-        """The beginning of an answer object."""
+        """Return the beginning of an answer object."""
         return {
             "id": self.id,
             "object": kind,
@@ -72,7 +72,7 @@ class ChatStyle:
 
 
 def usage_of(usage: Usage) -> CompletionUsage:
-    """The counts as the OpenAI dialects write them."""
+    """Return the counts as the OpenAI dialects write them."""
     return {
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
@@ -86,7 +86,7 @@ def usage_of(usage: Usage) -> CompletionUsage:
 def whole_answer(
     style: ChatStyle, choices: Sequence[ChoiceAnswer], usage: Usage
 ) -> ChatCompletion | ChatCompletionWithPrompt:
-    """The body of an answer that is not streamed."""
+    """Return the body of an answer that is not streamed."""
     answer: ChatCompletion = {
         **style.head("chat.completion"),
         "choices": [_choice_of(index, choice, style) for index, choice in enumerate(choices)],
@@ -135,22 +135,22 @@ class ChunkWriter:
         self._begun: set[int] = set()
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
-        """The chunks of these events, each as one server-sent event; a choice's first is preceded by its role."""
+        """Write the chunks of these events, each as one server-sent event; a choice's first is preceded by its role."""
         return b"".join(chunk for event in events for chunk in self._chunks_of(event))
 
     def keep_alive(self) -> bytes:
-        """A comment."""
+        """Write a comment."""
         return KEEP_ALIVE
 
     def last(self) -> bytes:
-        """The end, and before it, if it was asked for, the chunk after all choices that only carries the usage."""
+        """Write the mark of the end, and before it the usage in a chunk without choices, if it was asked for."""
         if not self._style.include_usage:
             return DONE
         chunk: ChunkWithUsage = {**self._head, "choices": [], **NO_NOTES, "usage": usage_of(self._usage)}
         return data_event(orjson.dumps(chunk)) + DONE
 
     def fail(self, error: MoonshardError) -> bytes:
-        """The error as the last chunk."""
+        """Write the error as the last chunk."""
         return data_event(orjson.dumps(openai_error(error))) + DONE
 
     def _chunks_of(self, event: AnswerEvent) -> Iterator[bytes]:
@@ -183,7 +183,7 @@ class ChunkWriter:
         return data_event(orjson.dumps(chunk))
 
     def _delta_of(self, event: AnswerEvent) -> Delta | None:
-        """What a delta carries for an event; None if it shows nothing."""
+        """Return the delta of an event; None if the client is not shown it."""
         match event:
             case Content():
                 return {"content": event.text, **self._no_reasoning}
@@ -204,7 +204,7 @@ class ChunkWriter:
                 return None
 
     def _reasoning(self, text: str | None) -> Delta:
-        """The field or fields of the reasoning. Clients read them without asking whether they are there."""
+        """Return the field or fields of the reasoning. Clients read them without asking whether they are there."""
         match self._style.reasoning_fields:
             case "both":
                 return {"reasoning_content": text, "reasoning": text}

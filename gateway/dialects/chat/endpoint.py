@@ -42,11 +42,11 @@ class ChatAnswerer:
         self._gateway = gateway
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> ChatCompletion | ChatCompletionWithPrompt:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         return whole_answer(self._style(), assemble(events, active.num_choices), active.usage)
 
     def writer(self, active: ActiveRequest) -> ChunkWriter:
-        """The writer of one that is."""
+        """Return the writer of a stream."""
         return ChunkWriter(self._style(), active.usage)
 
     def _style(self) -> ChatStyle:

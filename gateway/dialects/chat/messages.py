@@ -24,7 +24,7 @@ Thought = ThinkingPart | RedactedPart
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """Every message in order; InvalidRequest if one but the last says that it is partial."""
+    """Return every message in order; InvalidRequest if one but the last says that it is partial."""
     translated: list[Message] = []
     for index, message in enumerate(messages):
         field = f"messages.{index}"
@@ -61,7 +61,7 @@ def _message_of(message: ChatMessage, field: str) -> Message:
 
 
 def reasoning_of(message: AssistantMessage) -> str | None:
-    """The reasoning in the first of the spellings that has it; None if there is none."""
+    """Return the reasoning in the first of the spellings that has it; None if there is none."""
     parts = [] if message.content is None or isinstance(message.content, str) else message.content
     details = [detail.text or detail.summary for detail in message.reasoning_details or ()]
     spellings = (

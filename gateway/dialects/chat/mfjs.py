@@ -15,7 +15,7 @@ REFUSED = frozenset(
 
 
 def refuse_unless_mfjs(schema: Mapping[str, Any], field: str) -> None:
-    """Raises InvalidRequest that names the place and the keyword."""
+    """Raise InvalidRequest that names the place and the keyword."""
     if len(orjson.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise InvalidRequest(f"{field}: more than {MAX_SCHEMA_BYTES} bytes", field=field)
     for path, inner in _schemas(schema, field):
@@ -42,7 +42,7 @@ def _complaint(schema: Mapping[str, Any]) -> str | None:
 
 
 def _schemas(schema: Mapping[str, Any], field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The schema and all inside it, each with its place."""
+    """Return the schema and all inside it, each with its place."""
     open_schemas = [(field, schema)]
     while open_schemas:
         path, one = open_schemas.pop()

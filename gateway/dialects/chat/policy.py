@@ -19,7 +19,7 @@ MAX_STOP_BYTES = 32
 
 
 def refuse_by_policy(policy: ParamPolicy, chat: ChatCompletionRequest, *, thinking: bool) -> None:
-    """Raises InvalidRequest, in hosted Kimi's words, for a value that the policy does not allow."""
+    """Raise InvalidRequest, in hosted Kimi's words, for a value that the policy does not allow."""
     if policy == "open":
         return
     if policy == "kvv" and chat.temperature is not None and chat.temperature > MAX_KVV_TEMPERATURE:
@@ -34,7 +34,7 @@ def refuse_by_policy(policy: ParamPolicy, chat: ChatCompletionRequest, *, thinki
 def _fixed_values(
     policy: ParamPolicy, chat: ChatCompletionRequest, *, thinking: bool
 ) -> Iterator[tuple[str, float | None, float]]:
-    """(field, what was asked for, the only value that is allowed)."""
+    """Yield field, requested value and the only allowed value."""
     if policy == "fixed":
         yield "temperature", chat.temperature, TEMPERATURE_THINKING if thinking else TEMPERATURE_INSTANT
     yield "top_p", chat.top_p, TOP_P

@@ -88,7 +88,7 @@ def parse_chat(
 
 
 def _tools_of(chat: ChatCompletionRequest, body: Mapping[str, Any]) -> tuple[Tool, ...]:
-    """The tools as the client declared them, every key included."""
+    """Return the tools as the client declared them, every key included."""
     return tuple(
         Tool(DECLARATION if isinstance(checked, BuiltinTool) else tool)
         for checked, tool in zip(chat.tools or (), body.get("tools") or (), strict=True)
@@ -96,7 +96,7 @@ def _tools_of(chat: ChatCompletionRequest, body: Mapping[str, Any]) -> tuple[Too
 
 
 def _refuse_contradictions(chat: ChatCompletionRequest, max_choices: int) -> None:
-    """What no single field's type can say."""
+    """Refuse values that contradict each other."""
     refuse_sampling_contradictions(chat, max_tokens=chat.token_limit[1], max_choices=max_choices)
     if chat.top_logprobs and chat.logprobs is not True:
         raise InvalidRequest("top_logprobs: needs logprobs to be true", field="top_logprobs")
@@ -130,7 +130,7 @@ def _forced_call_of(chat: ChatCompletionRequest) -> ForcedCall | None:
 
 
 def _is_continued(chat: ChatCompletionRequest, messages: tuple[Message, ...]) -> bool:
-    """Whether generation goes on from the last message, asked for in Kimi's or in vLLM's way."""
+    """Return whether generation goes on from the last message, asked for in Kimi's or in vLLM's way."""
     if not (chat.messages[-1].partial or chat.continue_final_message):
         return False
     if form := answer_form(chat):

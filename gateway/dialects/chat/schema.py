@@ -74,7 +74,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def _thinking_word(*words: str) -> BeforeValidator:
-    """Clients look for "invalid thinking" in the message."""
+    """Return a check of a word. Clients look for "invalid thinking" in its message."""
 
     def check(value: object) -> object:
         if value is not None and value not in words:

@@ -20,7 +20,7 @@ class ThinkingChoice:
 
 
 def resolve_thinking(chat: ChatCompletionRequest) -> ThinkingChoice:
-    """Reasoning is on unless the first switch that is given, in the order of `_switches`, turns it off."""
+    """Return what is asked for. The first given switch of `_switches` decides; without one reasoning is on."""
     enabled = next((switch for switch in _switches(chat) if switch is not None), True)
     template, reasoning = chat.chat_template_kwargs, chat.reasoning
     kept = template is not None and template.preserve_thinking is True
@@ -31,7 +31,7 @@ def resolve_thinking(chat: ChatCompletionRequest) -> ThinkingChoice:
 
 
 def _switches(chat: ChatCompletionRequest) -> list[bool | None]:
-    """True: on, False: off, None: says nothing."""
+    """Return the switches by rank. True: on, False: off, None: not given."""
     thinking, template, reasoning = chat.thinking, chat.chat_template_kwargs, chat.reasoning
     efforts = (None if reasoning is None else reasoning.effort, chat.reasoning_effort)
     return [
@@ -45,7 +45,7 @@ def _switches(chat: ChatCompletionRequest) -> list[bool | None]:
 
 
 def _budget(chat: ChatCompletionRequest) -> int | None:
-    """The least of the budgets, if there is one."""
+    """Return the least of the budgets, if there is one."""
     budgets = (
         None if chat.thinking is None else chat.thinking.budget_tokens,
         None if chat.chat_template_kwargs is None else chat.chat_template_kwargs.thinking_budget,

@@ -27,7 +27,7 @@ DECLARATION: Mapping[str, Any] = {
 
 
 def answer_echoes(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages, with another text where a search's arguments were sent back as its result."""
+    """Return the messages, with another text where a search's arguments were sent back as its result."""
     searches: dict[str, str] = {}
     answered: list[Message] = []
     for message in messages:

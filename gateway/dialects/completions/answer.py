@@ -44,7 +44,7 @@ class CompletionStyle:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self) -> CompletionHead:
-        """The beginning of an answer object."""
+        """Return the beginning of an answer object."""
         return {
             "id": self.id,
             "object": "text_completion",
@@ -55,7 +55,7 @@ class CompletionStyle:
 
 
 def whole_completion(style: CompletionStyle, choices: Sequence[ChoiceAnswer], usage: Usage) -> TextCompletion:
-    """The body of an answer that is not streamed."""
+    """Return the body of an answer that is not streamed."""
     return {
         **style.head(),
         "choices": [_choice_of(index, choice, style) for index, choice in enumerate(choices)],
@@ -94,22 +94,22 @@ class PieceWriter:
         self._logs = [LogprobWriter() for _ in style.echoes]
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
-        """The pieces of these events, each as one server-sent event."""
+        """Write the pieces of these events, each as one server-sent event."""
         return b"".join(piece for event in events for piece in self._pieces_of(event))
 
     def keep_alive(self) -> bytes:
-        """A comment."""
+        """Write a comment."""
         return KEEP_ALIVE
 
     def last(self) -> bytes:
-        """The usage, if it was asked for, and the mark of the end."""
+        """Write the usage, if it was asked for, and the mark of the end."""
         if not self._style.include_usage:
             return DONE
         piece: PieceWithUsage = {**self._head, "choices": [], "usage": usage_of(self._usage)}
         return data_event(orjson.dumps(piece)) + DONE
 
     def fail(self, error: MoonshardError) -> bytes:
-        """The error, and the mark of the end."""
+        """Write the error, and the mark of the end."""
         return data_event(orjson.dumps(openai_error(error))) + DONE
 
     def _pieces_of(self, event: AnswerEvent) -> Iterator[bytes]:

@@ -51,16 +51,16 @@ class CompletionAnswerer:
         )
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> TextCompletion:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         return whole_completion(self._style, assemble(events, active.num_choices), active.usage)
 
     def writer(self, active: ActiveRequest) -> PieceWriter:
-        """The writer of one that is."""
+        """Return the writer of a stream."""
         return PieceWriter(self._style, active.usage)
 
 
 async def _echoes_of(asked: CompletionAsk, gateway: Gateway, request: Request) -> list[str]:
-    """What stands before the text of each choice: its prompt as text, or nothing."""
+    """Return the text before each choice's own: its prompt, or nothing."""
     skip_special = not asked.request.output.keep_special
     echoes: list[str] = []
     for prompt in asked.prompts:

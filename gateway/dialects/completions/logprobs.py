@@ -16,7 +16,7 @@ class LogprobWriter:
         self._num_chars = 0  # of the text so far, without a character that is not complete
 
     def echo(self, prompt: Sequence[PromptToken]) -> Logprobs:
-        """The tokens of the prompt, which the text begins with."""
+        """Return the tokens of the prompt, which the text begins with."""
         return {
             "tokens": [text_of(token.token) for token in prompt],
             "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in prompt],
@@ -30,7 +30,7 @@ class LogprobWriter:
         }
 
     def write(self, tokens: Sequence[TokenLogprob]) -> Logprobs:
-        """These tokens, which follow those of before."""
+        """Return these tokens, which follow those of before."""
         return {
             "tokens": [text_of(token.token) for token in tokens],
             "token_logprobs": [finite(token.logprob) for token in tokens],
@@ -45,13 +45,13 @@ class LogprobWriter:
         return begins
 
     def _breaks_off(self, token: bytes) -> bool:
-        """Whether a character was begun that this token does not go on with; a sign in its place is shown."""
+        """Return whether a character was begun that this token does not go on with; a sign in its place is shown."""
         begun, _ = self._decoder.getstate()
         return bool(begun) and token[:1] != b"" and not 0x80 <= token[0] < 0xC0
 
 
 def joined(pieces: Iterator[Logprobs]) -> Logprobs:
-    """Several pieces as one."""
+    """Return several pieces as one."""
     whole: Logprobs = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for piece in pieces:
         whole["tokens"] += piece["tokens"]
@@ -62,5 +62,5 @@ def joined(pieces: Iterator[Logprobs]) -> Logprobs:
 
 
 def _alternatives(token: bytes, logprob: float, top: Sequence[tuple[bytes, float]]) -> dict[str, float]:
-    """The likeliest tokens and the token itself, by their texts."""
+    """Return the likeliest tokens and the token itself, by their texts."""
     return {text_of(other): finite(value) for other, value in (*top, (token, logprob))}

@@ -13,7 +13,7 @@ PromptIds = Annotated[list[NaturalInt], Field(min_length=1)]
 
 
 def _form_of(value: object) -> str | None:
-    """Which of its four forms a prompt has, seen from its first item."""
+    """Return which of its four forms a prompt has, by its first item."""
     match value:
         case str():
             return "~text"

@@ -31,12 +31,12 @@ NOT_ENDED: Stop = {"stop_reason": None, "stop_sequence": None}
 
 
 def new_id(kind: str) -> str:
-    """A new id: `msg_` or `toolu_` and random characters."""
+    """Return a new id: `msg_` or `toolu_` and random characters."""
     return f"{kind}_{''.join(secrets.choice(ALPHABET) for _ in range(ID_CHARS))}"
 
 
 def usage_of(usage: Usage) -> MessageUsage:
-    """The counts; here the cached tokens are no part of the input tokens."""
+    """Return the counts; here the cached tokens are no part of the input tokens."""
     return {
         "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
         "cache_read_input_tokens": usage.num_cached_tokens,
@@ -47,7 +47,7 @@ def usage_of(usage: Usage) -> MessageUsage:
 
 
 def message_of(model: str, content: list[Block], usage: Usage, stop: Stop) -> AssistantMessage:
-    """A message; `stop` says nothing as long as it has not ended."""
+    """Return a message; `stop` says nothing as long as it has not ended."""
     return {
         "id": new_id("msg"),
         "type": "message",
@@ -61,7 +61,7 @@ def message_of(model: str, content: list[Block], usage: Usage, stop: Stop) -> As
 
 
 def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinking: bool) -> AssistantMessage:
-    """The body of an answer that is not streamed."""
+    """Return the body of an answer that is not streamed."""
     content: list[Block] = []
     if choice.reasoning:
         shown = choice.reasoning if show_thinking else ""
@@ -77,12 +77,12 @@ def whole_message(model: str, choice: ChoiceAnswer, usage: Usage, *, show_thinki
 
 
 def _signature(reasoning: str, *, show_thinking: bool) -> str:
-    """Reasoning that isn't shown travels in the signature, so that the next turn has it."""
+    """Return a signature; it carries reasoning that is not shown, for the next turn."""
     return signature() if show_thinking else seal(reasoning)
 
 
 def _input_of(arguments: str) -> dict[str, Any]:
-    """The arguments as an object, which they are unless the model broke its own form."""
+    """Return the arguments as an object, which they are unless the model broke its own form."""
     try:
         value = orjson.loads(arguments)
     except orjson.JSONDecodeError:
@@ -117,19 +117,19 @@ class BlockWriter:
         self._thoughts: list[str] = []  # of the open block
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
-        """These events, in order."""
+        """Write these events, in order."""
         return b"".join(piece for event in events for piece in self._pieces_of(event))
 
     def keep_alive(self) -> bytes:
-        """A ping; before the message has begun, when clients may not expect one, a comment."""
+        """Write a ping; before the message has begun, when clients may not expect one, a comment."""
         return named_event("ping", b'{"type":"ping"}') if self._begun else KEEP_ALIVE
 
     def last(self) -> bytes:
-        """Nothing: `message_stop` was the end."""
+        """Write nothing: `message_stop` was the end."""
         return b""
 
     def fail(self, error: MoonshardError) -> bytes:
-        """The error as the last event."""
+        """Write the error as the last event."""
         return named_event("error", orjson.dumps(anthropic_error(error)))
 
     def _pieces_of(self, event: AnswerEvent) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ Shown = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferen
 
 
 def messages_of(messages: Sequence[InputMessage], system: str | Sequence[object] | None) -> tuple[Message, ...]:
-    """The instructions, then every message in order; what tools returned becomes messages of its own."""
+    """Return the instructions, then every message in order; what tools returned becomes messages of its own."""
     translated = [] if system is None else _system(system)
     for index, message in enumerate(messages):
         match message:
@@ -59,7 +59,7 @@ def _system(content: str | Sequence[object]) -> list[Message]:
 
 
 def _assistant(message: AssistantMessage) -> list[Message]:
-    """One message, or more where results of another server's tools stand between its blocks."""
+    """Return one message, or more where results of another server's tools stand between its blocks."""
     if isinstance(message.content, str):
         return [Message("assistant", (Text(message.content),))]
     messages: list[Message] = []
@@ -95,7 +95,7 @@ class _Turn:
         return not (self.thoughts or self.texts or self.calls)
 
     def message(self) -> Message:
-        """The turn as one message."""
+        """Return the turn as one message."""
         reasoning = "\n".join(self.thoughts) if self.thoughts else None
         return Message("assistant", _joined(self.texts), reasoning=reasoning, tool_calls=tuple(self.calls))
 
@@ -108,14 +108,14 @@ def _server_result(block: ServerResultBlock) -> Message:
 
 
 def _without_secrets(value: Any) -> Any:
-    """The value without what only its maker can read."""
+    """Return the value without what only its maker can read."""
     if isinstance(value, dict):
         return {key: _without_secrets(inner) for key, inner in value.items() if not key.startswith("encrypted_")}
     return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _failed(result: Message) -> Message:
-    """The result of a tool that failed, which the model must not take for a success."""
+    """Return the result of a tool that failed, which the model must not take for a success."""
     if not any(part.text.strip() if isinstance(part, Text) else True for part in result.content):
         return replace(result, content=(Text(FAILED_SILENTLY),))
     return replace(result, content=(Text(FAILED), *result.content))
@@ -150,7 +150,7 @@ def _result(block: ToolResultBlock, field: str) -> Message:
 
 
 def _parts(blocks: Iterable[tuple[str, Shown]]) -> tuple[Text | Media, ...]:
-    """The blocks with their fields as parts; texts beside each other are joined."""
+    """Return the blocks with their fields as parts; texts beside each other are joined."""
     parts: list[Text | Media] = []
     for field, block in blocks:
         if isinstance(block, ImageBlock):

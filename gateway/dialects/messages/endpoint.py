@@ -59,12 +59,12 @@ class MessageAnswerer:
         self._asked = asked
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> AssistantMessage:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         (choice,) = assemble(events, active.num_choices)
         return whole_message(self._asked.model, choice, active.usage, show_thinking=self._asked.show_thinking)
 
     def writer(self, active: ActiveRequest) -> BlockWriter:
-        """The writer of one that is."""
+        """Return the writer of a stream."""
         return BlockWriter(self._asked.model, active.usage, show_thinking=self._asked.show_thinking)
 
 

@@ -84,7 +84,7 @@ def parse_messages(body: Mapping[str, Any], *, default_thinking: bool, refuse_un
 
 
 def parse_count(body: Mapping[str, Any], *, default_thinking: bool, refuse_unknown: bool = False) -> AskedCount:
-    """The same for POST /v1/messages/count_tokens, where fields of the answer may be left out."""
+    """Check the body of POST /v1/messages/count_tokens, where fields of the answer may be left out."""
     asked = check(CountTokensRequest, body)
     # A client may send the whole body of the request that it is going to make.
     known = asked if "max_tokens" not in body else check(MessagesRequest, body)
@@ -93,7 +93,7 @@ def parse_count(body: Mapping[str, Any], *, default_thinking: bool, refuse_unkno
 
 
 def _ignored(asked: CountTokensRequest, *, refuse_unknown: bool) -> tuple[str, ...]:
-    """What has no effect: fields, tools of other servers, and edits of the context that are not done."""
+    """Return what has no effect: fields, tools of other servers, and edits of the context that are not done."""
     edits = asked.context_management.edits if asked.context_management is not None else None
     return (
         *ignored_fields(asked, RULES, refuse_unknown=refuse_unknown),
@@ -120,18 +120,18 @@ def _conversation_of(asked: CountTokensRequest, *, default_thinking: bool) -> Co
 
 
 def _is_beginning(last: Message) -> bool:
-    """Whether the answer goes on from the last message. After tool calls there is nothing to go on with."""
+    """Return whether the answer goes on from the last message. After tool calls there is nothing to go on with."""
     return last.role == "assistant" and not last.tool_calls
 
 
 def _keeps_all_thinking(management: ContextManagement | None) -> bool:
-    """Whether one of the edits says so."""
+    """Return whether one of the edits says so."""
     edits = management.edits if management is not None else None
     return any(edit.type == CLEAR_THINKING and edit.keep in ("all", {"type": "all"}) for edit in edits or ())
 
 
 def _tools_of(asked: CountTokensRequest) -> tuple[Tool, ...]:
-    """The tools of the client in the form in which the template declares them."""
+    """Return the tools of the client in the form in which the template declares them."""
     tools: dict[str, Tool] = {}
     for index, tool in enumerate(asked.tools or ()):
         if isinstance(tool, ServerTool):

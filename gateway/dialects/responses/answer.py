@@ -22,7 +22,7 @@ Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 def usage_of(usage: Usage) -> ResponseUsage:
-    """The counts; the cached tokens are part of the input tokens."""
+    """Return the counts; the cached tokens are part of the input tokens."""
     return {
         "input_tokens": usage.num_prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.num_cached_tokens, "cache_write_tokens": 0},
@@ -41,11 +41,11 @@ class Resource:
         self._created_at = int(time.time())
 
     def unfinished(self) -> Response:
-        """As long as it runs."""
+        """Return the response while it runs."""
         return self._fields("in_progress", [])
 
     def finished(self, finish: Finish, output: list[OutputItem], usage: Usage) -> Response:
-        """Once it has ended, by itself or because the budget was used up."""
+        """Return the response at its end."""
         fields = self._fields("incomplete" if finish.reason == "length" else "completed", output)
         fields["usage"] = usage_of(usage)
         if "moonshard" in (notes := notes_of(usage)):
@@ -57,7 +57,7 @@ class Resource:
         return fields
 
     def failed(self, error: MoonshardError, output: list[OutputItem]) -> Response:
-        """If it broke."""
+        """Return the response after an error."""
         message = openai_error(error)["error"]["message"]
         return {**self._fields("failed", output), "error": {"code": "server_error", "message": message}}
 
@@ -111,7 +111,7 @@ def _repeated(request: AskedResponse) -> Repeated:
 
 
 def _shown(tool: FunctionTool | CustomTool | NamespaceTool) -> dict[str, Any]:
-    """A tool as its request declared it, with defaults."""
+    """Return a tool as its request declared it, with defaults."""
     match tool:
         case FunctionTool():
             return {**tool.model_dump(include=_declared(tool)), "strict": tool.strict is not False}
@@ -126,7 +126,7 @@ def _declared(tool: FunctionTool | CustomTool) -> set[str]:
 
 
 def whole_response(resource: Resource, items: ItemBuilder, events: Sequence[AnswerEvent], usage: Usage) -> Response:
-    """The body of an answer that is not streamed."""
+    """Return the body of an answer that is not streamed."""
     for event in events:
         for _ in items.take(event):
             pass
@@ -145,19 +145,19 @@ class ItemWriter:
         self._num_written = 0
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
-        """These events, in order."""
+        """Write these events, in order."""
         return self._begin() + b"".join(self._written(self._stream_events(event)) for event in events)
 
     def keep_alive(self) -> bytes:
-        """The beginning, or else a comment."""
+        """Write the beginning, or else a comment."""
         return self._begin() or KEEP_ALIVE
 
     def last(self) -> bytes:
-        """Nothing: the last event was the end."""
+        """Write nothing: the last event was the end."""
         return b""
 
     def fail(self, error: MoonshardError) -> bytes:
-        """The response with the error as the last event."""
+        """Write the response with the error as the last event."""
         failed = {"response": self._resource.failed(error, self._items.output)}
         return self._begin() + self._written([("response.failed", failed)])
 

@@ -47,11 +47,11 @@ class ResponseAnswerer:
         )
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> answer_types.Response:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         return whole_response(self._resource, self._items, events, active.usage)
 
     def writer(self, active: ActiveRequest) -> ItemWriter:
-        """The writer of one that is."""
+        """Return the writer of a stream."""
         return ItemWriter(self._resource, self._items, active.usage)
 
 

@@ -22,7 +22,7 @@ from gateway.request.chat_model import Call, Media, Message, Text
 
 
 def messages_of(asked: str | Sequence[Item], instructions: str | None) -> tuple[Message, ...]:
-    """The instructions, then the items in order; what the assistant did in one turn is one message."""
+    """Return the instructions, then the items in order; what the assistant did in one turn is one message."""
     messages = [] if instructions is None else [Message("system", (Text(instructions),))]
     if isinstance(asked, str):
         return (*messages, Message("user", (Text(asked),)))
@@ -71,14 +71,14 @@ class _Turn:
         return self.content is not None or bool(self.calls)
 
     def think(self, item: ReasoningItem) -> None:
-        """Adds the reasoning of an item: its text, or what we packed for the client, or the summary."""
+        """Add the reasoning of an item: its text, or what we packed for the client, or the summary."""
         text = "".join(part.text for part in item.content or ())
         text = text or unseal(item.encrypted_content) or "\n".join(part.text for part in item.summary or ())
         if text:
             self._thoughts.append(text)
 
     def end(self) -> list[Message]:
-        """The turn as a message, and a new turn. Reasoning that led to nothing is dropped."""
+        """Return the turn as a message, and a new turn. Reasoning that led to nothing is dropped."""
         content, calls, thoughts = self.content, tuple(self.calls), "\n".join(self._thoughts)
         self.content, self.calls, self._thoughts = None, [], []
         if content is None and not calls:

@@ -35,11 +35,11 @@ class OpenItem(ABC):
         self._pieces: list[str] = []
 
     def begin(self) -> Iterator[StreamEvent]:
-        """The events with which it begins."""
+        """Return the events at the beginning of an item."""
         yield "response.output_item.added", {"output_index": self._index, "item": self._announced()}
 
     def end(self, status: Ended) -> Ending:
-        """The events with which it ends; returns the whole item."""
+        """Yield the events at the end of an item; return the whole item."""
         item = self._whole(status)
         yield from self._closing()
         yield "response.output_item.done", {"output_index": self._index, "item": item}
@@ -47,15 +47,15 @@ class OpenItem(ABC):
 
     @abstractmethod
     def _announced(self) -> OutputItem:
-        """The item before anything is in it."""
+        """Return the empty item."""
 
     @abstractmethod
     def _whole(self, status: Ended) -> OutputItem:
-        """The item with all that is in it."""
+        """Return the whole item."""
 
     @abstractmethod
     def _closing(self) -> Iterator[StreamEvent]:
-        """Events before the item is done."""
+        """Return the events before the item is done."""
 
     @property
     def _text(self) -> str:
@@ -80,12 +80,12 @@ class OpenReasoning(OpenItem):
         self._seals = seals
 
     def begin(self) -> Iterator[StreamEvent]:
-        """The item, and the only part of it."""
+        """Return the events that announce the item and its only part."""
         yield from super().begin()
         yield "response.content_part.added", {**self._place, "content_index": 0, "part": _reasoning_part("")}
 
     def add(self, text: str) -> Iterator[StreamEvent]:
-        """More of it."""
+        """Add text."""
         yield self._delta("response.reasoning_text.delta", text, content_index=0)
 
     def _announced(self) -> ReasoningItem:
@@ -109,12 +109,12 @@ class OpenSummary(OpenReasoning):
     """Reasoning where clients look for its summary. It is not shortened."""
 
     def begin(self) -> Iterator[StreamEvent]:
-        """The item, and the only part of its summary."""
+        """Return the events that announce the item and the only part of its summary."""
         yield from OpenItem.begin(self)
         yield "response.reasoning_summary_part.added", {**self._summary_place, "part": _summary_part("")}
 
     def add(self, text: str) -> Iterator[StreamEvent]:
-        """More of it."""
+        """Add text."""
         yield self._delta("response.reasoning_summary_text.delta", text, summary_index=0)
 
     def _whole(self, status: Ended) -> ReasoningItem:
@@ -140,12 +140,12 @@ class OpenMessage(OpenItem):
         self._logprobs: list[TokenLogprob] = []
 
     def begin(self) -> Iterator[StreamEvent]:
-        """The item, and the only part of it."""
+        """Return the events that announce the item and its only part."""
         yield from super().begin()
         yield "response.content_part.added", {**self._place, "content_index": 0, "part": self._part()}
 
     def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> Iterator[StreamEvent]:
-        """More of it."""
+        """Add text."""
         self._logprobs += logprobs
         if text:
             shown = _without_bytes(logprobs)
@@ -179,7 +179,7 @@ class OpenCall(OpenItem):
         self._namespace = namespace
 
     def add(self, text: str) -> Iterator[StreamEvent]:
-        """More of its arguments."""
+        """Add to the arguments."""
         yield self._delta("response.function_call_arguments.delta", text)
 
     def _announced(self) -> FunctionCallItem | CustomCallItem:
@@ -211,7 +211,7 @@ class OpenCustomCall(OpenCall):
     prefix = "ctc"
 
     def add(self, text: str) -> Iterator[StreamEvent]:
-        """More of the arguments in which the text stands."""
+        """Add to the arguments, which contain the text."""
         self._pieces.append(text)
         yield from ()
 
@@ -248,7 +248,7 @@ def _summary_part(text: str) -> Mapping[str, str]:
 
 
 def _without_bytes(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    """As the stream's text events carry them."""
+    """Return log-probabilities as the stream's text events carry them."""
     return [
         {
             "token": token["token"],

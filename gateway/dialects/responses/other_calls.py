@@ -16,7 +16,7 @@ AN_IMAGE = "(an image)"
 
 
 def call_of(kind: str, item: Mapping[str, Any], field: str) -> Call:
-    """The call in an item of type `NAME_call`. An action or operation is its arguments, else all that is no result."""
+    """Return the call in an item of type `NAME_call`; its arguments are an action, an operation, or all fields."""
     name = joined(item.get("server_label"), item.get("name") or kind.removesuffix("_call"))
     arguments = item.get("arguments", item.get("action", item.get("operation")))
     if arguments is None:
@@ -26,7 +26,7 @@ def call_of(kind: str, item: Mapping[str, Any], field: str) -> Call:
 
 
 def result_of(kind: str, item: Mapping[str, Any], field: str) -> Message | None:
-    """The result that an item of type `NAME_call` brings along; None where a client's item brings it."""
+    """Return the result that an item of type `NAME_call` brings along; None where a client's item brings it."""
     if kind in ANSWERED_BY_CLIENT:
         return None
     results = [item[key] for key in RESULTS if item.get(key) is not None]
@@ -36,7 +36,7 @@ def result_of(kind: str, item: Mapping[str, Any], field: str) -> Message | None:
 
 
 def output_of(item: Mapping[str, Any], field: str) -> Message:
-    """The result in an item of type `NAME_call_output`: a text, a picture, or whatever it is as JSON."""
+    """Return the result in an item of type `NAME_call_output`: a text, a picture, or whatever it is as JSON."""
     output = item.get("output", item.get("tools", ""))
     content: Text | Media = Text(_text(output))
     if isinstance(output, Mapping) and isinstance(url := output.get("image_url"), str):
@@ -45,12 +45,12 @@ def output_of(item: Mapping[str, Any], field: str) -> Message:
 
 
 def call_id(item: Mapping[str, Any], field: str) -> str:
-    """The id that joins a call and its output; without one an item stands for itself."""
+    """Return the id that joins a call and its output; without one an item stands for itself."""
     return str(item.get("call_id") or item.get("id") or field)
 
 
 def joined(*names: Any) -> str:
-    """The names that are there, with dots between."""
+    """Return the names that are there, with dots between."""
     return ".".join(str(name) for name in names if name)
 
 

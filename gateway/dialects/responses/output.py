@@ -33,7 +33,7 @@ class ItemBuilder:
         self._num_items = 0
 
     def take(self, event: AnswerEvent) -> Iterator[StreamEvent]:
-        """What happens in the stream because of an event."""
+        """Yield the events of the stream that an event causes."""
         match event:
             case Reasoning():
                 yield from self._reason(event)
@@ -72,7 +72,7 @@ class ItemBuilder:
         return tool is not None and tool.kind == "custom"
 
     def _names(self, name: str) -> Sequence[str | None]:
-        """Namespace and name of a tool, as the client declared it."""
+        """Return namespace and name of a tool, as the client declared it."""
         tool = self._tools.get(name)
         return (None, name) if tool is None else (tool.namespace, tool.name)
 

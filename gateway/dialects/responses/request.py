@@ -78,14 +78,14 @@ def parse_responses(body: Mapping[str, Any], *, refuse_unknown: bool = False) ->
 
 
 def _num_top_logprobs_of(asked: ResponsesRequest) -> int | None:
-    """Log-probabilities come if `include` or a number of alternatives asks for them."""
+    """Return the number of alternatives; None unless `include` or that number asks for log-probabilities."""
     if asked.top_logprobs or LOGPROBS in (asked.include or ()):
         return asked.top_logprobs or 0
     return None
 
 
 def _forced_call_of(asked: ResponsesRequest, tools: DeclaredTools) -> ForcedCall | None:
-    """The call that is demanded; InvalidRequest if there is no such tool."""
+    """Return the call that is demanded; InvalidRequest if there is no such tool."""
     choice = asked.tool_choice
     if choice in (None, "none", "auto"):
         return None

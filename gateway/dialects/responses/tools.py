@@ -56,7 +56,7 @@ class DeclaredTools:
                 self.by_name[name] = DeclaredTool("custom", tool.name, namespace, for_model)
 
     def chosen(self, choice: NamedChoice) -> str | None:
-        """The name by which the model calls the tool that is demanded; None if there is none."""
+        """Return the name by which the model calls the tool that is demanded; None if there is none."""
         matching = [
             name for name, tool in self.by_name.items() if tool.kind == choice.type and choice.name in (tool.name, name)
         ]
@@ -64,7 +64,7 @@ class DeclaredTools:
 
 
 def declared_tools(tools: Sequence[Tool]) -> DeclaredTools:
-    """The tools of a request. InvalidRequest names the field that is wrong."""
+    """Return the tools of a request. InvalidRequest names the field that is wrong."""
     declared = DeclaredTools()
     for index, tool in enumerate(tools):
         match tool:
@@ -79,17 +79,17 @@ def declared_tools(tools: Sequence[Tool]) -> DeclaredTools:
 
 
 def joined_name(namespace: str | None, name: str) -> str:
-    """The name by which the model calls a tool."""
+    """Return the name by which the model calls a tool."""
     return f"{namespace}.{name}" if namespace else name
 
 
 def text_arguments(text: str) -> str:
-    """The arguments with which the model calls a tool that takes one text."""
+    """Return the arguments with which the model calls a tool that takes one text."""
     return json.dumps({INPUT: text}, ensure_ascii=False)
 
 
 def text_of_arguments(arguments: str) -> str:
-    """The text again; the arguments themselves if the model broke their form."""
+    """Return the text again; the arguments themselves if the model broke their form."""
     try:
         text = json.loads(arguments)[INPUT]
     except (ValueError, KeyError, TypeError):
@@ -104,7 +104,7 @@ def _for_model(name: str, descriptions: Sequence[str | None], fields: Mapping[st
 
 
 def _one_text(tool: CustomTool) -> Mapping[str, Any]:
-    """The schema of a text in the form which the tool demands, as far as a schema can say it."""
+    """Return the schema of a text in the form which the tool demands, as far as a schema can say it."""
     text: dict[str, Any] = {"type": "string"}
     if tool.grammar is not None and tool.grammar.syntax == "regex":
         text["pattern"] = f"^(?:{tool.grammar.definition})$"

@@ -158,7 +158,7 @@ MALFORMED = [
     ({"stop_token_ids": [1024]}, "stop_token_ids"),
     ({"logit_bias": {"1024": 1}}, "logit_bias"),
     ({"stream_options": {}}, "stream_options"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type"),
 ]
 
 

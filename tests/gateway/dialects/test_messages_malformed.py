@@ -121,9 +121,9 @@ async def test_malformed_requests_name_their_field(site):
     rows += [("/anthropic/v1/messages/count_tokens", *row) for row in MALFORMED]
     rows += [("/v1/messages", {"stream": True, **fields}, field) for fields, field in MALFORMED]
     wrong = [
-        (fields, field, told)
+        (fields, field, complaint)
         for path, fields, field in rows
-        if not (told := await refused(site, path, fields)).startswith(f"{field}:")
+        if not (complaint := await refused(site, path, fields)).startswith(f"{field}:")
     ]
     assert wrong == []
     assert not any(engine.prefills or engine.decodes for engine in site.engines)
