@@ -73,8 +73,10 @@ def _parse_tokenize(body: dict[str, Any], gateway: Gateway) -> tuple[ChatRequest
     if return_strings is not None and not isinstance(return_strings, bool):
         raise InvalidRequest("return_token_strs: must be true or false", field="return_token_strs")
     if body.get("messages") is not None and body.get("prompt") is None:
-        # The model's name may be left out here.
-        return _chat_of({"model": gateway.settings.model_name, **_given(body)}, gateway), bool(return_strings)
+        # The model's name may be left out here, and this field is none of a chat's.
+        named = {"model": gateway.settings.model_name, **_given(body)}
+        named.pop("return_token_strs", None)
+        return _chat_of(named, gateway), bool(return_strings)
     text = check(TokenizeRequest, body)
     _check_model(text.model, gateway)
     return text, bool(return_strings)
@@ -85,8 +87,8 @@ def _given(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat_of(body: dict[str, Any], gateway: Gateway) -> ChatRequest:
-    # Of a chat, fields of the answer alone count for nothing here; so they are not warned of either.
-    chat = parse_chat(body, gateway.settings.max_choices)
+    refuse_unknown = gateway.settings.unknown_fields == "refuse"
+    chat = parse_chat(body, gateway.settings.max_choices, refuse_unknown=refuse_unknown)
     gateway.models.check(chat.model)
     return chat
 

@@ -85,5 +85,11 @@ async def test_malformed(site, path, fields, status, param):
     assert response.json()["error"]["param"] == param
 
 
+async def test_the_tokens_of_a_conversation_as_text(site):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "return_token_strs": True, "add_special_tokens": True}
+    listed = (await site.http.post("/tokenize", json=body)).json()
+    assert "".join(listed["token_strs"]) == site.vocabulary.decode(listed["tokens"])
+
+
 async def test_no_balance_is_invented(site):
     assert (await site.http.get("/v1/users/me/balance")).status_code == 404
