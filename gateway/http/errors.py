@@ -31,7 +31,7 @@ class ContextExceeded(InvalidRequest):
         super().__init__(
             f"This model's maximum context length is {context_tokens} tokens, and the prompt has {num_tokens} "
             f"(context_length_exceeded). "
-            f"Your request exceeded model token limit: {context_tokens} (requested: {num_tokens})"
+            f"Invalid request: Your request exceeded model token limit: {context_tokens} (requested: {num_tokens})"
         )
         self.num_tokens = num_tokens
         self.context_tokens = context_tokens

@@ -50,9 +50,15 @@ def test_names_and_statuses(error, status, kind):
 
 def test_words_that_clients_look_for():
     error = errors.ContextExceeded(300000, 262144)
-    assert errors.anthropic_error(error)["error"]["message"] == "prompt is too long: 300000 tokens > 262144 maximum"
-    told = errors.openai_error(error)["error"]["message"]
-    assert told == "Invalid request: Your request exceeded model token limit: 262144 (requested: 300000)"
+    message = errors.openai_error(error)["error"]["message"]
+    for words in (
+        "This model's maximum context length is 262144 tokens",
+        "context_length_exceeded",
+        "Invalid request: Your request exceeded model token limit: 262144 (requested: 300000)",
+    ):
+        assert words in message
+    of_anthropic = errors.anthropic_error(error)["error"]["message"]
+    assert of_anthropic == f"prompt is too long: 300000 tokens > 262144 maximum. {message}"
     assert "secret" not in str(errors.anthropic_error(NumericError("secret")))
 
 

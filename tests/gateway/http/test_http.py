@@ -92,8 +92,7 @@ async def test_a_prompt_that_fills_the_context(site):
         assert error["type"] == "invalid_request_error"
         assert error["code"] == "context_length_exceeded"
         words = "Invalid request: Your request exceeded model token limit: 2048 (requested: "
-        assert error["message"].startswith(words)
-        assert int(error["message"].removeprefix(words).removesuffix(")")) >= site.context_tokens
+        assert int(error["message"].partition(words)[2].removesuffix(")")) >= site.context_tokens
 
 
 async def test_the_longest_prompt_still_gets_a_token(site):
