@@ -4,7 +4,7 @@
 // chunks. The context is cut into tiles of TILE_TOKENS positions counted from its start, and each row goes through its
 // tiles in order (running maximum, sum and output). A tile past a row's own position leaves the row exactly as it is, so
 // a row's result depends neither on how the prompt was cut into chunks nor on what else is in its chunk.
-#include "product.h"
+#include "products.h"
 
 namespace moonshard {
 namespace {
@@ -59,15 +59,12 @@ inline void put_values(const uint16_t* from, const uint16_t*, int64_t count, flo
   for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = widen(from[d]);
 }
 
-template <class Kind>
-int64_t steps_of(int64_t columns) {
-  return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS;
-}
-
 // One head's queries, keys and values, and what is known of a chunk's rows so far.
-template <class Kind, class T>
+template <class Product, class T>
 struct Head {
-  using Unit = typename Kind::Unit;
+  using Kind = typename Product::Weights;
+  using Tiling = typename Product::Tiling;
+  using Unit = typename Product::Unit;
   const Prompt& p;
   const int64_t head;
   Matrix keys, values;  // rows: positions; rows: numbers of the value, columns: positions
@@ -75,14 +72,16 @@ struct Head {
   int64_t padded_v() const { return (p.v_dim + ROWS - 1) / ROWS * ROWS; }
   int64_t first_position() const { return p.context - p.tokens; }
 
+  static int64_t steps_of(int64_t columns) { return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS; }
+
   const T* projected(int64_t t) const {
     return static_cast<const T*>(p.projected) + (t * p.heads + head) * (p.nope + p.v_dim);
   }
 
   void pack() {
     const int64_t tiles = (p.context + TILE_TOKENS - 1) / TILE_TOKENS, padded = tiles * TILE_TOKENS;
-    keys.steps = steps_of<Kind>(p.key());
-    values.steps = steps_of<Kind>(padded);
+    keys.steps = steps_of(p.key());
+    values.steps = steps_of(padded);
     const int64_t key_bytes = padded / ROWS * keys.steps * Kind::WORD_BYTES;
     const int64_t value_bytes = padded_v() / ROWS * values.steps * Kind::WORD_BYTES;
     uint8_t* key_words = scratch<HeadKeys, uint8_t>(key_bytes);
@@ -106,26 +105,27 @@ struct Head {
 
   // Rows [begin, begin + tiling.tokens) of the prompt chunk.
   void attend(int64_t begin, const Tiling& tiling) const {
-    const int64_t rows = tiling.tokens, key_units = keys.steps * Kind::UNITS;
-    const int64_t tile_steps = TILE_TOKENS / Kind::COLUMNS;
-    Unit* queries = scratch<ChunkQueries, Unit>(rows * key_units);
-    Unit* weights = scratch<ChunkWeights, Unit>(rows * tile_steps * Kind::UNITS);
-    float* scores = scratch<ChunkScores, float>(rows * TILE_TOKENS);
-    float* sums = scratch<ChunkSums, float>(rows * padded_v());
+    const int64_t rows = tiling.tokens, padded = tiling.rows(), tile_steps = TILE_TOKENS / Kind::COLUMNS;
+    Unit* queries = scratch<ChunkQueries, Unit>(padded * Product::row_units(p.key()));
+    Unit* weights = scratch<ChunkWeights, Unit>(padded * Product::row_units(TILE_TOKENS));
+    float* scores = scratch<ChunkScores, float>(padded * TILE_TOKENS);
+    float* sums = scratch<ChunkSums, float>(padded * padded_v());
     float* maximum = scratch<ChunkState, float>(2 * rows);
     float* total = maximum + rows;
     pack_queries(begin, tiling, queries);
-    std::memset(sums, 0, size_t(rows * padded_v()) * sizeof(float));
+    std::memset(sums, 0, size_t(padded * padded_v()) * sizeof(float));
     for (int64_t m = 0; m < rows; m++) maximum[m] = -__builtin_inff(), total[m] = 0.0f;
     const int64_t last_position = first_position() + begin + rows - 1;
     for (int64_t tile = 0; tile * TILE_TOKENS <= last_position; tile++) {
-      multiply<Kind>(keys, tile * TILE_BLOCKS, TILE_BLOCKS, queries, tiling, 0, tiling.tiles, scores, TILE_TOKENS);
+      Product::multiply(keys, tile * TILE_BLOCKS, TILE_BLOCKS, queries, tiling, 0, tiling.tiles, scores, TILE_TOKENS);
       for (int64_t m = 0; m < rows; m++) {
         const int64_t visible = first_position() + begin + m + 1 - tile * TILE_TOKENS;
         soften(scores + m * TILE_TOKENS, visible, maximum[m], total[m], sums + m * padded_v());
       }
-      pack_tiles(tiling, scores, weights);
-      add_values(tiling, tile * tile_steps, tile_steps, weights, sums);
+      for (int64_t part = 0; part < tiling.tiles; part++)
+        Product::template pack<float>([&](int64_t m) { return scores + m * TILE_TOKENS; }, tiling, part, TILE_TOKENS,
+                                      weights);
+      Product::add(values, 0, padded_v() / ROWS, tile * tile_steps, tile_steps, weights, tiling, sums, padded_v());
     }
     for (int64_t m = 0; m < rows; m++) {
       T* out = static_cast<T*>(p.out) + ((begin + m) * p.heads + head) * p.v_dim;
@@ -137,19 +137,17 @@ struct Head {
   }
 
   void pack_queries(int64_t begin, const Tiling& tiling, Unit* out) const {
-    float* row = scratch<RowBuffer, float>(MAX_TILE_TOKENS * p.key());
-    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
-      const int64_t first = tiling.begin(tile), tokens = tiling.begin(tile + 1) - first;
-      for (int64_t m = 0; m < tokens; m++) {
-        const int64_t t = begin + first + m;
-        const T* nope = static_cast<const T*>(p.q_nope) + t * p.q_nope_strides[0] + head * p.q_nope_strides[1];
-        const T* rope = static_cast<const T*>(p.q_rope) + t * p.q_rope_strides[0] + head * p.q_rope_strides[1];
-        for (int64_t d = 0; d < p.nope; d++) row[m * p.key() + d] = widen(nope[d]);
-        for (int64_t d = 0; d < p.rope; d++) row[m * p.key() + p.nope + d] = widen(rope[d]);
-      }
-      pack_tile<Kind, float>([&](int64_t m) { return row + m * p.key(); }, tokens, p.key(),
-                             out + first * keys.steps * Kind::UNITS);
-    }
+    T* joined = scratch<RowBuffer, T>(p.key());
+    const auto row = [&](int64_t m) {
+      const int64_t t = begin + m;
+      const T* nope = static_cast<const T*>(p.q_nope) + t * p.q_nope_strides[0] + head * p.q_nope_strides[1];
+      const T* rope = static_cast<const T*>(p.q_rope) + t * p.q_rope_strides[0] + head * p.q_rope_strides[1];
+      std::memcpy(joined, nope, size_t(p.nope) * sizeof(T));
+      std::memcpy(joined + p.nope, rope, size_t(p.rope) * sizeof(T));
+      return joined;
+    };
+    for (int64_t tile = 0; tile < tiling.tiles; tile++)
+      Product::template pack<T>(row, tiling, tile, p.key(), out);
   }
 
   // Scores of one row and tile -> softmax weights; the row's sums move to the new maximum. Nothing visible: all zero.
@@ -189,36 +187,14 @@ struct Head {
     store(half, weight);
     return load(half);
   }
-
-  static void pack_tiles(const Tiling& tiling, const float* scores, Unit* weights) {
-    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
-      const int64_t first = tiling.begin(tile);
-      pack_tile<Kind, float>([&](int64_t m) { return scores + (first + m) * TILE_TOKENS; },
-                             tiling.begin(tile + 1) - first, TILE_TOKENS,
-                             weights + first * (TILE_TOKENS / Kind::COLUMNS) * Kind::UNITS);
-    }
-  }
-
-  void add_values(const Tiling& tiling, int64_t step, int64_t steps, const Unit* weights, float* sums) const {
-    const int64_t blocks = padded_v() / ROWS;
-    const int widest = blocks_per_tile(tiling.largest());
-    for (int64_t block = 0; block < blocks;) {
-      const int together = block + widest <= blocks ? widest : 1;
-      for (int64_t tile = 0; tile < tiling.tiles; tile++) {
-        const int64_t first = tiling.begin(tile), tokens = tiling.begin(tile + 1) - first;
-        choose_tile<Kind>(together, tokens)(values, block, step, step + steps, weights + first * steps * Kind::UNITS,
-                                            sums + first * padded_v() + block * ROWS, padded_v(), true);
-      }
-      block += together;
-    }
-  }
 };
 
-template <class Kind, class T>
+template <class Product, class T>
 void run(const Prompt& p, int64_t threads) {
-  constexpr int64_t chunk = CHUNK_TILES * MAX_TILE_TOKENS;
+  using Tiling = typename Product::Tiling;
+  constexpr int64_t chunk = CHUNK_TILES * Tiling::MOST_TOKENS;
   parallel(threads, Phase(p.heads, [&](int64_t head) {
-    Head<Kind, T> work{p, head, {}, {}};
+    Head<Product, T> work{p, head, {}, {}};
     work.pack();
     for (int64_t begin = 0; begin < p.tokens; begin += chunk)
       work.attend(begin, Tiling(p.tokens - begin < chunk ? p.tokens - begin : chunk));
@@ -237,11 +213,11 @@ extern "C" void mla_prefill(const void* q_nope, const void* q_rope, const void* 
                  context, {strides[0], strides[1]}, {strides[2], strides[3]}, strides[4], scale};
   if (tokens == 0) return;
   if (!is_bf16)
-    run<PlainF32, float>(p, threads);
+    run<Vectors<PlainF32>, float>(p, threads);
 #ifdef MOONSHARD_AVX512
   else if (nope % 2 == 0 && rope % 2 == 0)
-    run<DenseBf16, uint16_t>(p, threads);
+    run<DenseProduct, uint16_t>(p, threads);
 #endif
   else
-    run<PlainF32, uint16_t>(p, threads);
+    run<Vectors<PlainF32>, uint16_t>(p, threads);
 }

@@ -1,23 +1,31 @@
-"""Compiles the native CPU kernels: one library per instruction set, from the same sources.
+"""Compile the native CPU kernels: one library per instruction set, from the same sources.
 
-Run by `protos/build.py` at every install, or by hand: `python kernels/native/build.py`. The C++ compiler is `CXX`,
-else g++. Without a compiler, on another architecture, or if the compilation fails, nothing is built, stderr says why,
-and the portable kernels serve instead.
+`protos/build.py` runs this at every install; by hand it is `python kernels/native/build.py`. The C++ compiler is `CXX`,
+else g++. Without a compiler, on another architecture, or if a compilation fails, stderr says why, and the libraries
+that were built, or the portable kernels, serve instead.
+
+For tests there are two kinds of libraries that nothing serves with: `--emulate` puts plain C++ in the place of the
+tile unit, `--sanitize address` and `--sanitize thread` instrument every access. Both need `--into FOLDER`.
 """
 
+import argparse
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 
 # Library name -> flags. x86-64-v3 has AVX2 and FMA, x86-64-v4 has AVX512.
+_AVX512 = ["-march=x86-64-v4", "-mavx512bf16", "-DMOONSHARD_AVX512"]
 LIBRARIES = {
     "avx2": ["-march=x86-64-v3"],
-    "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16", "-DMOONSHARD_AVX512"],
+    "avx512bf16": _AVX512,
+    "amx": [*_AVX512, "-DMOONSHARD_AMX"],
 }
 
 # Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wuninitialized is wrong inside
@@ -27,31 +35,38 @@ FLAGS = [
     *("-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
+EMULATE = ["-DMOONSHARD_EMULATED_AMX"]
+# A sanitizer reports by stopping the process; -O1 keeps its reports readable.
+SANITIZE = {
+    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],
+}
 
 
-def library_path(name: str) -> Path:
-    """Where the library for an instruction set is, or would be."""
-    return FOLDER / f"kernels_{name}.so"
+def library_path(name: str, folder: Path = FOLDER) -> Path:
+    """Return where the library for an instruction set is, or would be."""
+    return folder / f"kernels_{name}.so"
 
 
-def build() -> list[str]:
-    """Compiles what is missing or older than its sources; returns the paths of all libraries there are."""
+def build(folder: Path = FOLDER, extra: Sequence[str] = (), names: Sequence[str] = tuple(LIBRARIES)) -> list[str]:
+    """Compile what is missing or older than its sources; return the paths of all libraries there are.
+
+    extra  flags after those of the library
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if platform.machine().lower() not in {"x86_64", "amd64"} or sys.platform != "linux":
         return _nothing(f"no native kernels for {sys.platform} on {platform.machine()}")
     if compiler is None:
         return _nothing("no C++ compiler (set CXX)")
-    built: list[str] = []
-    for name, flags in LIBRARIES.items():
-        try:
-            built.append(str(_compile(compiler, name, flags)))
-        except subprocess.CalledProcessError as error:
-            _nothing(f"kernels for {name} did not compile:\n{error.stderr}")
-    return built
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        paths = threads.map(
+            lambda name: _compile(compiler, library_path(name, folder), [*LIBRARIES[name], *extra]), names
+        )
+        return [str(path) for path in paths if path is not None]
 
 
-def _compile(compiler: str, name: str, flags: list[str]) -> Path:
-    target = library_path(name)
+def _compile(compiler: str, target: Path, flags: list[str]) -> Path | None:
     sources = sorted(FOLDER.glob("*.cpp"))
     inputs = [*sources, *FOLDER.glob("*.h"), Path(__file__)]
     if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in inputs):
@@ -62,6 +77,9 @@ def _compile(compiler: str, name: str, flags: list[str]) -> Path:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
         partial.replace(target)
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"{target.name} did not compile and will not be used:\n{error.stderr}\n")
+        return None
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -72,5 +90,22 @@ def _nothing(reason: str) -> list[str]:
     return []
 
 
+def main() -> None:
+    """Build what the arguments say and print the paths; fail if a test library does not compile."""
+    parser = argparse.ArgumentParser(description="Compile the native CPU kernels.")
+    parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER")
+    parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES), metavar="NAME")
+    parser.add_argument("--emulate", action="store_true", help="the tile unit in plain C++")
+    parser.add_argument("--sanitize", choices=list(SANITIZE))
+    chosen = parser.parse_args()
+    extra = [*(EMULATE if chosen.emulate else []), *SANITIZE.get(chosen.sanitize, [])]
+    if extra and chosen.into.resolve() == FOLDER:
+        parser.error("--emulate and --sanitize need --into FOLDER: these libraries are for tests only")
+    built = build(chosen.into, extra, chosen.only)
+    sys.stdout.writelines(f"{path}\n" for path in built)
+    if extra and len(built) < len(chosen.only):
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
-    sys.stdout.writelines(f"{path}\n" for path in build())
+    main()

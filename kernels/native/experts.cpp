@@ -3,15 +3,14 @@
 // One expert is one run of bytes: gate and up words, their scales, down words, their scales. Gate and up blocks of 16
 // rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...), so four blocks give 32 numbers of the inner
 // vector, which is one group of columns of `down`: the result is packed for the second product where it is made.
-#include "int4_tiles.h"
-#include "product.h"
+#include "products.h"
 
 namespace moonshard {
 namespace {
 
 constexpr int64_t TASK_BLOCKS = 4;
 constexpr int64_t TASK_ROWS = TASK_BLOCKS * ROWS;  // 64 rows: 32 of gate and 32 of up, or 64 of down
-constexpr int64_t WAVE_TOKENS = 2048;              // assignments whose packed tokens are held at once
+constexpr int64_t WAVE_ROWS = 2048;                // packed rows that are held at once
 
 struct Shape {
   int64_t hidden, width;
@@ -30,10 +29,11 @@ Matrix down_of(const uint8_t* expert, const Shape& s) {
   return {words, reinterpret_cast<const uint16_t*>(words + s.words2()), s.width / GROUP};
 }
 
-// The tokens of one expert: `first` counts assignments before it, within the message.
+// The tokens of one expert: `first` counts assignments before it in the message, `row` packed rows.
+template <class Tiling>
 struct Job {
   const uint8_t* expert;
-  int64_t first;
+  int64_t first, row;
   Tiling tiling;
 };
 
@@ -50,10 +50,11 @@ struct Call {
 };
 
 // Assignments sorted by expert, and by token within an expert.
+template <class Tiling>
 struct Sorted {
   int64_t* token;
   float* weight;
-  Job* jobs;
+  Job<Tiling>* jobs;
   int64_t num_jobs = 0;
 };
 
@@ -65,17 +66,22 @@ struct PackedInputs;
 struct PackedInner;
 struct ExpertSums;
 
-Sorted sort_by_expert(const Call& c) {
+template <class Tiling>
+Sorted<Tiling> sort_by_expert(const Call& c) {
   const int64_t pairs = c.tokens * c.top_k;
   int64_t* start = scratch<ExpertStarts, int64_t>(c.num_experts + 1);
-  Sorted s{scratch<SortedTokens, int64_t>(pairs), scratch<SortedWeights, float>(pairs),
-           scratch<SortedJobs, Job>(c.num_experts), 0};
+  Sorted<Tiling> s{scratch<SortedTokens, int64_t>(pairs), scratch<SortedWeights, float>(pairs),
+                   scratch<SortedJobs, Job<Tiling>>(c.num_experts), 0};
+  int64_t row = 0;
   for (int64_t e = 0; e <= c.num_experts; e++) start[e] = 0;
   const auto local = [&](int64_t i) { return c.ids[i] >= 0 && c.ids[i] < c.num_experts; };
   for (int64_t i = 0; i < pairs; i++)
     if (local(i)) start[c.ids[i] + 1]++;
   for (int64_t e = 0; e < c.num_experts; e++) {
-    if (start[e + 1] > 0) s.jobs[s.num_jobs++] = {c.experts[e], start[e], Tiling(start[e + 1])};
+    if (start[e + 1] > 0) {
+      s.jobs[s.num_jobs] = {c.experts[e], start[e], row, Tiling(start[e + 1])};
+      row += s.jobs[s.num_jobs++].tiling.rows();
+    }
     start[e + 1] += start[e];
   }
   for (int64_t i = 0; i < pairs; i++)
@@ -95,50 +101,50 @@ inline F16 as_activation(F16 v, const uint16_t*) {
   return load(rounded);
 }
 
-template <class Kind, class X>
+template <class Product, class X>
 struct Wave {
-  using Unit = typename Kind::Unit;
+  using Unit = typename Product::Unit;
+  using Tiling = typename Product::Tiling;
   const Call& call;
-  const Sorted& sorted;
-  int64_t begin, end, first;  // jobs of this wave, first assignment
-  Unit* inputs;               // [assignments, hidden] packed by tiles
-  Unit* inner;                // [assignments, width] packed by the same tiles
+  const Sorted<Tiling>& sorted;
+  int64_t begin, end, first_row;  // jobs of this wave, its first packed row
+  Unit* inputs;                   // [rows, hidden] packed by tiles
+  Unit* inner;                    // [rows, width] packed by the same tiles
 
-  int64_t input_units() const { return packed_units<Kind>(call.shape.hidden); }
-  int64_t inner_units() const { return packed_units<Kind>(call.shape.width); }
+  Unit* inputs_of(const Job<Tiling>& job) const {
+    return inputs + (job.row - first_row) * Product::row_units(call.shape.hidden);
+  }
+  Unit* inner_of(const Job<Tiling>& job) const {
+    return inner + (job.row - first_row) * Product::row_units(call.shape.width);
+  }
 
   void pack(int64_t task) const {
     int64_t j = begin;
     while (task >= sorted.jobs[j].tiling.tiles) task -= sorted.jobs[j++].tiling.tiles;
-    const Job& job = sorted.jobs[j];
-    const int64_t start = job.tiling.begin(task);
-    const int64_t* token = sorted.token + job.first + start;
+    const Job<Tiling>& job = sorted.jobs[j];
+    const int64_t* token = sorted.token + job.first;
     const auto row = [&](int64_t m) { return static_cast<const X*>(call.x) + token[m] * call.x_stride; };
-    pack_tile<Kind, X>(row, job.tiling.begin(task + 1) - start, call.shape.hidden,
-                       inputs + (job.first - first + start) * input_units());
+    Product::template pack<X>(row, job.tiling, task, call.shape.hidden, inputs_of(job));
   }
 
   // 32 numbers of the inner vector of every token of one expert.
   void gate_up(int64_t task) const {
     const int64_t chunks = call.shape.width / GROUP, chunk = task % chunks;
-    const Job& job = sorted.jobs[begin + task / chunks];
+    const Job<Tiling>& job = sorted.jobs[begin + task / chunks];
     const Tiling& tiling = job.tiling;
-    float* sums = scratch<ExpertSums, float>(tiling.tokens * TASK_ROWS);
-    multiply<Kind>(gate_up_of(job.expert, call.shape), chunk * TASK_BLOCKS, TASK_BLOCKS,
-                   inputs + (job.first - first) * input_units(), tiling, 0, tiling.tiles, sums, TASK_ROWS);
-    for (int64_t tile = 0; tile < tiling.tiles; tile++) {
-      const int64_t start = tiling.begin(tile), tokens = tiling.begin(tile + 1) - start;
-      Unit* to = inner + (job.first - first + start) * inner_units() + chunk * Kind::UNITS * tokens;
-      for (int64_t m = 0; m < tokens; m++) {
-        const float* from = sums + (start + m) * TASK_ROWS;
+    float* sums = scratch<ExpertSums, float>(tiling.rows() * TASK_ROWS);
+    Product::multiply(gate_up_of(job.expert, call.shape), chunk * TASK_BLOCKS, TASK_BLOCKS, inputs_of(job), tiling, 0,
+                      tiling.tiles, sums, TASK_ROWS);
+    for (int64_t tile = 0; tile < tiling.tiles; tile++)
+      for (int64_t m = 0; m < tiling.rows_of(tile); m++) {
+        const float* from = sums + (tiling.first_row(tile) + m) * TASK_ROWS;
         float value[GROUP];
         for (int64_t half = 0; half < 2; half++) {
           const F16 gate = load(from + half * 32), up = load(from + half * 32 + 16);
           store(value + half * 16, as_activation(mul(silu(gate), up), static_cast<const X*>(nullptr)));
         }
-        Kind::pack(value, to, tokens, m);
+        Product::put_group(value, tiling, tile, m, chunk, call.shape.width, inner_of(job));
       }
-    }
   }
 
   // 64 columns of the output, every token: experts add up in the order of their index, whoever else is in the batch.
@@ -149,11 +155,11 @@ struct Wave {
       for (int64_t t = 0; t < call.tokens; t++)
         for (int64_t i = 0; i < here; i++) store(call.out + t * call.shape.hidden + (block + i) * ROWS, zeros());
     for (int64_t j = begin; j < end; j++) {
-      const Job& job = sorted.jobs[j];
+      const Job<Tiling>& job = sorted.jobs[j];
       const Tiling& tiling = job.tiling;
-      float* sums = scratch<ExpertSums, float>(tiling.tokens * TASK_ROWS);
-      multiply<Kind>(down_of(job.expert, call.shape), block, here, inner + (job.first - first) * inner_units(), tiling,
-                     0, tiling.tiles, sums, TASK_ROWS);
+      float* sums = scratch<ExpertSums, float>(tiling.rows() * TASK_ROWS);
+      Product::multiply(down_of(job.expert, call.shape), block, here, inner_of(job), tiling, 0, tiling.tiles, sums,
+                        TASK_ROWS);
       for (int64_t m = 0; m < tiling.tokens; m++) {
         const F16 weight = splat(sorted.weight[job.first + m]);
         float* to = call.out + sorted.token[job.first + m] * call.shape.hidden + block * ROWS;
@@ -164,19 +170,21 @@ struct Wave {
   }
 };
 
-template <class Kind, class X>
+template <class Product, class X>
 void run(const Call& c) {
-  const Sorted sorted = sort_by_expert(c);
+  using Tiling = typename Product::Tiling;
+  using Unit = typename Product::Unit;
+  const Sorted<Tiling> sorted = sort_by_expert<Tiling>(c);
   int64_t begin = 0;
   do {
-    int64_t end = begin, assignments = 0, tiles = 0;
-    while (end < sorted.num_jobs && (end == begin || assignments + sorted.jobs[end].tiling.tokens <= WAVE_TOKENS)) {
-      assignments += sorted.jobs[end].tiling.tokens;
+    int64_t end = begin, rows = 0, tiles = 0;
+    while (end < sorted.num_jobs && (end == begin || rows + sorted.jobs[end].tiling.rows() <= WAVE_ROWS)) {
+      rows += sorted.jobs[end].tiling.rows();
       tiles += sorted.jobs[end++].tiling.tiles;
     }
-    Wave<Kind, X> wave{c, sorted, begin, end, begin < end ? sorted.jobs[begin].first : 0, nullptr, nullptr};
-    wave.inputs = scratch<PackedInputs, typename Kind::Unit>(assignments * wave.input_units());
-    wave.inner = scratch<PackedInner, typename Kind::Unit>(assignments * wave.inner_units());
+    Wave<Product, X> wave{c, sorted, begin, end, begin < end ? sorted.jobs[begin].row : 0, nullptr, nullptr};
+    wave.inputs = scratch<PackedInputs, Unit>(rows * Product::row_units(c.shape.hidden));
+    wave.inner = scratch<PackedInner, Unit>(rows * Product::row_units(c.shape.width));
     parallel(c.threads,  //
              Phase(tiles, [&](int64_t task) { wave.pack(task); }),
              Phase((end - begin) * (c.shape.width / GROUP), [&](int64_t task) { wave.gate_up(task); }),
@@ -239,9 +247,9 @@ void expert_mlp(const uint8_t* const* experts, int64_t num_experts, int64_t hidd
                 int64_t top_k, float* out, int64_t threads) {
   const Call call{experts, {hidden, width}, x, x_stride, ids, weights, num_experts, tokens, top_k, out, threads};
   if (x_is_bf16)
-    run<Int4Bf16, uint16_t>(call);
+    run<Int4Product, uint16_t>(call);
   else
-    run<Int4F32, float>(call);
+    run<Vectors<Int4F32>, float>(call);
 }
 
 }  // extern "C"

@@ -1,6 +1,6 @@
 // y = x W^T for bf16 weights: packing, and the product for one weight (linear) or one per head (head_linear).
 #include "operations.h"
-#include "product.h"
+#include "products.h"
 
 namespace moonshard {
 namespace {
@@ -14,30 +14,30 @@ struct Products {
   int64_t x_token_stride, x_batch_stride, y_token_stride, y_batch_stride;
 };
 
-constexpr int64_t TILES_PER_TASK = 20;           // tokens of a task times one pass stay in the second cache
 constexpr int64_t SMALL_WORK = int64_t(1) << 15; // below this many multiplications a second thread costs more
 
 struct PackedTokens;
 struct TaskSums;
 
-template <class Kind, class X, class Y>
+template <class Product, class X, class Y>
 void run(const Products& p, int64_t threads) {
-  using Unit = typename Kind::Unit;
-  const int64_t steps = (p.in + Kind::COLUMNS - 1) / Kind::COLUMNS, row_blocks = (p.out + ROWS - 1) / ROWS;
-  const Tiling tiling(p.tokens);
-  const int64_t token_units = steps * Kind::UNITS;
-  Unit* packed = scratch<PackedTokens, Unit>(p.batch * p.tokens * token_units);
+  using Unit = typename Product::Unit;
+  using Weights = typename Product::Weights;
+  const int64_t steps = (p.in + Weights::COLUMNS - 1) / Weights::COLUMNS, row_blocks = (p.out + ROWS - 1) / ROWS;
+  const typename Product::Tiling tiling(p.tokens);
+  const int64_t item_units = tiling.rows() * Product::row_units(p.in);
+  Unit* packed = scratch<PackedTokens, Unit>(p.batch * item_units);
 
   const auto pack = [&](int64_t task) {
-    const int64_t item = task / tiling.tiles, tile = task % tiling.tiles, begin = tiling.begin(tile);
-    const X* from = static_cast<const X*>(p.x) + item * p.x_batch_stride + begin * p.x_token_stride;
-    pack_tile<Kind, X>([&](int64_t m) { return from + m * p.x_token_stride; }, tiling.begin(tile + 1) - begin, p.in,
-                       packed + (item * p.tokens + begin) * token_units);
+    const int64_t item = task / tiling.tiles, tile = task % tiling.tiles;
+    const X* from = static_cast<const X*>(p.x) + item * p.x_batch_stride;
+    Product::template pack<X>([&](int64_t m) { return from + m * p.x_token_stride; }, tiling, tile, p.in,
+                              packed + item * item_units);
   };
 
-  const int64_t task_blocks = tiling.tiles > 1 ? 8 : 4;
+  const int64_t task_blocks = Product::task_blocks(row_blocks * p.batch, tiling.tiles, threads);
   const int64_t row_tasks = (row_blocks + task_blocks - 1) / task_blocks;
-  const int64_t token_tasks = (tiling.tiles + TILES_PER_TASK - 1) / TILES_PER_TASK;
+  const int64_t token_tasks = (tiling.tiles + Product::TASK_TILES - 1) / Product::TASK_TILES;
   const auto compute = [&](int64_t task) {
     const int64_t rows = task % row_tasks, tile_task = task / row_tasks % token_tasks;
     const int64_t item = task / (row_tasks * token_tasks);
@@ -45,11 +45,11 @@ void run(const Products& p, int64_t threads) {
     const int64_t block = rows * task_blocks;
     const int64_t blocks = block + task_blocks < row_blocks ? task_blocks : row_blocks - block;
     const int64_t begin = tiling.begin(first), tokens = tiling.begin(last) - begin, width = blocks * ROWS;
-    float* sums = scratch<TaskSums, float>(tokens * width);
+    float* sums = scratch<TaskSums, float>((tiling.first_row(last) - tiling.first_row(first)) * width);
     Matrix w;
-    w.words = p.words + item * row_blocks * steps * Kind::WORD_BYTES;
+    w.words = p.words + item * row_blocks * steps * Weights::WORD_BYTES;
     w.steps = steps;
-    multiply<Kind>(w, block, blocks, packed + item * p.tokens * token_units, tiling, first, last, sums, width);
+    Product::multiply(w, block, blocks, packed + item * item_units, tiling, first, last, sums, width);
     const int64_t kept = block * ROWS + width < p.out ? width : p.out - block * ROWS;
     for (int64_t m = 0; m < tokens; m++) {
       Y* to = static_cast<Y*>(p.y) + (begin + m) * p.y_token_stride + item * p.y_batch_stride + block * ROWS;
@@ -100,13 +100,13 @@ void linear(const uint8_t* words, const void* x, int64_t x_is_bf16, void* y, int
                    y_batch_stride};
   if (tokens == 0 || out == 0 || batch == 0) return;
   if (x_is_bf16 && y_is_bf16)
-    run<DenseBf16, uint16_t, uint16_t>(p, threads);
+    run<DenseProduct, uint16_t, uint16_t>(p, threads);
   else if (x_is_bf16)
-    run<DenseBf16, uint16_t, float>(p, threads);
+    run<DenseProduct, uint16_t, float>(p, threads);
   else if (y_is_bf16)
-    run<DenseF32, float, uint16_t>(p, threads);
+    run<Vectors<DenseF32>, float, uint16_t>(p, threads);
   else
-    run<DenseF32, float, float>(p, threads);
+    run<Vectors<DenseF32>, float, float>(p, threads);
 }
 
 }  // extern "C"

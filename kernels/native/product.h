@@ -1,4 +1,13 @@
 // Products of packed tokens with packed weights: cuts the work into the tiles of tiles.h.
+//
+// Operations are written once, over a product: how tokens are cut into tiles, packed, and multiplied. `Vectors` makes one
+// of every kind of tiles.h; amx_dense.h and amx_int4.h have those of the tile unit. A product has
+//
+//   Tiling     cuts tokens into tiles; its packed rows may be more than its tokens
+//   Unit       what packed tokens are made of, row_units(columns) for each row
+//   pack       packs one tile of tokens
+//   task_blocks, TASK_TILES   how much of a large product is one task
+//   multiply   tiles [first, last) of packed tokens times row blocks [block, block + blocks) of a matrix
 #pragma once
 #include <utility>
 
@@ -10,12 +19,17 @@ namespace {
 
 // Tokens cut into tiles of nearly equal size, none larger than MAX_TILE_TOKENS.
 struct Tiling {
+  static constexpr int64_t MOST_TOKENS = MAX_TILE_TOKENS;  // of a tile
   int64_t tokens, tiles;
 
   explicit Tiling(int64_t num_tokens = 0)
       : tokens(num_tokens), tiles((num_tokens + MAX_TILE_TOKENS - 1) / MAX_TILE_TOKENS) {}
   int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
   int64_t largest() const { return (tokens + tiles - 1) / tiles; }
+  // Rows in memory: of all tiles, before a tile, and in it.
+  int64_t rows() const { return tokens; }
+  int64_t first_row(int64_t tile) const { return begin(tile); }
+  int64_t rows_of(int64_t tile) const { return begin(tile + 1) - begin(tile); }
 };
 
 // Row blocks per tile: as many accumulators as there are registers, so that even one token hides the latency of FMA.
@@ -50,12 +64,6 @@ TileFunction<Kind> choose_tile(int blocks, int64_t tokens) {
                        : choose_tile<Kind, 1>(tokens, all);
 }
 
-// Units that one token takes when packed.
-template <class Kind>
-constexpr int64_t packed_units(int64_t columns) {
-  return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS * Kind::UNITS;
-}
-
 // A row as words of two bf16; an odd last column gets a zero. Float32 rows are rounded into `memory`.
 inline const uint16_t* bf16_row(const uint16_t* row, int64_t, uint16_t*) { return row; }
 inline const uint16_t* bf16_row(const float* row, int64_t columns, uint16_t* memory) {
@@ -67,53 +75,84 @@ inline const uint16_t* bf16_row(const float* row, int64_t columns, uint16_t* mem
 
 struct RoundedRow;
 
-// Packs the tokens of one tile; row(m) is the first of `columns` numbers of token m.
-template <class Kind, class T, class Row>
-void pack_tile(const Row& row, int64_t tokens, int64_t columns, typename Kind::Unit* out) {
-  const int64_t whole = columns / Kind::COLUMNS * Kind::COLUMNS;
-  for (int64_t m = 0; m < tokens; m++) {
-    if constexpr (Kind::WORDS) {
-      const uint16_t* from = bf16_row(row(m), columns, scratch<RoundedRow, uint16_t>(columns));
-      for (int64_t i = 0; i < columns / 2; i++) std::memcpy(out + i * tokens + m, from + 2 * i, 4);
-      if (columns % 2) out[columns / 2 * tokens + m] = from[columns - 1];
-    } else {
-      const T* from = row(m);
-      typename Kind::Unit* to = out;
-      float value[Kind::COLUMNS];
-      for (int64_t k = 0; k < whole; k += Kind::COLUMNS, to += Kind::UNITS * tokens) {
-        for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = widen(from[k + i]);
+template <class Kind>
+struct Vectors {
+  using Weights = Kind;
+  using Tiling = moonshard::Tiling;
+  using Unit = typename Kind::Unit;
+  static constexpr int64_t TASK_TILES = 20;  // tokens of a task times one pass stay in the second cache
+
+  static int64_t task_blocks(int64_t, int64_t tiles, int64_t) { return tiles > 1 ? 8 : 4; }
+  static int64_t row_units(int64_t columns) { return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS * Kind::UNITS; }
+
+  // row(m) is the first of `columns` numbers of token m of the call. x: packed tokens of all tiles.
+  template <class T, class Row>
+  static void pack(const Row& row, const Tiling& tiling, int64_t tile, int64_t columns, Unit* x) {
+    const int64_t begin = tiling.begin(tile), tokens = tiling.begin(tile + 1) - begin;
+    const int64_t whole = columns / Kind::COLUMNS * Kind::COLUMNS;
+    Unit* const out = x + begin * row_units(columns);
+    for (int64_t m = 0; m < tokens; m++) {
+      if constexpr (Kind::WORDS) {
+        const uint16_t* from = bf16_row(row(begin + m), columns, scratch<RoundedRow, uint16_t>(columns));
+        for (int64_t i = 0; i < columns / 2; i++) std::memcpy(out + i * tokens + m, from + 2 * i, 4);
+        if (columns % 2) out[columns / 2 * tokens + m] = from[columns - 1];
+      } else {
+        const T* from = row(begin + m);
+        Unit* to = out;
+        float value[Kind::COLUMNS];
+        for (int64_t k = 0; k < whole; k += Kind::COLUMNS, to += Kind::UNITS * tokens) {
+          for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = widen(from[k + i]);
+          Kind::pack(value, to, tokens, m);
+        }
+        if (whole == columns) continue;
+        for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = whole + i < columns ? widen(from[whole + i]) : 0.0f;
         Kind::pack(value, to, tokens, m);
       }
-      if (whole == columns) continue;
-      for (int64_t i = 0; i < Kind::COLUMNS; i++) value[i] = whole + i < columns ? widen(from[whole + i]) : 0.0f;
-      Kind::pack(value, to, tokens, m);
     }
   }
-}
 
-// Tiles [first, last) of the packed tokens x times row blocks [block, block + blocks) of w.
-// c  [tokens of these tiles, blocks * 16] f32, row_stride apart
-// The columns are walked in passes short enough for the caches; the sums wait in c between passes.
-template <class Kind>
-void multiply(const Matrix& w, int64_t block, int64_t blocks, const typename Kind::Unit* x, const Tiling& tiling,
-              int64_t first, int64_t last, float* c, int64_t row_stride) {
-  const int64_t token_units = w.steps * Kind::UNITS, origin = tiling.begin(first);
-  const int64_t pass = last - first > 1 ? Kind::PASS_STEPS : w.steps;
-  const int widest = blocks_per_tile(tiling.largest());
-  for (int64_t step = 0; step < w.steps; step += pass) {
-    const int64_t end = step + pass < w.steps ? step + pass : w.steps;
+  // One group of columns of row m of a tile, already of the dtype of the run.
+  static void put_group(const float* value, const Tiling& tiling, int64_t tile, int64_t m, int64_t group,
+                        int64_t columns, Unit* x) {
+    const int64_t tokens = tiling.rows_of(tile);
+    Kind::pack(value, x + tiling.begin(tile) * row_units(columns) + group * Kind::UNITS * tokens, tokens, m);
+  }
+
+  // c  [rows of these tiles, blocks * 16] f32, row_stride apart
+  // The columns are walked in passes short enough for the caches; the sums wait in c between passes.
+  static void multiply(const Matrix& w, int64_t block, int64_t blocks, const Unit* x, const Tiling& tiling,
+                       int64_t first, int64_t last, float* c, int64_t row_stride) {
+    const int64_t pass = last - first > 1 ? Kind::PASS_STEPS : w.steps;
+    for (int64_t step = 0; step < w.steps; step += pass) {
+      const int64_t steps = step + pass < w.steps ? pass : w.steps - step;
+      multiply_steps(w, block, blocks, step, steps, x, step, w.steps, tiling, first, last, c, row_stride, step > 0);
+    }
+  }
+
+  // Adds steps [step, step + steps) of the weights times tokens that have these steps alone.
+  static void add(const Matrix& w, int64_t block, int64_t blocks, int64_t step, int64_t steps, const Unit* x,
+                  const Tiling& tiling, float* c, int64_t row_stride) {
+    multiply_steps(w, block, blocks, step, steps, x, 0, steps, tiling, 0, tiling.tiles, c, row_stride, true);
+  }
+
+ private:
+  static void multiply_steps(const Matrix& w, int64_t block, int64_t blocks, int64_t step, int64_t steps,
+                             const Unit* x, int64_t x_step, int64_t x_steps, const Tiling& tiling, int64_t first,
+                             int64_t last, float* c, int64_t row_stride, bool resume) {
+    const int64_t origin = tiling.begin(first);
+    const int widest = blocks_per_tile(tiling.largest());
     for (int64_t b = 0; b < blocks;) {
       const int together = b + widest <= blocks ? widest : 1;
       for (int64_t tile = first; tile < last; tile++) {
         const int64_t begin = tiling.begin(tile), tokens = tiling.begin(tile + 1) - begin;
-        const auto* from = x + begin * token_units + step * Kind::UNITS * tokens;
-        choose_tile<Kind>(together, tokens)(w, block + b, step, end, from,
-                                            c + (begin - origin) * row_stride + b * ROWS, row_stride, step > 0);
+        choose_tile<Kind>(together, tokens)(w, block + b, step, step + steps,
+                                            x + (begin * x_steps + x_step * tokens) * Kind::UNITS,
+                                            c + (begin - origin) * row_stride + b * ROWS, row_stride, resume);
       }
       b += together;
     }
   }
-}
+};
 
 }  // namespace
 }  // namespace moonshard

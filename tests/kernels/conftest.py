@@ -1,10 +1,16 @@
 """Every implementation of the kernels that can run here, as a fixture and as an oracle.
 
-`emulate.py` in this folder builds the AVX512 library for any CPU; once built, the tests take it as one more.
-The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
+The AMX kernels run on the tile unit where there is one, and everywhere on one in plain C++, which the first test that
+wants it compiles. The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
+
+MOONSHARD_TEST_LIBRARIES=FOLDER puts the native libraries of that folder in the place of all others: those that
+`kernels/native/build.py --sanitize` makes.
 """
 
 import os
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,53 +21,93 @@ import torch
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
 from kernels import implementations
-from kernels.gpu.kernels import TritonKernels
 from kernels.native.kernels import NativeKernels
 from kernels.reference import text as reference
-from tests.kernels import interpreter
-from tests.kernels.on_device import OnDevice
+from tests.kernels.libraries import emulated_amx
 
-EMULATED = Path(__file__).parent / "kernels_emulated.so"
-IMPLEMENTATIONS = implementations()
-if EMULATED.exists():
-    IMPLEMENTATIONS["emulated"] = NativeKernels("emulated", EMULATED)
-if torch.cuda.is_available():
-    IMPLEMENTATIONS["triton"] = OnDevice(TritonKernels(), "cuda")
-else:
+Make = Callable[[], object]
+
+
+def emulated() -> object:
+    path = emulated_amx()
+    if path is None:
+        pytest.skip("the AMX kernels cannot be compiled for this CPU (tests/kernels/emulate.py)")
+    return NativeKernels("amx, emulated", path)
+
+
+def triton() -> object:
+    from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415 - a second that most runs need not spend
+    from tests.kernels.on_device import OnDevice  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        return OnDevice(TritonKernels(), "cuda")
+    make_the_interpreter_right()
+    return TritonKernels()
+
+
+def make_the_interpreter_right() -> None:
+    """bfloat16 in Triton's interpreter, if there is no GPU."""
+    from tests.kernels import interpreter  # noqa: PLC0415
+
     interpreter.install()
-    IMPLEMENTATIONS["triton"] = TritonKernels()
-NATIVE = {name: kernels for name, kernels in IMPLEMENTATIONS.items() if isinstance(kernels, NativeKernels)}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@pytest.fixture(params=[name for name in IMPLEMENTATIONS if name != "reference"])
+def makers() -> tuple[dict[str, Make], list[str]]:
+    """Return what makes each implementation, and the names of the native ones."""
+    if folder := os.environ.get("MOONSHARD_TEST_LIBRARIES"):
+        paths = {path.stem.removeprefix("kernels_"): path for path in sorted(Path(folder).glob("kernels_*.so"))}
+        assert paths, f"no kernels_*.so in {folder}"
+        native: dict[str, Make] = {n: lambda n=n, p=p: NativeKernels(n, p) for n, p in paths.items()}  # type: ignore[misc]
+        return {"reference": lambda: reference, **native}, list(native)
+    found = implementations()
+    names = [name for name, kernels in found.items() if isinstance(kernels, NativeKernels)]
+    made: dict[str, Make] = {name: lambda kernels=kernels: kernels for name, kernels in found.items()}  # type: ignore[misc]
+    return {**made, "amx-emulated": emulated, "triton": triton}, [*names, "amx-emulated"]
+
+
+MAKERS, NATIVE = makers()
+
+
+@cache
+def implementation(name: str) -> object:
+    return MAKERS[name]()
+
+
+@pytest.fixture(params=[name for name in MAKERS if name != "reference"])
 def fast(request):
     """An implementation to compare with the reference."""
-    return IMPLEMENTATIONS[request.param]
+    return implementation(request.param)
 
 
-@pytest.fixture(params=list(NATIVE) or [pytest.param(None, marks=pytest.mark.skip(reason="no native kernels here"))])
+@pytest.fixture(params=NATIVE)
 def native(request):
     """An implementation that promises results independent of the batch."""
-    return NATIVE[request.param]
+    return implementation(request.param)
 
 
-@pytest.fixture(params=list(IMPLEMENTATIONS))
+@pytest.fixture(params=list(MAKERS))
 def kernels(request):
     """Any implementation, the reference included."""
-    return IMPLEMENTATIONS[request.param]
+    return implementation(request.param)
 
 
-@pytest.fixture(params=list(DTYPES))
+@pytest.fixture(params=["float32", "bfloat16"])
 def dtype(request):
     """The dtype of the run."""
-    return DTYPES[request.param]
+    return getattr(torch, request.param)
 
 
 @pytest.fixture
 def oracle():
     """The truth."""
     return reference
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interpreted():
+    """Files that import Triton themselves rely on this."""
+    if "triton" in sys.modules and not torch.cuda.is_available():
+        make_the_interpreter_right()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Builds the AVX512 kernels for a CPU without AVX512: `python tests/kernels/emulate.py` (needs SIMDe and minutes).
+"""Build the AMX and AVX512 kernels for a CPU without either: `python tests/kernels/emulate.py` (SIMDe, minutes).
 
-The library lands beside this file; while it is there, the tests of this folder run it as one more implementation.
+The library lands in `built`; while it is there, the tests of this folder run it as one more implementation.
 """
 
 import subprocess
@@ -12,8 +12,10 @@ SOURCES = FOLDER.parent.parent / "kernels" / "native"
 
 if __name__ == "__main__":
     # Without optimisation: the emulation in long unrolled loops would take the compiler hours.
-    flags = ["-O0", "-std=c++20", "-w", "-march=x86-64-v3", "-DMOONSHARD_AVX512", "-pthread", "-fPIC", "-shared"]
+    flags = ["-O0", "-std=c++20", "-w", "-march=x86-64-v3", "-pthread", "-fPIC", "-shared"]
+    kinds = ["-DMOONSHARD_AVX512", "-DMOONSHARD_AMX", "-DMOONSHARD_EMULATED_AMX"]
     shim = ["-include", str(FOLDER / "emulated_avx512.h")]
-    target = FOLDER / "kernels_emulated.so"
-    subprocess.run(["g++", *flags, *shim, *map(str, SOURCES.glob("*.cpp")), "-o", str(target)], check=True)
+    target = FOLDER / "built" / "kernels_amx.so"
+    target.parent.mkdir(exist_ok=True)
+    subprocess.run(["g++", *flags, *kinds, *shim, *map(str, SOURCES.glob("*.cpp")), "-o", str(target)], check=True)
     sys.stdout.write(f"{target}\n")
