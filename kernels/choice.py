@@ -1,5 +1,6 @@
 """Which implementation serves which device: decided once, when this module is loaded."""
 
+import os
 from functools import cache
 from typing import Final
 
@@ -14,14 +15,31 @@ from kernels.reference import sampling as reference_sampling
 from kernels.reference import text as reference
 from kernels.reference import vision as reference_vision
 
+SETTING = "MOONSHARD_KERNELS"
+AUTO = "auto"
+
 
 def implementations() -> dict[str, Kernels]:
-    """Every implementation that can run on this machine, slowest first; tests compare each with `reference`."""
+    """Return every implementation that can run on this machine, the best last; tests compare each with `reference`."""
     native = {name: NativeKernels(name, path) for name, path in usable_libraries().items()}
     return {"reference": reference, "portable": portable, **native}
 
 
-CPU: Final[Kernels] = list(implementations().values())[-1]
+def chosen(setting: str) -> Kernels:
+    """Return the implementation for CPU tensors: the best one, or the one that MOONSHARD_KERNELS names.
+
+    Raises ValueError, which names the usable ones, for any other.
+    """
+    usable = implementations()
+    if setting == AUTO:
+        return list(usable.values())[-1]
+    if setting not in usable:
+        raise ValueError(f"{SETTING}={setting} cannot be used here, only {', '.join([AUTO, *usable])}")
+    return usable[setting]
+
+
+# Packed weights belong to one implementation, so the choice is made once, before the first weight is packed.
+CPU: Final[Kernels] = chosen(os.environ.get(SETTING, AUTO))
 
 
 def kernels_for(tensor: Tensor) -> Kernels:

@@ -21,8 +21,6 @@
 namespace moonshard {
 namespace {
 
-inline void store_words(void* p, W16 w) { _mm512_storeu_si512(p, w.all); }
-
 constexpr int SUM_TILES = 4;     // products under way: a tile of sums is stored four products after it was computed
 constexpr int BEHIND = 1;        // and added one product later
 constexpr int PARTS = 4;         // stored tiles of unscaled sums that are held

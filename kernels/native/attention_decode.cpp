@@ -4,8 +4,12 @@
 // its own maximum; partials are merged in the order of the tiles. Nothing in this depends on the other rows, on the
 // number of threads or on whether the tiles of a row were computed by one thread or by several.
 //
-// Heads stand in the lanes, sixteen at a time: the scores of a tile are its tokens times the queries as weights, its
-// result is the softmax weights as tokens times the latents as weights. `Math` says in which numbers.
+// All heads of a row share the latents: a tile of them is read once, and its scores are the tokens times the queries of
+// all heads as weights, heads in the lanes; its result is the softmax weights, transposed, times the latents. `Math` says
+// in which numbers and how.
+#ifdef MOONSHARD_AMX
+#include "amx_attention.h"
+#endif
 #include "attention_math.h"
 #include "operations.h"
 #include "parallel.h"
@@ -27,38 +31,44 @@ struct Context {
   float scale;
 
   int64_t width() const { return latent + rope; }
-  int64_t head_groups() const { return (heads + LANES - 1) / LANES; }
+  int64_t lanes() const { return up_to(heads, LANES); }
+  int64_t wide() const { return up_to(latent, CHUNK); }
   int64_t tiles(int64_t row) const { return (int64_t(context_lens[row]) + TILE_TOKENS - 1) / TILE_TOKENS; }
-  int64_t heads_from(int64_t first) const { return heads - first < LANES ? heads - first : LANES; }
 };
 
-// What is known of sixteen heads after some tiles.
+// What is known of all heads of a row after some tiles.
 struct Partial {
-  float* maximum;  // [16]
-  float* weight;   // [16], sum of the softmax weights
-  float* sums;     // [16, latent], relative to the maximum
+  float* maximum;  // [lanes]
+  float* weight;   // [lanes], sum of the softmax weights
+  float* sums;     // [lanes, wide], relative to the maximum
 };
-Partial partial_at(float* memory) { return {memory, memory + LANES, memory + 2 * LANES}; }
-int64_t partial_size(const Context& c) { return LANES * (c.latent + 2); }
+Partial partial_at(const Context& c, float* memory) { return {memory, memory + c.lanes(), memory + 2 * c.lanes()}; }
+int64_t partial_size(const Context& c) { return c.lanes() * (c.wide() + 2); }
 
-// Queries of up to sixteen heads as weights. Lanes past the last head are zero.
+// The queries of a row as weights. Lanes past the last head, and columns past the last, are zero.
 template <class Math>
-void pack_queries(const Context& c, int64_t row, int64_t first_head, typename Math::Unit* out) {
+int64_t query_units(const Context& c) {
+  return Math::units(c.width()) * c.lanes();
+}
+template <class Math>
+void pack_queries(const Context& c, int64_t row, typename Math::Unit* out) {
   using T = typename Math::Cached;
-  std::memset(out, 0, size_t(Math::units(c.width()) * LANES) * sizeof(*out));
-  for (int64_t lane = 0; lane < c.heads_from(first_head); lane++) {
-    const int64_t head = first_head + lane;
+  std::memset(out, 0, size_t(query_units<Math>(c)) * sizeof(*out));
+  for (int64_t head = 0; head < c.heads; head++) {
     const T* latent = static_cast<const T*>(c.q_latent) + row * c.q_latent_strides[0] + head * c.q_latent_strides[1];
     const T* rope = static_cast<const T*>(c.q_rope) + row * c.q_rope_strides[0] + head * c.q_rope_strides[1];
-    Math::put(latent, 0, c.latent, lane, out);
-    Math::put(rope, c.latent, c.rope, lane, out);
+    Math::put(latent, 0, c.latent, head, c.lanes(), out);
+    Math::put(rope, c.latent, c.rope, head, c.lanes(), out);
   }
 }
 
-// The tokens of a tile: where they are if one block holds them as the products want them, else a copy in `memory`.
+struct TileTokens;
+struct TileScores;
+struct TileMaximum;
+
+// The tokens of a tile: where they are if one block holds them as the products want them, else a copy.
 template <class Math>
-Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t begin, int64_t tokens,
-                                        typename Math::Unit* memory) {
+Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t begin, int64_t tokens) {
   using T = typename Math::Cached;
   using Unit = typename Math::Unit;
   const int32_t* table = c.block_tables + row * c.table_stride;
@@ -66,78 +76,91 @@ Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t b
     return static_cast<const T*>(c.cache) + table[position / c.block_tokens] * c.cache_strides[0] +
            position % c.block_tokens * c.cache_strides[1];
   };
-  constexpr int64_t PER_UNIT = sizeof(Unit) / sizeof(T);
   const bool one_block = begin / c.block_tokens == (begin + tokens - 1) / c.block_tokens;
-  if (Math::AS_CACHED && one_block && c.cache_strides[1] % PER_UNIT == 0)
-    return {reinterpret_cast<const Unit*>(at(begin)), c.cache_strides[1] / PER_UNIT};
+  if (one_block && Math::as_cached(tokens, c.width(), c.cache_strides[1])) {
+    const int64_t next = begin + TILE_TOKENS < c.context_lens[row] ? begin + TILE_TOKENS : begin;
+    return {reinterpret_cast<const Unit*>(at(begin)), c.cache_strides[1] * int64_t(sizeof(T)) / int64_t(sizeof(Unit)),
+            reinterpret_cast<const Unit*>(at(next))};
+  }
   const int64_t units = Math::units(c.width());
+  Unit* memory = scratch<TileTokens, Unit>(TILE_TOKENS * units);
+  if (sizeof(Unit) != sizeof(T)) std::memset(memory, 0, size_t(TILE_TOKENS * units) * sizeof(Unit));
   for (int64_t t = 0; t < tokens; t++) Math::read(at(begin + t), c.width(), memory + t * units);
-  return {memory, units};
+  return {memory, units, nullptr};
 }
 
-// Moves `total` to the maximum of both; keep and take are what the old and the new sums are worth there.
-void join_weights(const Partial& total, const float* maximum, const float* weight, float* keep, float* take) {
-  const F16 top = max(load(total.maximum), load(maximum));
-  store(keep, exp(sub(load(total.maximum), top)));
-  store(take, exp(sub(load(maximum), top)));
-  store(total.weight, fma(load(total.weight), load(keep), mul(load(weight), load(take))));
-  store(total.maximum, top);
+// Moves `total` to the maximum of both, for sixteen heads; keep and take are what old and new sums are worth there.
+void join_weights(const Partial& total, const Partial& next, int64_t lane, float* keep, float* take) {
+  const F16 before = load(total.maximum + lane), now = load(next.maximum + lane), top = max(before, now);
+  const F16 kept = exp(sub(before, top)), taken = exp(sub(now, top));
+  store(keep + lane, kept);
+  store(take + lane, taken);
+  store(total.weight + lane, fma(load(total.weight + lane), kept, mul(load(next.weight + lane), taken)));
+  store(total.maximum + lane, top);
 }
 
-void merge(const Context& c, int64_t heads, const Partial& total, const Partial& next) {
-  float keep[LANES], take[LANES];
-  join_weights(total, next.maximum, next.weight, keep, take);
-  for (int64_t head = 0; head < heads; head++) {
-    float* to = total.sums + head * c.latent;
-    const float* from = next.sums + head * c.latent;
+struct MergeFactors;
+
+// Heads [first, first + count) of a later partial into an earlier one.
+void merge(const Context& c, int64_t first, int64_t count, const Partial& total, const Partial& next) {
+  float* keep = scratch<MergeFactors, float>(2 * c.lanes());
+  float* take = keep + c.lanes();
+  join_weights(total, next, first, keep, take);
+  for (int64_t head = first; head < first + count; head++) {
+    float* to = total.sums + head * c.wide();
+    const float* from = next.sums + head * c.wide();
     const float a = keep[head], b = take[head];
     for (int64_t d = 0; d < c.latent; d++) to[d] = __builtin_fmaf(to[d], a, from[d] * b);
   }
 }
 
-struct TileTokens;
-struct TileValues;
-struct TileScores;
-struct TileWeights;
+// Scores -> softmax weights of this tile alone, for sixteen heads, with their maximum and sum.
+template <class Math>
+void soften(const Context& c, int64_t tokens, float* scores, float* maximum, float* weight) {
+  const int64_t lanes = c.lanes();
+  F16 top = mul(load(scores), splat(c.scale)), total = zeros();
+  for (int64_t t = 0; t < tokens; t++) {
+    const F16 score = mul(load(scores + t * lanes), splat(c.scale));
+    store(scores + t * lanes, score);
+    top = t == 0 ? score : max(top, score);
+  }
+  for (int64_t t = 0; t < tokens; t++) {
+    const F16 part = Math::rounded(exp(sub(load(scores + t * lanes), top)));
+    total = add(total, part);
+    store(scores + t * lanes, part);
+  }
+  store(maximum, top);
+  store(weight, total);
+}
 
 // One tile of a row. The first becomes `p`, later ones are merged into it, with the same arithmetic as `merge`.
 template <class Math>
-void attend_tile(const Context& c, int64_t row, int64_t heads, const typename Math::Unit* queries, int64_t tile,
-                 bool first, const Partial& p) {
-  using Unit = typename Math::Unit;
-  const int64_t begin = tile * TILE_TOKENS, left = c.context_lens[row] - begin, units = Math::units(c.width());
+void attend_tile(const Context& c, int64_t row, const typename Math::Unit* queries, int64_t tile, bool first,
+                 const Partial& p) {
+  const int64_t begin = tile * TILE_TOKENS, left = c.context_lens[row] - begin, lanes = c.lanes();
   const int64_t tokens = left < TILE_TOKENS ? left : TILE_TOKENS;
-  float* scores = scratch<TileScores, float>(TILE_TOKENS * LANES);
-  const Tokens<Unit> keys =
-      read_tokens<Math>(c, row, begin, tokens, scratch<TileTokens, Unit>(TILE_TOKENS * units));
-  score_tokens<Math>(keys, units, tokens, queries, scores);
-  for (int64_t t = 0; t < tokens; t++) store(scores + t * LANES, mul(load(scores + t * LANES), splat(c.scale)));
-  F16 top = load(scores), total = zeros();
-  for (int64_t t = 1; t < tokens; t++) top = max(top, load(scores + t * LANES));
-  for (int64_t t = 0; t < tokens; t++) {
-    const F16 weight = Math::rounded(exp(sub(load(scores + t * LANES), top)));
-    total = add(total, weight);
-    store(scores + t * LANES, weight);
+  float* scores = scratch<TileScores, float>(TILE_TOKENS * lanes);
+  float* fresh = scratch<TileMaximum, float>(4 * lanes);
+  float *const keep = fresh + 2 * lanes, *const take = fresh + 3 * lanes;
+  const Partial next = first ? p : Partial{fresh, fresh + lanes, nullptr};
+  const auto keys = read_tokens<Math>(c, row, begin, tokens);
+  Math::score(keys, Math::units(c.width()), tokens, queries, lanes, scores);
+  for (int64_t lane = 0; lane < lanes; lane += LANES) {
+    soften<Math>(c, tokens, scores + lane, next.maximum + lane, next.weight + lane);
+    if (!first) join_weights(p, next, lane, keep, take);
   }
-  float maximum[LANES], weight[LANES], keep[LANES], take[LANES];
-  store(first ? p.maximum : maximum, top);
-  store(first ? p.weight : weight, total);
-  if (!first) join_weights(p, maximum, weight, keep, take);
-  const Unit* weights = Math::pack_weights(scores, tokens, scratch<TileWeights, Unit>(TILE_TOKENS * LANES));
-  const Tokens<Unit> values =
-      Math::as_values(keys, tokens, c.latent, [](int64_t count) { return scratch<TileValues, Unit>(count); });
-  weigh_values<Math>(weights, heads, values, Math::units(tokens), c.latent, p.sums,
-                     first ? Joining{} : Joining{keep, take});
+  Math::weigh(scores, keys, tokens, c.latent, c.heads, lanes, p.sums, c.wide(),
+              first ? Joining{} : Joining{keep, take});
 }
 
 template <class T>
-void finish(const Context& c, int64_t row, int64_t first_head, const Partial& p) {
-  for (int64_t lane = 0; lane < c.heads_from(first_head); lane++) {
-    T* out = static_cast<T*>(c.out) + (row * c.heads + first_head + lane) * c.latent;
-    const float* from = p.sums + lane * c.latent;
+void finish(const Context& c, int64_t row, int64_t first, int64_t count, const Partial& p) {
+  for (int64_t head = first; head < first + count; head++) {
+    T* out = static_cast<T*>(c.out) + (row * c.heads + head) * c.latent;
+    const float* from = p.sums + head * c.wide();
     int64_t d = 0;
-    for (; d + LANES <= c.latent; d += LANES) store(out + d, div(load(from + d), splat(p.weight[lane])));
-    for (; d < c.latent; d++) round_to(out + d, from[d] / p.weight[lane]);
+    for (; d + LANES <= c.latent; d += LANES) store(out + d, div(load(from + d), splat(p.weight[head])));
+    for (; d < c.latent; d++) round_to(out + d, from[d] / p.weight[head]);
   }
 }
 
@@ -151,50 +174,39 @@ struct RowPartials;
 struct SharedQueries;
 struct SharedPartials;
 
-// All tiles of one row and sixteen heads on this thread.
+// All tiles of one row on this thread.
 template <class Math>
-void attend_row(const Context& c, int64_t row, int64_t first_head) {
-  using Unit = typename Math::Unit;
-  const int64_t heads = c.heads_from(first_head);
-  Unit* queries = scratch<Queries, Unit>(Math::units(c.width()) * LANES);
-  const Partial total = partial_at(scratch<RowPartials, float>(partial_size(c)));
-  pack_queries<Math>(c, row, first_head, queries);
-  for (int64_t tile = 0; tile < c.tiles(row); tile++)
-    attend_tile<Math>(c, row, heads, queries, tile, tile == 0, total);
-  finish<typename Math::Cached>(c, row, first_head, total);
+void attend_row(const Context& c, int64_t row) {
+  auto* queries = scratch<Queries, typename Math::Unit>(query_units<Math>(c));
+  const Partial total = partial_at(c, scratch<RowPartials, float>(partial_size(c)));
+  pack_queries<Math>(c, row, queries);
+  for (int64_t tile = 0; tile < c.tiles(row); tile++) attend_tile<Math>(c, row, queries, tile, tile == 0, total);
+  finish<typename Math::Cached>(c, row, 0, c.heads, total);
 }
 
 // The same with the tiles shared out in waves; the partials of a wave are then merged in order, by one thread per
 // sixteen heads.
 template <class Math>
 void attend_row_together(const Context& c, int64_t row, int64_t threads) {
-  using Unit = typename Math::Unit;
-  const int64_t groups = c.head_groups(), tiles = c.tiles(row), size = partial_size(c);
+  const int64_t tiles = c.tiles(row), size = partial_size(c);
   const int64_t wave = 4 * threads;  // bounds the memory for the partials of a long context
-  const int64_t query_units = Math::units(c.width()) * LANES;
-  Unit* queries = scratch<SharedQueries, Unit>(groups * query_units);
-  float* memory = scratch<SharedPartials, float>(groups * (wave + 1) * size);
-  for (int64_t group = 0; group < groups; group++)
-    pack_queries<Math>(c, row, group * LANES, queries + group * query_units);
+  auto* queries = scratch<SharedQueries, typename Math::Unit>(query_units<Math>(c));
+  float* memory = scratch<SharedPartials, float>((wave + 1) * size);
+  const Partial total = partial_at(c, memory);
+  pack_queries<Math>(c, row, queries);
   for (int64_t begin = 0; begin < tiles; begin += wave) {
     const int64_t count = begin + wave < tiles ? wave : tiles - begin;
-    const auto attend = [&](int64_t task) {
-      const int64_t group = task % groups, tile = task / groups;
-      attend_tile<Math>(c, row, c.heads_from(group * LANES), queries + group * query_units, begin + tile,
-                        true, partial_at(memory + (group * (wave + 1) + tile + 1) * size));
+    // The very first tile goes where all are merged.
+    const auto place = [&](int64_t tile) {
+      return begin + tile == 0 ? total : partial_at(c, memory + (tile + 1) * size);
     };
-    const auto merge_group = [&](int64_t group) {
-      float* first = memory + group * (wave + 1) * size;
-      for (int64_t tile = 0; tile < count; tile++) {
-        float* next = first + (tile + 1) * size;
-        if (begin + tile == 0)
-          std::memcpy(first, next, size_t(size) * sizeof(float));
-        else
-          merge(c, c.heads_from(group * LANES), partial_at(first), partial_at(next));
-      }
-      if (begin + count == tiles) finish<typename Math::Cached>(c, row, group * LANES, partial_at(first));
+    const auto attend = [&](int64_t tile) { attend_tile<Math>(c, row, queries, begin + tile, true, place(tile)); };
+    const auto merge_heads = [&](int64_t group) {
+      const int64_t first = group * LANES, heads = c.heads - first < LANES ? c.heads - first : LANES;
+      for (int64_t tile = begin == 0 ? 1 : 0; tile < count; tile++) merge(c, first, heads, total, place(tile));
+      if (begin + count == tiles) finish<typename Math::Cached>(c, row, first, heads, total);
     };
-    parallel(threads, Phase(groups * count, attend), Phase(groups, merge_group));
+    parallel(threads, Phase(count, attend), Phase(c.lanes() / LANES, merge_heads));
   }
 }
 
@@ -207,15 +219,14 @@ void run(const Context& c, int64_t threads) {
     longest = c.tiles(row) > longest ? c.tiles(row) : longest;
   }
   // A row that would keep one thread busy after all others are done is shared out instead.
-  if (threads > 1 && longest > 1 && longest * threads > tiles * c.head_groups()) {
+  if (threads > 1 && longest > 1 && longest * threads > tiles) {
     for (int64_t row = 0; row < c.rows; row++)
       if (c.context_lens[row] > 0) attend_row_together<Math>(c, row, threads);
     return;
   }
   if (tiles * c.heads < 8) threads = 1;
-  parallel(threads, Phase(c.rows * c.head_groups(), [&](int64_t task) {
-    const int64_t row = task / c.head_groups();
-    if (c.context_lens[row] > 0) attend_row<Math>(c, row, task % c.head_groups() * LANES);
+  parallel(threads, Phase(c.rows, [&](int64_t row) {
+    if (c.context_lens[row] > 0) attend_row<Math>(c, row);
   }));
 }
 
@@ -223,6 +234,12 @@ void run(const Context& c, int64_t threads) {
 }  // namespace moonshard
 
 using namespace moonshard;
+
+#ifdef MOONSHARD_AMX
+using DecodeMath = TileMath;
+#elif defined(MOONSHARD_BF16_DOT)
+using DecodeMath = Bf16Math;
+#endif
 
 extern "C" void mla_decode(const void* q_latent, const void* q_rope, const void* cache, int64_t is_bf16,
                            const int32_t* block_tables, const int32_t* context_lens, void* out, int64_t rows,
@@ -232,8 +249,10 @@ extern "C" void mla_decode(const void* q_latent, const void* q_rope, const void*
                   {strides[0], strides[1]}, {strides[2], strides[3]}, {strides[4], strides[5]}, strides[6], scale};
   if (!is_bf16)
     run<FloatMath<float>>(c, threads);
-  else if (HAS_BF16_DOT && latent % 2 == 0 && rope % 2 == 0)
-    run<Bf16Math>(c, threads);
+#ifdef MOONSHARD_BF16_DOT
+  else if (latent % 2 == 0 && rope % 2 == 0)
+    run<DecodeMath>(c, threads);
+#endif
   else
     run<FloatMath<uint16_t>>(c, threads);
 }

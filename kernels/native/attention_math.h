@@ -1,5 +1,9 @@
 // In which numbers decode attention computes: float32 everywhere, or pairs of bf16 where the CPU multiplies those.
+//
+// Lanes are heads, sixteen to a register. Every (token, head) score and every (head, latent) sum has one accumulator that
+// takes its terms in order, so a result depends neither on the blocking nor on the other heads.
 #pragma once
+#include "parallel.h"
 #include "simd.h"
 
 namespace moonshard {
@@ -7,102 +11,27 @@ namespace {
 
 constexpr int64_t TILE_TOKENS = 64;
 constexpr int64_t LANES = 16;
+constexpr int64_t K26_WIDTH = 512 + 64;  // numbers of a cached token in every released model
+constexpr int WIDE = TILE_REGISTERS >= 16 ? 2 : 1;  // registers of latents, or of heads, that a product takes at once
+constexpr int64_t CHUNK = WIDE * LANES;             // latents that lie side by side
+
+inline int64_t up_to(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 // Tokens of a tile as the products read them.
 template <class Unit>
 struct Tokens {
   const Unit* at;
-  int64_t stride;  // units from one to the next
+  int64_t stride;     // units from one to the next
+  const Unit* ahead;  // the tile that comes next, to be fetched meanwhile, or nullptr
 };
-
-// float32, from a cache of either dtype.
-template <class T>
-struct FloatMath {
-  using Cached = T;
-  using Unit = float;
-  using Lanes = F16;
-  static constexpr bool AS_CACHED = sizeof(T) == sizeof(Unit);  // whether units stand in the cache as they are
-
-  static int64_t units(int64_t count) { return count; }
-  static Lanes load_lanes(const float* w) { return load(w); }
-  static F16 multiply_add(F16 sum, F16 w, float x) { return fma(splat(x), w, sum); }
-  static F16 rounded(F16 weight) { return weight; }
-  // One head's numbers [first, first + count) of the key into its lane.
-  static void put(const T* from, int64_t first, int64_t count, int64_t lane, float* queries) {
-    for (int64_t d = 0; d < count; d++) queries[(first + d) * LANES + lane] = widen(from[d]);
-  }
-
-  static void read(const T* from, int64_t width, float* to) {
-    int64_t d = 0;
-    for (; d + LANES <= width; d += LANES) store(to + d, load(from + d));
-    for (; d < width; d++) to[d] = widen(from[d]);
-  }
-  // Softmax weights [tokens][16] and tokens serve as they are.
-  static const float* pack_weights(const float* weights, int64_t, float*) { return weights; }
-  template <class Memory>
-  static Tokens<float> as_values(const Tokens<float>& keys, int64_t, int64_t, const Memory&) {
-    return keys;
-  }
-};
-
-#ifdef MOONSHARD_AVX512
-// Words of two bf16, neighbours in the summed dimension: two columns of a key, two tokens of the values. The softmax
-// weights are rounded to bf16 and summed as rounded.
-struct Bf16Math {
-  using Cached = uint16_t;
-  using Unit = uint32_t;
-  using Lanes = W16;
-  static constexpr bool AS_CACHED = true;
-
-  static int64_t units(int64_t count) { return (count + 1) / 2; }
-  static Lanes load_lanes(const uint32_t* w) { return load_words(w); }
-  static F16 multiply_add(F16 sum, W16 w, uint32_t x) { return bf16_dot(sum, w, x); }
-  static F16 rounded(F16 weight) {
-    uint16_t half[LANES];
-    store(half, weight);
-    return load(half);
-  }
-  static void put(const uint16_t* from, int64_t first, int64_t count, int64_t lane, uint32_t* queries) {
-    for (int64_t d = 0; d < count; d += 2) std::memcpy(queries + (first + d) / 2 * LANES + lane, from + d, 4);
-  }
-  static void read(const uint16_t* from, int64_t width, uint32_t* to) { std::memcpy(to, from, size_t(width) * 2); }
-
-  static const uint32_t* pack_weights(const float* weights, int64_t tokens, uint32_t* out) {
-    for (int64_t t = 0; t < tokens; t += 2) {
-      uint16_t even[LANES], odd[LANES] = {};
-      store(even, load(weights + t * LANES));
-      if (t + 1 < tokens) store(odd, load(weights + (t + 1) * LANES));
-      for (int64_t lane = 0; lane < LANES; lane++) out[t / 2 * LANES + lane] = even[lane] | uint32_t(odd[lane]) << 16;
-    }
-    return out;
-  }
-
-  // Tokens -> [token pairs][latent], the two tokens of a pair in one word; the pair of a last odd token is 0.
-  template <class Memory>
-  static Tokens<uint32_t> as_values(const Tokens<uint32_t>& keys, int64_t tokens, int64_t latent, const Memory& memory) {
-    uint32_t* out = memory(units(tokens) * latent);
-    for (int64_t t = 0; t < tokens; t += 2) {
-      const uint16_t* even = reinterpret_cast<const uint16_t*>(keys.at + t * keys.stride);
-      const uint16_t* odd = even + 2 * keys.stride;
-      uint32_t* to = out + t / 2 * latent;
-      if (t + 1 < tokens)
-        for (int64_t d = 0; d < latent; d++) to[d] = even[d] | uint32_t(odd[d]) << 16;
-      else
-        for (int64_t d = 0; d < latent; d++) to[d] = even[d];
-    }
-    return {out, latent};
-  }
-};
-#else
-using Bf16Math = FloatMath<uint16_t>;
-#endif
 
 // How a tile's result joins what a row has: (nothing) or old * keep + new * take, per head.
 struct Joining {
   const float* keep = nullptr;
   const float* take = nullptr;
 
-  void put(float* to, F16 fresh, int head) const {
+  Joining from(int64_t head) const { return keep ? Joining{keep + head, take + head} : Joining{}; }
+  void put(float* to, F16 fresh, int64_t head) const {
     if (keep)
       store(to, fma(load(to), splat(keep[head]), mul(fresh, splat(take[head]))));
     else
@@ -110,16 +39,25 @@ struct Joining {
   }
 };
 
+struct TileValues;
+struct TileWeights;
+
 // out[m][r] of M tokens and R times sixteen lanes: sum of x[m * x_token + k * x_step] times w[k * w_step + r * 16 + lane]
-template <class Math, int M, int R>
+// X_TOKEN is x_token if the compiler is to know it, else 0: sixteen rows are then one address register instead of sixteen.
+template <class Math, int M, int R, int64_t X_TOKEN = 0>
 void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step, const typename Math::Unit* w,
-                  int64_t w_step, int64_t steps, float* out, int64_t out_token, const Joining& joining = {}) {
+                  int64_t w_step, int64_t steps, float* out, int64_t out_token, const Joining& joining = {},
+                  const typename Math::Unit* ahead = nullptr) {
+  constexpr int64_t LINE = 64 / sizeof(*x);  // units of a line of the cache
+  if constexpr (X_TOKEN != 0) x_token = X_TOKEN;
   F16 sums[M][R];
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) sums[m][r] = zeros();
   for (int64_t k = 0; k < steps; k++, x += x_step, w += w_step) {
+    // One line a step: sixteen rows at once are more streams than the hardware follows.
+    if (X_TOKEN != 0 && k / M * LINE < steps) __builtin_prefetch(ahead + k % M * x_token + k / M * LINE, 0, 2);
     typename Math::Lanes weight[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) weight[r] = Math::load_lanes(w + r * LANES);
@@ -134,54 +72,145 @@ void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step,
     for (int r = 0; r < R; r++) joining.put(out + m * out_token + r * LANES, sums[m][r], m);
 }
 
-// scores [tokens][16] = keys times queries [units][16]
+// What all numbers share. `Math` says how a unit looks and what multiplies it.
 template <class Math>
-void score_tokens(const Tokens<typename Math::Unit>& keys, int64_t units, int64_t tokens,
-                  const typename Math::Unit* queries, float* scores) {
-  constexpr int MANY = MAX_TILE_TOKENS;
-  const auto at = [&](int64_t t) { return keys.at + t * keys.stride; };
-  int64_t t = 0;
-  for (; t + MANY <= tokens; t += MANY)
-    tile_product<Math, MANY, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
-  for (; t + 4 <= tokens; t += 4)
-    tile_product<Math, 4, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
-  for (; t < tokens; t++)
-    tile_product<Math, 1, 1>(at(t), keys.stride, 1, queries, LANES, units, scores + t * LANES, LANES);
-}
-
-// M heads, all latents. Lanes past the last latent are computed from zeros and dropped.
-template <class Math, int M>
-void weigh_heads(const typename Math::Unit* weights, const Tokens<typename Math::Unit>& values, int64_t steps,
-                 int64_t latent, float* sums, const Joining& joining) {
-  constexpr int WIDE = TILE_REGISTERS >= 16 ? 2 : 1;
-  int64_t d = 0;
-  for (; d + WIDE * LANES <= latent; d += WIDE * LANES)
-    tile_product<Math, M, WIDE>(weights, 1, LANES, values.at + d, values.stride, steps, sums + d, latent, joining);
-  for (; d < latent; d += LANES) {
-    typename Math::Unit edge[TILE_TOKENS * LANES] = {};
-    const size_t bytes = size_t(latent - d < LANES ? latent - d : LANES) * sizeof(float);
-    for (int64_t k = 0; k < steps; k++) std::memcpy(edge + k * LANES, values.at + k * values.stride + d, bytes);
-    float whole[M * LANES] = {};
-    for (int m = 0; m < M; m++) std::memcpy(whole + m * LANES, sums + m * latent + d, bytes);
-    tile_product<Math, M, 1>(weights, 1, LANES, edge, LANES, steps, whole, LANES, joining);
-    for (int m = 0; m < M; m++) std::memcpy(sums + m * latent + d, whole + m * LANES, bytes);
+struct VectorMath {
+  // scores [tokens][lanes] = keys times queries [units][lanes]
+  template <class Unit>
+  static void score(const Tokens<Unit>& keys, int64_t units, int64_t tokens, const Unit* queries, int64_t lanes,
+                    float* scores) {
+    int64_t lane = 0;
+    for (; WIDE > 1 && lane + CHUNK <= lanes; lane += CHUNK)
+      score_lanes<WIDE, 8>(keys, units, tokens, queries + lane, lanes, scores + lane);
+    for (; lane < lanes; lane += LANES)
+      score_lanes<1, WIDE == 1 ? MAX_TILE_TOKENS : 16>(keys, units, tokens, queries + lane, lanes, scores + lane);
   }
-}
 
-// sums [16][latent], joined with softmax weights [steps][16], transposed, times values
-template <class Math>
-void weigh_values(const typename Math::Unit* weights, int64_t heads, const Tokens<typename Math::Unit>& values,
-                  int64_t steps, int64_t latent, float* sums, const Joining& joining) {
-  constexpr int MANY = TILE_REGISTERS >= 16 ? 8 : 6;
-  const auto from = [&](int64_t head) {
-    return joining.keep ? Joining{joining.keep + head, joining.take + head} : Joining{};
-  };
-  int64_t head = 0;
-  for (; head + MANY <= LANES && head < heads; head += MANY)
-    weigh_heads<Math, MANY>(weights + head, values, steps, latent, sums + head * latent, from(head));
-  for (; head < heads; head += 4)
-    weigh_heads<Math, 4>(weights + head, values, steps, latent, sums + head * latent, from(head));
-}
+  // sums [heads][wide] joined with softmax weights [tokens][lanes], transposed, times the tokens' latents
+  template <class Unit>
+  static void weigh(const float* weights, const Tokens<Unit>& keys, int64_t tokens, int64_t latent, int64_t heads,
+                    int64_t lanes, float* sums, int64_t wide, const Joining& joining) {
+    constexpr int MANY = WIDE == 1 ? 6 : 8;
+    const int64_t steps = Math::units(tokens);
+    const Unit* const packed = Math::pack_weights(weights, tokens, lanes, scratch<TileWeights, Unit>(steps * lanes));
+    Unit* const values = scratch<TileValues, Unit>(steps * wide);
+    Math::pack_values(keys, tokens, latent, steps, values);
+    for (int64_t d = 0; d < wide; d += CHUNK) {
+      const auto heads_at = [&]<int M>(int64_t head, std::integral_constant<int, M>) {
+        tile_product<Math, M, WIDE>(packed + head, 1, lanes, values + d * steps, CHUNK, steps, sums + head * wide + d,
+                                    wide, joining.from(head));
+      };
+      int64_t head = 0;
+      for (; head + MANY <= lanes && head < heads; head += MANY) heads_at(head, std::integral_constant<int, MANY>());
+      for (; head < heads; head += 2) heads_at(head, std::integral_constant<int, 2>());
+    }
+  }
+
+ private:
+  template <int R, int MANY, class Unit>
+  static void score_lanes(const Tokens<Unit>& keys, int64_t units, int64_t tokens, const Unit* queries, int64_t lanes,
+                          float* scores) {
+    constexpr int64_t usual = K26_WIDTH * sizeof(typename Math::Cached) / sizeof(Unit);
+    const auto tokens_at = [&]<int M>(int64_t t, std::integral_constant<int, M>) {
+      const bool fetch = keys.ahead && keys.stride == usual;
+      const auto product = fetch ? tile_product<Math, M, R, usual> : tile_product<Math, M, R>;
+      product(keys.at + t * keys.stride, keys.stride, 1, queries, lanes, units, scores + t * lanes, lanes, {},
+              fetch ? keys.ahead + t * keys.stride : nullptr);
+    };
+    int64_t t = 0;
+    for (; t + MANY <= tokens; t += MANY) tokens_at(t, std::integral_constant<int, MANY>());
+    for (; t + 4 <= tokens; t += 4) tokens_at(t, std::integral_constant<int, 4>());
+    for (; t < tokens; t++) tokens_at(t, std::integral_constant<int, 1>());
+  }
+};
+
+// float32, from a cache of either dtype.
+template <class T>
+struct FloatMath : VectorMath<FloatMath<T>> {
+  using Cached = T;
+  using Unit = float;
+  using Lanes = F16;
+
+  static int64_t units(int64_t count) { return count; }
+  static bool as_cached(int64_t, int64_t, int64_t) { return sizeof(T) == sizeof(Unit); }
+  static Lanes load_lanes(const float* w) { return load(w); }
+  static F16 multiply_add(F16 sum, F16 w, float x) { return fma(splat(x), w, sum); }
+  static F16 rounded(F16 weight) { return weight; }
+  // One head's numbers [first, first + count) of the key into its lane.
+  static void put(const T* from, int64_t first, int64_t count, int64_t lane, int64_t lanes, float* queries) {
+    for (int64_t d = 0; d < count; d++) queries[(first + d) * lanes + lane] = widen(from[d]);
+  }
+
+  static void read(const T* from, int64_t width, float* to) {
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) store(to + d, load(from + d));
+    for (; d < width; d++) to[d] = widen(from[d]);
+  }
+  // Softmax weights [tokens][lanes] serve as they are.
+  static const float* pack_weights(const float* weights, int64_t, int64_t, float*) { return weights; }
+  // -> [latents / CHUNK][tokens][CHUNK], so that a product reads one run of memory; zeros past the last latent.
+  static void pack_values(const Tokens<float>& keys, int64_t tokens, int64_t latent, int64_t, float* out) {
+    for (int64_t t = 0; t < tokens; t++)
+      for (int64_t d = 0; d < latent; d += CHUNK) {
+        float* to = out + d * tokens + t * CHUNK;
+        const int64_t here = latent - d < CHUNK ? latent - d : CHUNK;
+        if (here < CHUNK) std::memset(to, 0, CHUNK * sizeof(float));
+        std::memcpy(to, keys.at + t * keys.stride + d, size_t(here) * sizeof(float));
+      }
+  }
+};
+
+#ifdef MOONSHARD_BF16_DOT
+// Words of two bf16, neighbours in the summed dimension: two columns of a key, two tokens of the values. The softmax
+// weights are rounded to bf16 and summed as rounded.
+struct Bf16Math : VectorMath<Bf16Math> {
+  using Cached = uint16_t;
+  using Unit = uint32_t;
+  using Lanes = W16;
+
+  static int64_t units(int64_t count) { return (count + 1) / 2; }
+  // Whether the products can read a tile of tokens where it lies, `stride` bf16 from one to the next.
+  static bool as_cached(int64_t, int64_t, int64_t stride) { return stride % 2 == 0; }
+  static Lanes load_lanes(const uint32_t* w) { return load_words(w); }
+  static F16 multiply_add(F16 sum, W16 w, uint32_t x) { return bf16_dot(sum, w, x); }
+  static F16 rounded(F16 weight) {
+    uint16_t half[LANES];
+    store(half, weight);
+    return load(half);
+  }
+  static void put(const uint16_t* from, int64_t first, int64_t count, int64_t lane, int64_t lanes, uint32_t* queries) {
+    for (int64_t d = 0; d < count; d += 2) std::memcpy(queries + (first + d) / 2 * lanes + lane, from + d, 4);
+  }
+  static void read(const uint16_t* from, int64_t width, uint32_t* to) { std::memcpy(to, from, size_t(width) * 2); }
+
+  // Weights are bf16 numbers in float32: the upper halves of two tokens make a word.
+  static const uint32_t* pack_weights(const float* weights, int64_t tokens, int64_t lanes, uint32_t* out) {
+    const F16 none = zeros();
+    for (int64_t t = 0; t < tokens; t += 2)
+      for (int64_t lane = 0; lane < lanes; lane += LANES) {
+        const float* from = weights + t * lanes + lane;
+        store_words(out + t / 2 * lanes + lane, upper_halves(load(from), t + 1 < tokens ? load(from + lanes) : none));
+      }
+    return out;
+  }
+
+  // Tokens -> [latents / CHUNK][steps][CHUNK], the two tokens of a step in one word; zeros past the last of both.
+  static void pack_values(const Tokens<uint32_t>& keys, int64_t tokens, int64_t latent, int64_t steps, uint32_t* out) {
+    for (int64_t t = 0; t < 2 * steps; t += 2)
+      for (int64_t d = 0; d < latent; d += CHUNK) {
+        const uint16_t* halves[2];
+        uint16_t edge[2][CHUNK] = {};
+        for (int64_t i = 0; i < 2; i++) {
+          const uint16_t* from = reinterpret_cast<const uint16_t*>(keys.at + (t + i) * keys.stride) + d;
+          const bool whole = t + i < tokens && d + CHUNK <= latent;
+          if (!whole && t + i < tokens) std::memcpy(edge[i], from, size_t(latent - d) * 2);
+          halves[i] = whole ? from : edge[i];
+        }
+        interleave(halves[0], halves[1], out + d * steps + t / 2 * CHUNK);
+      }
+  }
+};
+#endif
 
 }  // namespace
 }  // namespace moonshard

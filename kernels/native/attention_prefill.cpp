@@ -43,7 +43,7 @@ inline void put_key(const float* from, int64_t first, int64_t count, int64_t row
 inline void put_values(const float* from, const float*, int64_t count, float* step, int64_t block_units) {
   for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = from[d];
 }
-#ifdef MOONSHARD_AVX512
+#ifdef MOONSHARD_BF16_DOT
 inline void put_key(const uint16_t* from, int64_t first, int64_t count, int64_t row, uint32_t* block) {
   for (int64_t d = 0; d < count; d += 2) std::memcpy(block + (first + d) / 2 * ROWS + row, from + d, 4);
 }
@@ -214,7 +214,7 @@ extern "C" void mla_prefill(const void* q_nope, const void* q_rope, const void* 
   if (tokens == 0) return;
   if (!is_bf16)
     run<Vectors<PlainF32>, float>(p, threads);
-#ifdef MOONSHARD_AVX512
+#ifdef MOONSHARD_BF16_DOT
   else if (nope % 2 == 0 && rope % 2 == 0)
     run<DenseProduct, uint16_t>(p, threads);
 #endif

@@ -21,11 +21,13 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 
 # Library name -> flags. x86-64-v3 has AVX2 and FMA, x86-64-v4 has AVX512.
-_AVX512 = ["-march=x86-64-v4", "-mavx512bf16", "-DMOONSHARD_AVX512"]
+_AVX512 = ["-march=x86-64-v4", "-DMOONSHARD_AVX512"]
+_BF16_DOT = ["-mavx512bf16", "-DMOONSHARD_BF16_DOT"]
 LIBRARIES = {
     "avx2": ["-march=x86-64-v3"],
-    "avx512bf16": _AVX512,
-    "amx": [*_AVX512, "-DMOONSHARD_AMX"],
+    "avx512": _AVX512,
+    "avx512bf16": [*_AVX512, *_BF16_DOT],
+    "amx": [*_AVX512, *_BF16_DOT, "-DMOONSHARD_AMX"],
 }
 
 # Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wuninitialized is wrong inside

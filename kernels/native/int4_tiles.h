@@ -77,7 +77,7 @@ struct Int4F32 {
   }
 };
 
-#ifdef MOONSHARD_AVX512
+#ifdef MOONSHARD_BF16_DOT
 struct Int4Bf16 {
   using Unit = uint32_t;
   static constexpr bool WORDS = true;

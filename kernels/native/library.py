@@ -3,22 +3,29 @@
 import ctypes
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 
 # What /proc/cpuinfo must list for a library of build.py.
+_AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
+_AVX512 = {*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDED_FLAGS = {
-    "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"},
-    "avx512bf16": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"},
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512bf16": {*_AVX512, "avx512_bf16"},
+    "amx": {*_AVX512, "avx512_bf16", "amx_tile", "amx_bf16"},
 }
+AMD = "AuthenticAMD"
 
 _I = ctypes.c_int64
 _P = ctypes.c_void_p
 _F = ctypes.c_float
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "permitted": (_I, []),
     "packed_linear_bytes": (_I, [_I] * 2),
     "pack_linear": (None, [_P, _I, _I, _I, _P, _I]),
     "linear": (None, [_P, _P, _I, _P, _I, *[_I] * 9]),
@@ -46,6 +53,7 @@ BRIEF = {
     "silu_mul",
     "rope",
     "write_latent",
+    "permitted",
     "packed_linear_bytes",
     "expert_bytes",
 }
@@ -54,6 +62,7 @@ BRIEF = {
 class Library:
     """The functions of one compiled library. All but the brief ones release the interpreter lock."""
 
+    permitted: Callable[..., int]
     packed_linear_bytes: Callable[..., int]
     pack_linear: Callable[..., None]
     linear: Callable[..., None]
@@ -78,19 +87,51 @@ class Library:
             function = getattr(keeping if name in BRIEF else releasing, name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
+        if not self.permitted():
+            raise PermissionError(f"{path.name}: the system does not let this process use the CPU's tile unit")
 
 
-def cpu_flags() -> set[str]:
-    """The features that the kernel lists for the first CPU; empty where that is not known."""
+@dataclass(frozen=True)
+class Cpu:
+    """What /proc/cpuinfo says of the first CPU; empty where that is not known."""
+
+    vendor: str
+    flags: frozenset[str]
+
+
+def this_cpu() -> Cpu:
+    """Return vendor and features of the CPU that runs this process."""
     path = Path("/proc/cpuinfo")
     if platform.machine() not in {"x86_64", "AMD64"} or not path.exists():
-        return set()
-    lines = (line for line in path.read_text().splitlines() if line.startswith("flags"))
-    return set(next(lines, ":").split(":", 1)[1].split())
+        return Cpu("", frozenset())
+    pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        found.setdefault(key.strip(), value.strip())
+    return Cpu(found.get("vendor_id", ""), frozenset(found.get("flags", "").split()))
 
 
-def usable_libraries() -> dict[str, Path]:
-    """Libraries that are built and that this CPU can run, by instruction set, the fastest last."""
-    flags = cpu_flags()
-    paths = {name: FOLDER / f"kernels_{name}.so" for name in NEEDED_FLAGS}
-    return {name: path for name, path in paths.items() if NEEDED_FLAGS[name] <= flags and path.exists()}
+def usable_libraries(cpu: Cpu | None = None) -> dict[str, Path]:
+    """Return the libraries that are built and that this CPU and system can run, by instruction set, the best last.
+
+    Which one is the best follows from the CPU alone (kernels/README.md), never from a timing: results of two libraries
+    differ in the last bits, so replicas on equal machines must choose alike.
+    """
+    cpu = cpu or this_cpu()
+    paths = {name: FOLDER / f"kernels_{name}.so" for name in preference(cpu.vendor)}
+    return {n: p for n, p in paths.items() if NEEDED_FLAGS[n] <= cpu.flags and p.exists() and _permitted(n, p)}
+
+
+def preference(vendor: str) -> tuple[str, ...]:
+    """Return the instruction sets from worst to best on CPUs of this vendor that have them all."""
+    # vdpbf16ps does twice the work of a float32 FMA on AMD's Zen 4 and 5, and half of it on Intel's server cores.
+    middle = ("avx512", "avx512bf16") if vendor == AMD else ("avx512bf16", "avx512")
+    return ("avx2", *middle, "amx")
+
+
+def _permitted(name: str, path: Path) -> bool:
+    # Only the tile unit has to be asked for. Sandboxes and old systems refuse it.
+    try:
+        return name != "amx" or bool(Library(path).permitted())
+    except PermissionError:
+        return False

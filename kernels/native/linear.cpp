@@ -77,6 +77,15 @@ using namespace moonshard;
 
 extern "C" {
 
+// Whether the system lets this process use what the library was compiled for: Linux gives out the tile unit on request.
+int64_t permitted() {
+#ifdef MOONSHARD_AMX
+  return tiles_permitted();
+#else
+  return true;
+#endif
+}
+
 int64_t packed_linear_bytes(int64_t out, int64_t in) { return (out + ROWS - 1) / ROWS * ((in + 1) / 2) * 64; }
 
 // weight [out, in] bf16, row_stride elements apart -> packed, rows and columns padded with zeros

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int MAX_TILE_TOKENS = 6;     // 6 tokens x 16 rows are 12 accumulators of 16 registers
 constexpr int TILE_REGISTERS = 6;      // accumulators of sixteen lanes that a tile may use
-constexpr bool HAS_BF16_DOT = false;
 
 struct F16 {
   __m256 lo, hi;

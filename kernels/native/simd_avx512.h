@@ -1,4 +1,4 @@
-// Sixteen lanes on a CPU with AVX512 and its BF16 dot product: one register.
+// Sixteen lanes on a CPU with AVX512: one register. With MOONSHARD_BF16_DOT it multiplies pairs of bf16 too.
 #pragma once
 #include <immintrin.h>
 
@@ -9,7 +9,6 @@ namespace {
 
 constexpr int MAX_TILE_TOKENS = 12;    // 12 tokens x 32 rows are 24 accumulators of 32 registers
 constexpr int TILE_REGISTERS = 24;     // accumulators of sixteen lanes that a tile may use
-constexpr bool HAS_BF16_DOT = true;
 
 struct F16 {
   __m512 all;
@@ -50,6 +49,8 @@ inline float sum(F16 v) {  // the same tree as with AVX2
 
 inline W16 load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
 
+inline void store_words(void* p, W16 w) { _mm512_storeu_si512(p, w.all); }
+
 // The two bf16 numbers of each word as float32.
 inline F16 low_half(W16 w) { return {_mm512_castsi512_ps(_mm512_slli_epi32(w.all, 16))}; }
 inline F16 high_half(W16 w) {
@@ -80,9 +81,28 @@ inline void store(uint16_t* p, F16 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
+#ifdef MOONSHARD_BF16_DOT
 // Lane += low half of w times low half of x + high half of w times high half of x, all bf16.
 inline F16 bf16_dot(F16 c, W16 w, uint32_t x) {
   return {_mm512_dpbf16_ps(c.all, (__m512bh)w.all, (__m512bh)_mm512_set1_epi32(int(x)))};
+}
+#endif
+// Words of the upper halves of two registers: low from the even, high from the odd one.
+inline W16 upper_halves(F16 even, F16 odd) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even.all), 16);
+  const __m512i high = _mm512_and_si512(_mm512_castps_si512(odd.all), _mm512_set1_epi32(int(0xFFFF0000u)));
+  return {_mm512_or_si512(low, high)};
+}
+// 32 words of one number of `even` and one of `odd` each.
+inline void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
+  alignas(64) static constexpr uint16_t pick[2][32] = {
+      {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+       8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+       24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+  const __m512i a = _mm512_loadu_si512(even), b = _mm512_loadu_si512(odd);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, _mm512_load_si512(pick[0]), b));
+  _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, _mm512_load_si512(pick[1]), b));
 }
 inline W16 shift_right_16bit(W16 w, int bits) { return {_mm512_srli_epi16(w.all, unsigned(bits))}; }
 // Replaces each 16-bit lane by the entry of the table that its low five bits name.

@@ -125,7 +125,7 @@ struct DenseF32 {
   }
 };
 
-#ifdef MOONSHARD_AVX512
+#ifdef MOONSHARD_BF16_DOT
 struct DenseBf16 {
   using Unit = uint32_t;
   static constexpr bool WORDS = true;

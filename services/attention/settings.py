@@ -59,6 +59,9 @@ class AttentionSettings(ShardSettings, StoreSettings):
     max_waiting: PositiveInt = Field(256, description="Generations that wait. More are refused.")
     micro_batches: Literal[1, 2] = Field(2, description="Micro-batches in flight at once, when experts are remote.")
     micro_batch_tokens: PositiveInt = Field(64, description="A step with fewer tokens is not split.")
+    kernels: Literal["auto", "amx", "avx512bf16", "avx512", "avx2", "portable", "reference"] = Field(
+        "auto", description="Arithmetic of a CPU; auto: what the rule in kernels/README.md chooses."
+    )
     threads: PositiveInt = Field(1, description="Threads of tensor arithmetic.")
     trace_layer_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,

@@ -1,7 +1,7 @@
 """Settings of an expert replica."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -18,6 +18,9 @@ class ExpertSettings(ShardSettings):
 
     model: Path = Field(description="Folder of the checkpoint.")
     device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")
+    kernels: Literal["auto", "amx", "avx512bf16", "avx512", "avx2", "portable", "reference"] = Field(
+        "auto", description="Arithmetic of a CPU; auto: what the rule in kernels/README.md chooses."
+    )
     threads: PositiveInt | None = Field(
         None, description="Threads of the kernels, all together. None: one per core that PyTorch finds."
     )

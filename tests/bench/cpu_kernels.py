@@ -119,6 +119,46 @@ def bench_decode(table: Table, name: str, which: Kernels, dtype: torch.dtype, ro
     table.row(name, rows, seconds, cache.nbytes, num_flops)
 
 
+def candidate_rates(which: Kernels) -> dict[str, float]:
+    """GFLOP/s in bfloat16 of what a step of a large model does most: few and many tokens at experts and linears."""
+    rates: dict[str, float] = {}
+    experts = which.pack_experts(random_experts(1))
+    weight = which.pack_linear((torch.randn(HIDDEN, WIDTH) * 0.02).bfloat16())
+    for tokens in (1, 8, 64):
+        x, narrow = torch.randn(tokens, HIDDEN).bfloat16(), torch.randn(tokens, WIDTH).bfloat16()
+        ids, weights = torch.zeros(tokens, 1, dtype=torch.int32), torch.ones(tokens, 1)
+        seconds = best_s(lambda x=x, i=ids, w=weights: which.expert_mlp(x, i, w, experts))  # type: ignore[misc]
+        rates[f"expert x{tokens}"] = 6 * tokens * HIDDEN * WIDTH / seconds / 1e9
+        seconds = best_s(lambda n=narrow: which.linear(n, weight))  # type: ignore[misc]
+        rates[f"linear x{tokens}"] = 2 * tokens * HIDDEN * WIDTH / seconds / 1e9
+    cache, tables = torch.randn(32, BLOCK_TOKENS, LATENT + ROPE).bfloat16(), torch.arange(32).int()[None]
+    q, lens = torch.randn(1, HEADS, LATENT + ROPE).bfloat16(), torch.tensor([2048], dtype=torch.int32)
+    seconds = best_s(lambda: which.mla_decode(q[..., :LATENT], q[..., LATENT:], cache, tables, lens, 0.1447))
+    rates["mla_decode"] = 2 * 2048 * HEADS * (2 * LATENT + ROPE) / seconds / 1e9
+    return rates
+
+
+def bench_candidates(candidates: dict[str, Kernels]) -> None:
+    """Print every candidate's rates, and where the rule (kernels/README.md) did not take the fastest."""
+    rates = {
+        name: candidate_rates(which) for name, which in candidates.items() if name not in ("reference", "portable")
+    }
+    if not rates:
+        return
+    rule = list(rates)[-1]
+    columns = list(rates[rule])
+    sys.stdout.write("GFLOP/s in bfloat16, weights in cache, the rule takes " + rule + "\n")
+    sys.stdout.write(f"{'candidate':<16}" + "".join(f"{column:>14}" for column in columns) + "\n")
+    for name, row in rates.items():
+        sys.stdout.write(f"{name:<16}" + "".join(f"{row[column]:>14.0f}" for column in columns) + "\n")
+    for column in columns:
+        best = max(rates, key=lambda name: rates[name][column])
+        if rates[best][column] > 1.05 * rates[rule][column]:
+            share = rates[rule][column] / rates[best][column]
+            sys.stdout.write(f"{column}: {best} is the fastest, {rule} has {share:.0%} of its rate\n")
+    sys.stdout.write("\n")
+
+
 def bench_brief(table: Table) -> None:
     """What a call costs at one token, where the arithmetic is nothing."""
     x, weight = torch.randn(1, 1024), torch.ones(1024).bfloat16()
@@ -162,7 +202,9 @@ def main() -> None:
         f"PyTorch GEMM: float32 {gemm / 1e9:.0f} GFLOP/s, bfloat16 {flop_rate(torch.bfloat16) / 1e9:.0f} GFLOP/s\n"
     )
     table = Table(read, gemm)
-    chosen = list(kernels.implementations().values())[-1]
+    candidates = kernels.implementations()
+    chosen = list(candidates.values())[-1]
+    bench_candidates(candidates)
     for dtype in (torch.float32, torch.bfloat16):
         short = str(dtype).removeprefix("torch.")
         bench_experts(table, f"expert_mlp 7168 x 2048 {short}", chosen, dtype, (1, 2, 4, 8, 12, 32, 64))

@@ -13,7 +13,7 @@ SOURCES = FOLDER.parent.parent / "kernels" / "native"
 if __name__ == "__main__":
     # Without optimisation: the emulation in long unrolled loops would take the compiler hours.
     flags = ["-O0", "-std=c++20", "-w", "-march=x86-64-v3", "-pthread", "-fPIC", "-shared"]
-    kinds = ["-DMOONSHARD_AVX512", "-DMOONSHARD_AMX", "-DMOONSHARD_EMULATED_AMX"]
+    kinds = [f"-DMOONSHARD_{name}" for name in ("AVX512", "BF16_DOT", "AMX", "EMULATED_AMX")]
     shim = ["-include", str(FOLDER / "emulated_avx512.h")]
     target = FOLDER / "built" / "kernels_amx.so"
     target.parent.mkdir(exist_ok=True)

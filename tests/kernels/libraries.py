@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 
 from kernels.native.build import EMULATE, build, library_path
-from kernels.native.library import NEEDED_FLAGS, cpu_flags
+from kernels.native.library import NEEDED_FLAGS, this_cpu
 
 BUILT = Path(__file__).resolve().parent / "built"
 
@@ -15,7 +15,7 @@ def emulated_amx() -> Path | None:
     A library that `emulate.py` made for a CPU without AVX512 is taken as it is.
     """
     path = library_path("amx", BUILT)
-    if not NEEDED_FLAGS["avx512bf16"] <= cpu_flags():
+    if not NEEDED_FLAGS["avx512bf16"] <= this_cpu().flags:
         return path if path.exists() else None
     BUILT.mkdir(exist_ok=True)
     with (BUILT / "lock").open("w") as lock:  # several test workers want it at once

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import kernels
-from kernels.choice import CPU, kernels_for
-from kernels.native.build import LIBRARIES
-from kernels.native.library import NEEDED_FLAGS, SIGNATURES, Library, cpu_flags, usable_libraries
+from kernels.choice import AUTO, CPU, chosen, kernels_for
+from kernels.native import library as native_library
+from kernels.native.build import LIBRARIES, library_path
+from kernels.native.library import AMD, NEEDED_FLAGS, SIGNATURES, Cpu, Library, this_cpu, usable_libraries
 from kernels.reference.text import OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +24,56 @@ def test_every_operation_is_described():
     assert set(OPERATIONS) <= set(kernels.__all__)
 
 
-def test_the_fastest_implementation_is_chosen():
+def test_the_best_implementation_is_chosen():
     assert kernels_for(torch.ones(1)) is CPU
-    assert CPU.describe() == list(kernels.implementations().values())[-1].describe()
+    assert chosen(AUTO).describe() == list(kernels.implementations().values())[-1].describe()
+
+
+INTEL = "GenuineIntel"
+HAS_ALL = frozenset.union(*map(frozenset, NEEDED_FLAGS.values()))
+
+
+@pytest.mark.parametrize(
+    "vendor, flags, permitted, best",
+    [
+        pytest.param(INTEL, HAS_ALL, True, "amx", id="sapphire-rapids"),
+        pytest.param(INTEL, HAS_ALL, False, "avx512", id="sapphire-rapids-in-a-sandbox"),
+        pytest.param(INTEL, NEEDED_FLAGS["avx512bf16"], True, "avx512", id="slow-bf16-dot-product"),
+        pytest.param(INTEL, NEEDED_FLAGS["avx512"], True, "avx512", id="ice-lake"),
+        pytest.param(AMD, NEEDED_FLAGS["avx512bf16"], True, "avx512bf16", id="zen-4"),
+        pytest.param(AMD, NEEDED_FLAGS["avx2"], True, "avx2", id="zen-3"),
+        pytest.param("", frozenset(), True, None, id="unknown"),
+    ],
+)
+def test_the_rule(monkeypatch, vendor, flags, permitted, best):
+    """What README.md says follows from vendor and features, whatever this machine is."""
+    if not all(library_path(name).exists() for name in LIBRARIES):
+        pytest.skip("not every library is built")
+    monkeypatch.setattr(native_library, "_permitted", lambda name, path: permitted or name != "amx")
+    found = usable_libraries(Cpu(vendor, frozenset(flags)))
+    assert ([*found] or [None])[-1] == best
+
+
+def test_a_refused_tile_unit_is_not_used():
+    if not library_path("amx").exists() or "amx_tile" in this_cpu().flags:
+        pytest.skip("no AMX library, or a CPU with the unit")
+    with pytest.raises(PermissionError, match="tile unit"):
+        Library(library_path("amx"))
+    assert "amx" not in usable_libraries(Cpu(INTEL, HAS_ALL))
+
+
+def test_a_setting_forces_an_implementation():
+    code = "import kernels; print(kernels.describe()['linear'])"
+
+    def run(name):
+        environment = {**os.environ, "MOONSHARD_KERNELS": name}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    for name in set(kernels.implementations()) - {"reference", "portable"}:
+        assert f"native {name}, " in run(name).stdout
+    assert "native" not in run("portable").stdout
+    assert "MOONSHARD_KERNELS=avx1024 cannot be used here, only auto, reference, portable" in run("avx1024").stderr
 
 
 def test_other_devices_have_no_kernels_yet():
@@ -51,7 +99,7 @@ def test_a_library_has_every_function(name):
 
 
 def test_the_native_kernels_are_here_if_the_cpu_can_run_them():
-    if not NEEDED_FLAGS["avx2"] <= cpu_flags():
+    if not NEEDED_FLAGS["avx2"] <= this_cpu().flags:
         pytest.skip("not an x86-64 CPU with AVX2")
     assert "avx2" in usable_libraries(), "run protos/build.py; without a C++ compiler the portable kernels serve"
 
