@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.checks import assert_near, paged_cache
+from tests.kernels.pairwise import pairwise
 
 
 def filled_cache(num_rows, lens, block_tokens, width, dtype):
@@ -22,9 +23,14 @@ def filled_cache(num_rows, lens, block_tokens, width, dtype):
     return cache, tables
 
 
-@pytest.mark.parametrize("block_tokens", [1, 16, 64])
-@pytest.mark.parametrize("heads, latent, rope", [(1, 15, 2), (3, 20, 6), (16, 64, 16), (18, 32, 8)])
-@pytest.mark.parametrize("lens", [[], [1], [64], [65, 1, 63], [130, 0, 7, 129, 2]], ids=str)
+@pytest.mark.parametrize(
+    "block_tokens, heads, latent, rope, lens",
+    pairwise(
+        [1, 16, 64],
+        [(1, 15, 2), (3, 20, 6), (16, 64, 16), (18, 32, 8)],
+        [[], [1], [64], [65, 1, 63], [130, 0, 7, 129, 2]],
+    ),
+)
 def test_mla_decode(fast, oracle, dtype, block_tokens, heads, latent, rope, lens):
     cache, tables = filled_cache(len(lens), lens, block_tokens, latent + rope, dtype)
     q_latent, q_rope = torch.randn(len(lens), heads, latent).to(dtype), torch.randn(len(lens), heads, rope).to(dtype)
