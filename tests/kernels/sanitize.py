@@ -1,7 +1,8 @@
 """Run the tests of the native code under a sanitizer: `python -m tests.kernels.sanitize address`, or `thread`.
 
-The libraries that this CPU can run are compiled with the sanitizer into a folder of their own. Python is not, so the
-sanitizer's library is loaded before everything else, and only what our code does is judged.
+The libraries that this CPU can run are compiled with the sanitizer into a folder of their own, and that of AMX with its
+tile unit in plain C++. Python is not, so the sanitizer's library is loaded before everything else, and only what our
+code does is judged.
 """
 
 import os
@@ -15,7 +16,8 @@ from kernels.native.library import usable_libraries
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "kernels" / "native" / "build.py"
 TESTS = [
-    f"tests/kernels/test_{name}.py" for name in ("attention", "dense", "elementwise", "experts", "fused", "router")
+    f"tests/kernels/test_{name}.py"
+    for name in ("amx", "attention", "dense", "elementwise", "experts", "fused", "router")
 ]
 # libstdc++ goes with AddressSanitizer, or the first exception of C++ ends the process. Python never frees some memory.
 PRELOADED = {"address": ["libasan.so", "libstdc++.so"], "thread": ["libtsan.so"]}
@@ -36,8 +38,9 @@ def main() -> int:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         sys.exit("needs a C++ compiler (set CXX)")
     folder = ROOT / ".venv" / f"native-{kind}"
-    names = list(usable_libraries())
-    build = [sys.executable, str(BUILD), "--sanitize", kind, "--into", str(folder), "--only", *names]
+    names = set(usable_libraries())
+    names |= {"amx"} if "avx512bf16" in names else set()
+    build = [sys.executable, str(BUILD), "--sanitize", kind, "--emulate", "--into", str(folder), "--only", *names]
     subprocess.run(build, check=True)
     preloaded = ":".join(shared_library(name) for name in PRELOADED[kind])
     environment = {"LD_PRELOAD": preloaded, "OMP_NUM_THREADS": "1", "MOONSHARD_TEST_LIBRARIES": str(folder)}
