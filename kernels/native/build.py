@@ -37,7 +37,7 @@ FLAGS = [
     *("-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
-EMULATE = ["-DMOONSHARD_EMULATED_AMX"]
+EMULATE = ["-O1", "-DMOONSHARD_EMULATED_AMX"]
 # A sanitizer reports by stopping the process; -O1 keeps its reports readable.
 SANITIZE = {
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

@@ -68,6 +68,12 @@ def makers() -> tuple[dict[str, Make], list[str]]:
 MAKERS, NATIVE = makers()
 
 
+def pytest_collection_modifyitems(items):
+    """Compile what the chosen tests want before the first of them, whose time is limited."""
+    if any("amx-emulated" in item.name for item in items):
+        emulated_amx()
+
+
 @cache
 def implementation(name: str) -> object:
     return MAKERS[name]()
