@@ -67,7 +67,7 @@ clean: ## remove the virtual environment and all build products
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Installing builds the protobuf modules and the CPU kernels, so their sources are prerequisites.
-SOURCES := pyproject.toml $(LOCK) $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/*.py services/wire/native/*.cpp services/wire/native/*.h services/wire/native/*.py)
+SOURCES := pyproject.toml $(LOCK) $(wildcard protos/*.proto protos/build.py kernels/native/*.cpp kernels/native/*.h kernels/native/amx/*.h kernels/native/*.py services/wire/native/*.cpp services/wire/native/*.h services/wire/native/*.py)
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[local]'

@@ -8,7 +8,7 @@
 // all heads as weights, heads in the lanes; its result is the softmax weights, transposed, times the latents. `Math` says
 // in which numbers and how.
 #ifdef MOONSHARD_AMX
-#include "amx_attention.h"
+#include "amx/attention.h"
 #endif
 #include "attention_math.h"
 #include "operations.h"

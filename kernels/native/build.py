@@ -70,7 +70,7 @@ def build(folder: Path = FOLDER, extra: Sequence[str] = (), names: Sequence[str]
 
 def _compile(compiler: str, target: Path, flags: list[str]) -> Path | None:
     sources = sorted(FOLDER.glob("*.cpp"))
-    inputs = [*sources, *FOLDER.glob("*.h"), Path(__file__)]
+    inputs = [*sources, *FOLDER.rglob("*.h"), Path(__file__)]
     if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in inputs):
         return target
     # Written beside the target and renamed, so that a process never loads half a library.

@@ -1,7 +1,7 @@
 // Products of packed tokens with packed weights: cuts the work into the tiles of tiles.h.
 //
 // Operations are written once, over a product: how tokens are cut into tiles, packed, and multiplied. `Vectors` makes one
-// of every kind of tiles.h; amx_dense.h and amx_int4.h have those of the tile unit. A product has
+// of every kind of tiles.h; amx/ has those of the tile unit. A product has
 //
 //   Tiling     cuts tokens into tiles; its packed rows may be more than its tokens
 //   Unit       what packed tokens are made of, row_units(columns) for each row

@@ -1,8 +1,8 @@
 // The products of bf16 runs on this instruction set. Float32 runs take those of the vectors everywhere.
 #pragma once
 #ifdef MOONSHARD_AMX
-#include "amx_dense.h"
-#include "amx_int4.h"
+#include "amx/dense.h"
+#include "amx/int4.h"
 #else
 #include "int4_tiles.h"
 #include "product.h"

@@ -27,7 +27,7 @@ def float32(values):
 
 
 def group_products(rows, packed, scale):
-    """Rows times an INT4 matrix in the order that amx_int4.h promises: [rows, out], float32 kept as float64.
+    """Rows times an INT4 matrix in the order that amx/int4.h promises: [rows, out], float32 kept as float64.
 
     sum = fma(even chain + odd chain of a group, scale, sum), where a chain is fused multiply-adds from zero. Products
     of bf16 numbers are exact in float64, so rounding each step gives what one fused operation gives.

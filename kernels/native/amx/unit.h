@@ -1,6 +1,6 @@
 // The tile unit (AMX) of Sapphire Rapids and later: eight registers of up to 16 rows of 64 bytes, and one product.
 //
-// With MOONSHARD_EMULATED_AMX the same names come from amx_emulated.h, in plain C++, for CPUs without the unit.
+// With MOONSHARD_EMULATED_AMX the same names come from unit_emulated.h, in plain C++, for CPUs without the unit.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -23,7 +23,7 @@ struct alignas(64) TileShapes {
 }  // namespace moonshard
 
 #ifdef MOONSHARD_EMULATED_AMX
-#include "amx_emulated.h"
+#include "unit_emulated.h"
 #else
 #include <sys/syscall.h>
 #include <unistd.h>

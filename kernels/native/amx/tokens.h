@@ -5,8 +5,8 @@
 #pragma once
 #include <algorithm>
 
-#include "amx.h"
-#include "product.h"
+#include "unit.h"
+#include "../product.h"
 
 namespace moonshard {
 namespace {

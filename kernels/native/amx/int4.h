@@ -15,8 +15,8 @@
 //
 // The nibbles are stored as for AVX512 (int4_tiles.h): shifting a vector and looking up its words yields rows of the tile.
 #pragma once
-#include "amx_tokens.h"
-#include "int4_tiles.h"
+#include "tokens.h"
+#include "../int4_tiles.h"
 
 namespace moonshard {
 namespace {

@@ -5,7 +5,7 @@
 // accumulator per (token, row), whatever the tiling. The unit adds 32 columns as two chains, the even and the odd ones,
 // each of fused multiply-adds from zero; it does so for every row alike.
 #pragma once
-#include "amx_tokens.h"
+#include "tokens.h"
 
 namespace moonshard {
 namespace {

@@ -3,8 +3,8 @@
 //   scores [positions, heads]  keys as they lie in the cache are the tokens, queries the weights
 //   sums [heads, latents]      softmax weights, transposed, are the tokens, pairs of positions of the latents the weights
 #pragma once
-#include "amx_tokens.h"
-#include "attention_math.h"
+#include "tokens.h"
+#include "../attention_math.h"
 
 namespace moonshard {
 namespace {
