@@ -30,7 +30,7 @@ States = frozenset[int]
 
 
 class Automaton:
-    """Nondeterministic: a place in it is a set of states. Immutable but for what it remembers.
+    """Nondeterministic: a place in it is a set of states. Immutable, apart from a cache.
 
     farthest  characters of the longest of the shortest ways from any state to the end
     tried     a character of each kind that it tells apart
@@ -50,7 +50,7 @@ class Automaton:
         self._known: dict[States, list[tuple[str, States]]] = {}
 
     def after(self, states: States, text: str) -> States:
-        """The place after more text; empty if no match begins so."""
+        """Return the place after more text; empty if no match begins so."""
         for char in text:
             code = ord(char)
             states = self._closure(
@@ -59,11 +59,11 @@ class Automaton:
         return states
 
     def distance(self, states: States) -> float:
-        """At least so many characters are missing; infinite if nothing leads to the end."""
+        """Return how many characters are missing at least; infinite if nothing leads to the end."""
         return min((self._distance[state] for state in states), default=math.inf)
 
     def branches(self, states: States) -> list[tuple[str, States]]:
-        """The places one character further, each with one of its characters."""
+        """Return the places one character further, each with one of its characters."""
         known = self._known.get(states)
         if known is None:
             if len(self._known) >= MAX_CACHED_SETS:
@@ -192,7 +192,7 @@ def _contains(ranges: Ranges, code: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def automaton_of(pattern: str, *, whole: bool) -> Automaton | None:
-    """The automaton of an expression, None if it is not understood. `whole`: the text matches from end to end."""
+    """Return the automaton of an expression, None if its syntax is unknown. `whole`: it matches from end to end."""
     try:
         node = parse_pattern(pattern)
         return Automaton(node if whole else anywhere(node))
@@ -202,14 +202,14 @@ def automaton_of(pattern: str, *, whole: bool) -> Automaton | None:
 
 @dataclass(frozen=True)
 class TextDemands:
-    """What a text must satisfy all together: expressions, and its length in characters."""
+    """Demands on one text: expressions, and its length in characters."""
 
     automata: tuple[Automaton, ...] = ()
     least: int = 0
     most: float = math.inf
 
     def rest(self, begun: str, max_visits: int) -> str | None:
-        """The shortest text that completes `begun`, None if none is found."""
+        """Return the shortest text that completes `begun`, None if none is found."""
         places = tuple(one.after(one.start, begun) for one in self.automata)
         heap = [(self._missing(places, len(begun)), 0, "", places)]
         seen: set[tuple[int, tuple[States, ...]]] = set()

@@ -48,7 +48,7 @@ class Compiler:
         self._threads: list[threading.Thread] = []
 
     def recipe(self, ask: Ask, tenant: str) -> "Future[Recipe]":
-        """The recipe, or InvalidRequest that says what is wrong. Raises Overloaded if too many wait.
+        """Ask for a recipe; the future may fail with InvalidRequest. Raises Overloaded if too many wait.
 
         tenant  who asks, for fair shares; empty: every ask for itself
         """
@@ -139,7 +139,7 @@ class _Child:
             queue.done(tenant, time.monotonic() - started_s)
 
     def ask(self, ask: Ask) -> Verdict | None:
-        """What the process answers; None if the time did not suffice."""
+        """Let the process work on one ask; None if the time did not suffice."""
         process = self._process = self._process or _start()
         assert process.stdin and process.stdout
         watch = threading.Timer(WALL_S, process.kill)

@@ -76,7 +76,7 @@ class Unguided:
 
 
 def find_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:
-    """Bytes after which the text is complete, or None if none are found within `max_visits` of each kind.
+    """Return bytes that complete the text, or None if none are found within `max_visits` of each kind.
 
     The string or number in hand may be all that the guide does not understand, so its end is searched for first.
     """
@@ -92,7 +92,7 @@ def find_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | No
 
 
 def propose_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:
-    """By the guide's proposals: the best is followed first, the next one where the matcher refuses it."""
+    """Follow the guide's proposals: the best first, the next one where the matcher refuses it."""
     if start.is_accepting:
         return b""
     waiting = [(start, guide, b"", piece) for piece in reversed(_proposals(start, guide))]
@@ -116,7 +116,9 @@ def _proposals(matcher: ByteMatcher, guide: Guide) -> Sequence[bytes]:
 
 
 def search_ending(start: ByteMatcher, guide: Guide, max_visits: int, *, only_hand: bool = False) -> bytes | None:
-    """By the matcher alone, cheapest first, where the cost is the number of bytes; or to where the guide can go on.
+    """Search by the matcher alone, cheapest first, where the cost is the number of bytes.
+
+    only_hand  an end of the string or number in hand is enough
 
     Places of equal key whose next bytes are the same are visited once, in a free text those of equal length.
     """

@@ -1,4 +1,4 @@
-"""Where in a JSON text the next byte comes: the open containers, and the string or number in hand.
+"""Places in a JSON text: the open containers, and the string or number in hand.
 
 Meant for texts that a grammar checks: errors in the JSON are not noticed.
 """

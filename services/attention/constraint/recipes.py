@@ -1,4 +1,4 @@
-"""What a client asks for, as a grammar of llguidance with its shortest text: made once, in a process of its own.
+"""Recipes: the form that a client asks for as a grammar of llguidance, with its shortest text.
 
 Everything that may take long on a hostile grammar happens here. The recipe that comes out is compiled again in the
 engine's process for the model's vocabulary, which takes about as long as the library needed here.

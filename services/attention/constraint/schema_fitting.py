@@ -1,7 +1,7 @@
-"""A JSON schema fitted to what the grammar can enforce, keyword by keyword: what cannot be is left out, and named.
+"""A JSON schema, fitted keyword by keyword to the grammar: keywords that cannot be enforced are left out, and named.
 
-Null is an absent keyword, as in all of the API. What demands nothing is left out without a word. All else that is left
-out is a demand that the answer may not meet: the caller refuses the schema, or says so in the answer.
+Null is an absent keyword, as in all of the API. Keywords that demand nothing are left out without a word. Every other
+one is a demand that the answer may not meet: the caller refuses the schema, or names the keyword in the answer.
 """
 
 import json

@@ -5,12 +5,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from services.attention.constraint.automaton import Automaton, TextDemands, automaton_of
+from services.attention.constraint.automaton import TextDemands, automaton_of
 from services.attention.constraint.json_schemas import Demands, Schema, Way
 
 MAX_TEXT_VISITS = 5_000
 ANY_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 DATE, TIME = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d)", r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-][01]\d:[0-5]\d)"
+UNKNOWN = "("
 # What the grammar takes for a text of this format, or a part of it.
 FORMATS = {
     "date-time": rf"^{DATE}T{TIME}$",
@@ -19,6 +20,7 @@ FORMATS = {
     "duration": r"^P(\d+D|\d+W|(\d+D)?T\d+H)$",
     "email": r"^[a-zA-Z0-9]+(\.[a-zA-Z0-9]+)*@[a-zA-Z0-9]+(\.[a-zA-Z0-9]+)*$",
     "hostname": r"^[a-zA-Z0-9]+(\.[a-zA-Z0-9]+)*$",
+    "ipv6": r"^([0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}$",
     "ipv4": r"^(\d|[1-9]\d|1\d\d)(\.(\d|[1-9]\d|1\d\d)){3}$",
     "uuid": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
     "uri": r"^[a-z]+:[a-z0-9/.]*$",
@@ -69,17 +71,15 @@ def lowest(way: Way, keyword: str) -> int:
 
 
 def demands_of(way: Way) -> TextDemands | None:
-    """What a string must satisfy; None if an expression is not understood here."""
-    automata: list[Automaton] = []
-    for part in way:
-        for pattern in (part.get("pattern"), FORMATS.get(part.get("format", ""))):
-            if pattern is not None:
-                automaton = automaton_of(pattern, whole=False)
-                if automaton is None:
-                    return None
-                automata.append(automaton)
+    """What a string must satisfy; None if an expression or a format is not understood here."""
+    patterns = [part["pattern"] for part in way if "pattern" in part]
+    patterns += [FORMATS.get(part["format"], UNKNOWN) for part in way if "format" in part]
+    found = [automaton_of(pattern, whole=False) for pattern in patterns]
+    automata = tuple(one for one in found if one is not None)
+    if len(automata) < len(found):
+        return None
     most = min((int(part["maxLength"]) for part in way if "maxLength" in part), default=math.inf)
-    return TextDemands(tuple(automata), lowest(way, "minLength"), most)
+    return TextDemands(automata, lowest(way, "minLength"), most)
 
 
 def most_prefixed(way: Way) -> int:

@@ -1,4 +1,4 @@
-"""Rules for the next tokens, made by worker threads while the engine computes the logits; what they settle after."""
+"""Worker threads make the rules of a step while the engine computes its logits, and settle drawn tokens after it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Rules:
         self._pool = ThreadPoolExecutor(NUM_THREADS, "rules")
 
     def begin(self, constraints: Sequence[Follower | None]) -> "asyncio.Future[list[Rule | NumericError | None]]":
-        """Starts on the rules of the rows of a step; None for those without a constraint."""
+        """Start on the rules of a step's rows; a row without a constraint gets None."""
         loop = asyncio.get_running_loop()
         if not any(constraints):
             return _done(loop, [None] * len(constraints))
@@ -39,7 +39,7 @@ class Rules:
     async def finish(
         self, rules: "asyncio.Future[list[Rule | NumericError | None]]"
     ) -> list[Rule | NumericError | None]:
-        """What `begin` started, once it is there."""
+        """Wait for the rules that `begin` started."""
         if rules.done():
             return rules.result()
         with GRAMMAR_WAIT_SECONDS.time():
@@ -53,9 +53,9 @@ class Rules:
         histories: Sequence[History | None],
         rules: Sequence[Rule | NumericError | None],
     ) -> list[SampledToken | NumericError]:
-        """As the sampler's, on the device that holds the logits.
+        """Draw a token for every row, on the device that holds the logits.
 
-        On the host, rows whose token must be settled are left to the workers, since that may need a search.
+        On the host the workers draw where a token must be settled, because that may need a search.
         """
         if not logits.is_cpu:
             return sample_on_device(logits, params, positions, histories, rules)

@@ -1,14 +1,14 @@
 """One random token of one row of logits: temperature, min-p, top-k and top-p over a large vocabulary.
 
 Definition: order the tokens by descending logit, equal logits by ascending id; weigh each with
-exp((logit - largest) / temperature) in float64; keep the tokens whose weight is at least min_p times the largest,
-of those the first top_k, of those the shortest beginning that has top_p of their weight; return the first of them
-at which the running sum of weights exceeds `uniform` times the sum of all.
+exp((logit - largest) / temperature) in float64; keep the tokens of at least min_p times the largest weight, then the
+first top_k, then the shortest beginning that has top_p of the weight left; return the first token at which the
+running sum of weights exceeds `uniform` times the sum of all that are kept.
 
 Sorting 163,840 tokens takes milliseconds, so only some thousand leaders are sorted at first. The weight of the rest
 is bounded, then summed in float32, and everything is sorted only if the answer depends on what is still unknown:
-the answer grows with the total weight, so it is known if both ends of an interval give the same. It is always that
-of the definition, bit for bit.
+the answer grows with the total weight, so it is known if both ends of an interval give the same. It is always the
+definition's answer, bit for bit.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
 
 def draw(logits: Logits, shape: Shape, uniform: float) -> int:
-    """The token that `uniform` in [0, 1) selects.
+    """Return the token that `uniform` in [0, 1) selects.
 
     logits  [vocab_size], no NaN, the largest finite; -inf is never drawn
     """
@@ -50,7 +50,7 @@ def draw(logits: Logits, shape: Shape, uniform: float) -> int:
 
 
 def leaders(logits: Logits) -> TokenIds:
-    """A leading part of the vocabulary in descending order: every token not below the least of the stripes' maxima.
+    """Return the leading tokens in descending order: all that reach the least of the stripes' maxima.
 
     Stripe i is every NUM_STRIPES-th token from i on; of random logits about one in a hundred is a leader.
     """
@@ -62,7 +62,7 @@ def leaders(logits: Logits) -> TokenIds:
 
 
 def descending(logits: Logits, ids: TokenIds) -> TokenIds:
-    """`ids`, ascending, put into the order of descending logits, equal ones by id."""
+    """Return ascending `ids` in the order of descending logits, equal logits by id."""
     # One integer key per token, because integers sort several times faster than a stable sort by value.
     bits = (logits[ids] + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 makes -0 equal to 0
     keys = (np.where(bits < 0, bits ^ 0x7FFFFFFF, bits) * -(1 << 32)) + ids
@@ -71,7 +71,7 @@ def descending(logits: Logits, ids: TokenIds) -> TokenIds:
 
 
 def _draw_from(ids: TokenIds, logits: Logits, shape: Shape, uniform: float) -> int | None:
-    """The token drawn, or None if it depends on more than `ids`, the leading tokens in descending order."""
+    """Return the token, or None if it depends on more than `ids`, the leading tokens in descending order."""
     peak = float(logits[ids[0]])
     weights = np.exp((logits[ids].astype(np.float64) - peak) / shape.temperature)
     num_kept = int((-weights).searchsorted(-shape.min_p, side="right"))
@@ -90,7 +90,7 @@ def _draw_from(ids: TokenIds, logits: Logits, shape: Shape, uniform: float) -> i
 def _totals(
     logits: Logits, peak: float, shape: Shape, num_leaders: int, mass: float, last: float
 ) -> Iterator[tuple[float, float]]:
-    """Narrowing bounds of the weight of all tokens that top_k and min_p keep, some of which are no leaders."""
+    """Yield narrowing bounds of the weight of all tokens that top_k and min_p keep, leaders or not."""
     num_others = min(shape.top_k or len(logits), len(logits)) - num_leaders
     yield mass, (mass + num_others * last) * (1 + SUM_ERROR)
     if shape.top_k == 0 and shape.min_p == 0:

@@ -25,7 +25,7 @@ def sample_on_device(
     histories: Sequence[History | None],
     rules: Sequence[Rule | NumericError | None],
 ) -> list[SampledToken | NumericError]:
-    """As `on_host.sample`; logits [rows, vocab_size] f32 on any device."""
+    """Choose as `on_host.sample` does; logits [rows, vocab_size] f32 on any device."""
     assert logits.dtype == torch.float32
     edits = edits_of(params, histories, rules)
     adjusted = logits if edits is None else kernels.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
@@ -56,7 +56,7 @@ def sample_on_device(
 
 
 def shapes_of(params: Sequence[SamplingParams], positions: Sequence[int], device: torch.device | str) -> Shapes:
-    """The numbers that shape every row's distribution, as tensors."""
+    """Return the numbers that shape every row's distribution."""
     columns = (
         ([0.0 if one.is_greedy else one.temperature for one in params], np.float64),
         ([min(one.top_k, 2**31 - 1) for one in params], np.int32),
@@ -75,7 +75,7 @@ def edits_of(
     histories: Sequence[History | None],
     rules: Sequence[Rule | NumericError | None],
 ) -> Edits | None:
-    """Penalties, bias and bans of all rows, on the CPU; None if there are none."""
+    """Return penalties, bias and bans of all rows, on the CPU; None if there are none."""
     parts = [
         _row_edits(row, one, history, None if isinstance(rule, NumericError) else rule)
         for row, (one, history, rule) in enumerate(zip(params, histories, rules, strict=True))
@@ -100,7 +100,7 @@ def _row_edits(row: int, params: SamplingParams, history: History | None, rule: 
 
 
 def _draw(logits: Tensor, shapes: Shapes, rules: Sequence[Rule | NumericError | None]) -> tuple[Tensor, Tensor]:
-    """Constrained rows apart, so that the others need no mask."""
+    """Draw for constrained rows apart, so that the others need no mask."""
     bound = [row for row, rule in enumerate(rules) if isinstance(rule, Rule)]
     if not bound:
         return kernels.draw(logits, shapes)

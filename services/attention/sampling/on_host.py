@@ -75,7 +75,7 @@ class SamplingParams:
 
 
 class History:
-    """A generation's tokens as penalties see them. Follows the list it is given; owned by the generation's owner."""
+    """A generation's tokens for its penalties. Follows the list of the generation, and belongs to its owner."""
 
     def __init__(self, token_ids: Sequence[int], num_prompt: int) -> None:
         self._token_ids = token_ids
@@ -108,7 +108,7 @@ class History:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a constraint says of the next token.
+    """The constraint of the next token.
 
     mask    [vocab_size], the tokens that may come
     settle  takes the token that was drawn and returns it, or another one if the answer had no room to end after it
@@ -120,7 +120,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A chosen token; with its log-probability and those of the likeliest tokens in the model's own distribution.
+    """A chosen token; log-probabilities, also of the likeliest tokens, are of the model's own distribution.
 
     is_cut  another token was drawn, after which the answer had no room to end
     """
@@ -138,12 +138,12 @@ def sample(
     histories: Sequence[History | None] | None = None,
     rules: Sequence[Rule | NumericError | None] | None = None,
 ) -> list[SampledToken | NumericError]:
-    """Chooses a token for every row. A row whose logits are no numbers gets a NumericError; the others are not touched.
+    """Choose a token for every row. A row of logits that are no numbers gets a NumericError; no other row changes.
 
-    logits     [rows, vocab_size] f32; of banned tokens they are overwritten
+    logits     [rows, vocab_size] f32; logits of banned tokens are overwritten
     positions  where the new token will stand in its generation: the number of tokens before it
-    histories  of rows whose params.needs_history; the others may be None
-    rules      of constrained rows; an error is passed on
+    histories  needed by rows with params.needs_history; None elsewhere
+    rules      of constrained rows; an error becomes the result of its row
     """
     assert logits.dtype == torch.float32
     rows = logits.numpy(force=True)
@@ -159,7 +159,7 @@ def sample_row(
     history: History | None = None,
     rule: Rule | NumericError | None = None,
 ) -> SampledToken | NumericError:
-    """The same for one row, [vocab_size] f32. May be called by any thread."""
+    """Choose a token for one row, [vocab_size] f32. Any thread may call it."""
     if isinstance(rule, NumericError):
         return rule
     if params.banned_ids:
@@ -194,13 +194,13 @@ def _choose(
 
 
 def settled(drawn: int, rule: Rule | None) -> SampledToken:
-    """The token that is taken where `drawn` came out."""
+    """Return the token that the rule takes for the one that was drawn."""
     token_id = drawn if rule is None or rule.settle is None else rule.settle(drawn)
     return SampledToken(token_id, is_cut=token_id != drawn)
 
 
 def _adjust(raw: Logits, params: SamplingParams, history: History | None, rule: Rule | None) -> Logits:
-    """The logits after penalties, then bias, then bans; the same array if there is nothing to do."""
+    """Return the logits after penalties, then bias, then bans; the same array if none applies."""
     if not (params.needs_history or params.logit_bias):
         return raw
     logits = raw.copy()
@@ -215,7 +215,7 @@ def _adjust(raw: Logits, params: SamplingParams, history: History | None, rule: 
 
 
 def stops_are_banned(params: SamplingParams, history: History | None, rule: Rule | None) -> bool:
-    """Whether it is too early to end, unless an answer is complete under its constraint and has nothing else to say."""
+    """Whether it is too early to end. An answer that is complete and cannot go on under its constraint may end."""
     if history is None or history.num_new >= params.min_new_tokens:
         return False
     return rule is None or bool(rule.mask.sum() > rule.mask[_ids(params.stop_token_ids)].sum())

@@ -14,7 +14,7 @@ KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
-    """Four random 64-bit words of a counter of four words and a key of two."""
+    """Return four random 64-bit words for a counter of four words and a key of two."""
     x0, x1, x2, x3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -25,6 +25,6 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, i
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 53 random bits for an unsigned 64-bit seed and position."""
+    """Return a number in [0, 1) with 53 random bits for an unsigned 64-bit seed and position."""
     word, *_ = philox((position & MASK, 0, 0, 0), (seed & MASK, 0))
     return (word >> 11) * 2.0**-53
