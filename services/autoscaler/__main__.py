@@ -40,7 +40,7 @@ async def backend_of(settings: AutoscalerSettings) -> AsyncIterator[Backend]:
 
 
 async def main(settings: AutoscalerSettings) -> None:
-    """Decides until it is told to stop."""
+    """Decide until SIGTERM."""
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(backend_of(settings))
         gateways = Gateways(settings.gateways, settings.discover_s, tls_files(settings))

@@ -43,11 +43,11 @@ class Gateways:
         return total(self._said.values())
 
     async def run(self) -> None:
-        """Listens until cancelled."""
+        """Listen until cancelled."""
         try:
             async for listed in poll_addresses(self._places, self._discover_s):
                 self._list(listed)
-            # All were told: there is nobody to look for.
+            # All addresses are fixed: there is nothing to look up.
             await asyncio.get_running_loop().create_future()
         finally:
             listeners = [*self._listeners.values()]

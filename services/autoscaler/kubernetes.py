@@ -44,7 +44,7 @@ class KubernetesBackend:
         )
 
     async def scale(self, role: Role, replicas: int) -> None:
-        """Set the pods of a role; repeat when somebody else changed the object meanwhile."""
+        """Set the pods of a role; repeat when another client changed the object meanwhile."""
         for _ in range(MAX_CONFLICTS):
             if not self._lease.held:
                 raise Unavailable("the lease was lost")
@@ -56,14 +56,14 @@ class KubernetesBackend:
         raise Unavailable(f"{self._targets[role].name} was changed by others {MAX_CONFLICTS} times meanwhile")
 
     async def run(self) -> None:
-        """Watches all workloads and keeps the Lease, until cancelled."""
+        """Watch all workloads and keep the Lease, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease.run())
             for role in self._targets:
                 group.create_task(self._watch(role))
 
     async def release(self) -> None:
-        """Lets another one decide."""
+        """Let another one decide."""
         try:
             await self._lease.release()
         except ApiFailed as failed:

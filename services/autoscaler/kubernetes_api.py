@@ -75,7 +75,7 @@ class KubernetesApi:
         self._coordination = client.CoordinationV1Api(self._client)
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """End all connections."""
         await self._client.close()
 
     async def workload(self, target: Target) -> Workload:
@@ -104,7 +104,7 @@ class KubernetesApi:
             response.close()
 
     async def scale(self, target: Target, pods: int) -> None:
-        """Sets the number of pods. Conflict if somebody else did meanwhile."""
+        """Set the number of pods. Conflict if another client did meanwhile."""
         read = getattr(self._apps, f"read_namespaced_{_kind(target)}_scale")
         replace = getattr(self._apps, f"replace_namespaced_{_kind(target)}_scale")
         scale = await self._call("get scale", lambda: read(target.name, self._namespace))
@@ -125,7 +125,7 @@ class KubernetesApi:
             return None
 
     async def write_lease(self, name: str, lease: Any) -> None:
-        """Creates a V1Lease, or replaces the version that it was read at. Conflict if somebody else was faster."""
+        """Create a V1Lease, or replace the version that was read. Conflict if another client was faster."""
         api, namespace = self._coordination, self._namespace
         if lease.metadata is None:
             lease.metadata = client.V1ObjectMeta(name=name)

@@ -21,7 +21,7 @@ SURE = 2 / 3
 class Lease:
     """A Lease of coordination.k8s.io, renewed while it is held. `changed` is set when that begins or ends.
 
-    Nobody compares clocks: another holder's Lease has expired when it was not renewed for its duration here. The
+    Clocks are not compared: another holder's Lease has expired when it was not renewed for its duration here. The
     holder itself stops before that, so there are never two.
     """
 
@@ -41,7 +41,7 @@ class Lease:
         return time.monotonic() < self._sure_until_s
 
     async def run(self) -> None:
-        """Takes and renews it, until cancelled."""
+        """Take and renew it, until cancelled."""
         while True:
             started_s = time.monotonic()
             try:
@@ -49,15 +49,15 @@ class Lease:
                     self._sure_until_s = started_s + SURE * self._duration_s
             except ApiFailed as failed:
                 log.warning("lease: %s", failed)
-            self._tell()
+            self._report()
             await asyncio.sleep(RENEW * self._duration_s)
 
     async def release(self) -> None:
-        """Gives it back, so that another one need not wait for its expiry."""
+        """Give it back, so that its successor need not wait for its expiry."""
         if not self.held:
             return
         self._sure_until_s = 0.0
-        self._tell()
+        self._report()
         lease: Any = await self._api.read_lease(self._name)
         if lease is not None and lease.spec.holder_identity == self._holder:
             lease.spec.holder_identity = ""
@@ -89,7 +89,7 @@ class Lease:
             return not lease.spec.holder_identity
         return not lease.spec.holder_identity or time.monotonic() - since_s > self._duration_s
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.held != self._was_held:
             self._was_held = self.held
             log.info("leading" if self.held else "not leading", extra={"holder": self._holder})

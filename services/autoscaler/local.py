@@ -42,7 +42,7 @@ class LocalBackend:
         self._writer.write(json.dumps({"role": role, "replicas": replicas}).encode() + b"\n")
 
     async def run(self) -> None:
-        """Keeps connected, until cancelled."""
+        """Keep connected, until cancelled."""
         while True:
             try:
                 await self._converse()

@@ -129,7 +129,7 @@ def needed(demand: RoleDemand, target: float, block_share: float = BLOCK_SHARE) 
 
 
 def _demand_of(role: Role, demand: Mapping[Role, RoleDemand]) -> RoleDemand:
-    """The demand of a role; gateways do not know experts, which are needed by whoever attends."""
+    """The demand of a role; gateways do not know experts, which attention needs."""
     if role != "expert":
         return demand.get(role, RoleDemand())
     load = sum(demand[attention].num_requests for attention in ATTENTION if attention in demand)

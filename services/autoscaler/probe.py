@@ -10,7 +10,7 @@ from services.runtime.errors import Unavailable
 
 @contextmanager
 def probes(listen: str, checks: dict[str, Callable[[], bool]]) -> Iterator[str]:
-    """Serves while the block runs: path -> whether it is 200 or 503. Gives the bound address; nothing if empty."""
+    """Serve while the block runs: path -> whether it is 200 or 503. Yield the bound address; nothing if empty."""
     if not listen:
         yield ""
         return

@@ -51,7 +51,7 @@ class Scaler:
         self._memory: Mapping[Role, Memory] = {}
 
     async def run(self) -> None:
-        """Decides at every change, and every decide_s, until cancelled."""
+        """Decide at every change, and every decide_s, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._gateways.run())
             group.create_task(self._backend.run())
@@ -95,7 +95,7 @@ class Scaler:
 
 
 async def _either(first: asyncio.Event, second: asyncio.Event, timeout_s: float) -> None:
-    """Returns when one of the events is set, which are cleared then, or after the time."""
+    """Return when one of the events is set, which are cleared then, or after the time."""
     waits = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
     try:
         with suppress(TimeoutError):

@@ -25,7 +25,7 @@ WORKLOAD = re.compile(r"(statefulset|deployment)/[a-z0-9]([a-z0-9.-]{0,251}[a-z0
 class RoleSettings(BaseModel):
     """One role: what runs it, and how many there may be.
 
-    workload  "statefulset/NAME" or "deployment/NAME"; empty where nobody asks for it
+    workload  "statefulset/NAME" or "deployment/NAME"; empty where the mode needs none
     shards    pods of one replica
     target    load of one replica; None: the role's default
     """

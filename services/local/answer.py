@@ -86,13 +86,13 @@ class ChatClient:
         try:
             yield
         except httpx.ConnectError as error:
-            raise ChatFailed(f"nobody answers at {self._url}: {error}") from error
+            raise ChatFailed(f"no server answers at {self._url}: {error}") from error
         except httpx.HTTPError as error:
             raise ChatFailed(f"{self._url}: {error or type(error).__name__}") from error
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
-    """Reads server-sent events up to [DONE]; ChatFailed at an error, or if the stream ends before."""
+    """Read server-sent events up to [DONE]; ChatFailed at an error, or if the stream ends before."""
     for line in lines:
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data == "[DONE]":

@@ -57,7 +57,7 @@ class Conversation:
         return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
     def ask(self, client: ChatClient, console: Console, text: str) -> bool:
-        """Prints the answer as it comes and remembers it. False if Ctrl-C broke it off; ChatFailed as the client.
+        """Print the answer as it comes and remember it. False if Ctrl-C broke it off; ChatFailed as the client.
 
         What was printed of a broken-off answer is remembered too, unless there was none: then the question is
         forgotten with it.
@@ -113,7 +113,7 @@ class Conversation:
 
 
 def show(console: Console, text: str, *, dim: bool) -> None:
-    """Prints a piece of text as it is, without a line end. Past rich, which would expand tabs within each piece."""
+    """Print a piece of text as it is, without a line end. Past rich, which would expand tabs within each piece."""
     text = printable(text)
     if dim and console.is_terminal and not console.is_dumb_terminal:
         text = f"{DIM}{text}{PLAIN}"
@@ -122,12 +122,12 @@ def show(console: Console, text: str, *, dim: bool) -> None:
 
 
 def note(console: Console, text: str, style: str = "dim") -> None:
-    """Prints a line that is not the model's."""
+    """Print a line that is not the model's."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def converse(client: ChatClient, console: Console, options: ChatOptions, read_line: Callable[[str], str]) -> None:
-    """Reads a line, answers it, and so on until /quit or the end of the input."""
+    """Read a line, answer it, and so on until /quit or the end of the input."""
     conversation = Conversation(options)
     while True:
         try:

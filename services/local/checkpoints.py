@@ -50,7 +50,7 @@ def tiny_path(cache: Path) -> Path:
 
 
 def write_tiny(cache: Path) -> None:
-    """Writes the tiny checkpoint and removes those of older versions; CalledProcessError if it fails.
+    """Write the tiny checkpoint and remove those of older versions; CalledProcessError if it fails.
 
     In a process of its own: the writer needs torch, which the supervisor should not keep in memory.
     """

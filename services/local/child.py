@@ -5,11 +5,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from services.local.child_state import RUNNING, TRANSITIONS, ChildState, Event, Order
 from services.local.cluster_log import ClusterLog, LineSplitter, LogRecord
 from services.local.processes import ProcessSpec
 from services.local.restart import REFUSED_TO_START, RestartPolicy
@@ -18,14 +19,6 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 READY_POLL_S = 0.05
 READ_BYTES = 64 * 1024
 LAST_WORDS_S = 1.0
-
-
-class ChildState(Enum):
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    ASLEEP = "asleep"
-    STOPPED = "stopped"
 
 
 class ProcessFailed(Exception):
@@ -38,7 +31,7 @@ class ProcessFailed(Exception):
 
 
 class Reporter(Protocol):
-    """Who is told what happens to the processes: the terminal, or a test. Must not raise and must not block."""
+    """Receives what happens to the processes. Must not raise and must not block."""
 
     def started(self, process: str, pid: int) -> None: ...
     def ready(self, process: str, after_s: float) -> None: ...
@@ -50,7 +43,7 @@ class Reporter(Protocol):
 class Child:
     """Runs one ProcessSpec. All methods on one event loop; owner: the supervisor.
 
-    `exit_codes` are those of every run so far, negative for a signal; `killed` tells that it did not end within its
+    `exit_codes` are those of every run so far, negative for a signal; `killed`: it did not end within its
     grace when it was stopped.
     """
 
@@ -65,104 +58,111 @@ class Child:
         self._log = log
         self._policy = policy
         self._reporter = reporter
+        self._order = Order.RUN
+        self._changed = asyncio.Event()  # set at the next change of state or order, and then replaced by a new one
         self._process: asyncio.subprocess.Process | None = None
-        self._exited = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._ready = asyncio.Event()
-        self._may_run = asyncio.Event()
-        self._may_run.set()
-        self._asked_to_end = False
-        self._terminated = False
+        self._exited = asyncio.Event()  # of the present run
         self._has_served = False
         self._crashed_at: list[float] = []
 
     @property
     def pid(self) -> int | None:
         """Of the running process; None between two runs."""
-        return self._process.pid if self._process is not None and not self._exited.is_set() else None
+        return self._process.pid if self._process is not None and self.state in RUNNING else None
 
     async def run(self) -> None:
-        """Keeps the process running until `stop`; ProcessFailed when that is hopeless."""
+        """Keep the process running until `stop`; ProcessFailed when that is hopeless."""
         try:
             while await self._may_start():
                 await self._run_once()
-                if not self._stopping.is_set() and not self._asked_to_end:
+                if self.state is ChildState.RESTARTING and self._order is not Order.STOP:
                     await self._pause()
         except OSError as error:
             raise ProcessFailed(self.spec.name, f"cannot be started: {error}", []) from error
         finally:
-            self.state = ChildState.STOPPED
+            self._move(Event.STOP)
 
     @property
     def is_ready(self) -> bool:
-        return self._ready.is_set()
+        return self.state is ChildState.READY
 
     async def wait_ready(self) -> None:
-        await self._ready.wait()
+        await self._until(lambda: self.is_ready)
 
     def hold(self) -> None:
-        """From its next end on, the process stays down until `release`."""
-        self._may_run.clear()
-
-    def release(self) -> None:
-        self._may_run.set()
+        """From its next end on, the process stays down until `wake`."""
+        self._give(Order.SLEEP)
 
     @property
     def is_asleep(self) -> bool:
         """Whether it is meant to be down."""
-        return self.state is ChildState.ASLEEP or self._asked_to_end
+        return self.state in {ChildState.ASLEEP, ChildState.ENDING}
 
     def wake(self) -> None:
-        """From now on the process runs, after `sleep` or before its first start."""
-        self._may_run.set()
+        """From now on the process runs, after `hold`, `sleep`, or before its first start."""
+        self._give(Order.RUN)
 
     async def sleep(self, hurry: asyncio.Event) -> None:
-        """Ends the process in order, as `stop` does, until `wake`. That is no crash."""
-        self._may_run.clear()
-        if self.pid is None:
-            self.state = ChildState.ASLEEP
-        else:
-            self._asked_to_end = True
+        """End the process in order, as `stop` does, until `wake`. That is no crash."""
+        self._give(Order.SLEEP)
+        if self.state in RUNNING:
             await self._end(hurry)
+        else:
+            self._move(Event.SLEEP)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """SIGTERM, and SIGKILL after the grace or as soon as `hurry` is set. Returns when the process is gone."""
-        self._stopping.set()
-        self._may_run.set()
-        if self._process is not None and not self._exited.is_set():
+        self._give(Order.STOP)
+        if self.state in RUNNING:
             await self._end(hurry)
 
     async def _end(self, hurry: asyncio.Event) -> None:
+        exited = self._exited
         # Once: a second signal would cut short what the first one lets it finish.
-        if not self._terminated:
-            self._terminated = True
+        if self.state is not ChildState.ENDING:
+            self._move(Event.TERMINATE)
             self.signal(signal.SIGTERM)
-        await _wait_any(self.spec.grace_s, self._exited, hurry)
-        if not self._exited.is_set():
+        await _wait_any(self.spec.grace_s, exited, hurry)
+        if not exited.is_set():
             self.killed = True
             self.signal(signal.SIGKILL)
-            await self._exited.wait()
+            await exited.wait()
         self._reporter.stopped(self.spec.name, "killed" if self.killed else describe_exit(self.exit_codes[-1]))
 
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state, event]
+        self._notify()
+
+    def _give(self, order: Order) -> None:
+        self._order = order
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Wait until state and order fulfil the condition, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    await self._changed.wait()
+
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the running process; nothing if there is none."""
-        if self._process is not None and not self._exited.is_set():
-            try:
+        """Send a signal to the running process; nothing if there is none."""
+        if self._process is not None and self.state in RUNNING:
+            with suppress(ProcessLookupError):
                 self._process.send_signal(number)
-            except ProcessLookupError:
-                return
 
     async def _may_start(self) -> bool:
-        """Waits while the process is asleep; False once it is stopped for good."""
-        if not self._may_run.is_set() and not self._stopping.is_set():
-            self.state = ChildState.ASLEEP
-        await self._may_run.wait()
-        self._asked_to_end = False
-        return not self._stopping.is_set()
+        """Wait while the process is asleep; False once it is stopped for good."""
+        if self._order is Order.SLEEP:
+            self._move(Event.SLEEP)
+        await self._until(lambda: self._order is not Order.SLEEP)
+        return self._order is Order.RUN
 
     async def _run_once(self) -> None:
         """From one start to the end of that run, whose exit code is then the last of `exit_codes`."""
-        self.state = ChildState.STARTING
         # Our own pipe: with asyncio's, `wait` returns only when every process that inherited it has closed it.
         read_end, write_end = os.pipe()
         try:
@@ -173,11 +173,12 @@ class Child:
         finally:
             os.close(write_end)
         self._process = process
-        self._terminated = False
-        self._exited.clear()
+        self._exited = asyncio.Event()
+        self._move(Event.START)
         self._reporter.started(self.spec.name, process.pid)
-        if self._stopping.is_set():
-            # `stop` came while the process was being made and did not see it; it cannot have begun anything yet.
+        if self._order is not Order.RUN:
+            # The order came while the process was being made and did not see it; it cannot have begun anything yet.
+            self._move(Event.TERMINATE)
             process.kill()
         output = asyncio.create_task(self._read_output(read_end))
         ready = asyncio.create_task(self._poll_ready())
@@ -185,7 +186,7 @@ class Child:
         # Whatever it started itself and left behind goes with it.
         _kill_group(process.pid)
         self.exit_codes.append(code)
-        self._ready.clear()
+        self._move(Event.EXIT)
         ready.cancel()
         await asyncio.wait([output, ready], timeout=LAST_WORDS_S)
         output.cancel()
@@ -207,22 +208,22 @@ class Child:
         """Between a crash and the next start; ProcessFailed if there should be none."""
         pause_s = self._after_crash(self.exit_codes[-1])
         self._reporter.crashed(self.spec.name, describe_exit(self.exit_codes[-1]), pause_s)
-        self.state = ChildState.RESTARTING
-        await _wait_any(pause_s, self._stopping)
-        await self._may_run.wait()
+        await self._until(lambda: self._order is Order.STOP, pause_s)
+        if self.state is ChildState.RESTARTING:
+            await self._until(lambda: self._order is not Order.SLEEP)
 
     async def _poll_ready(self) -> None:
         started_at = time.monotonic()
         # The answer is in another process: there is no event to wait for.
         while not await asyncio.to_thread(self.spec.ready):
             await asyncio.sleep(READY_POLL_S)
-        self._has_served = True
-        self.state = ChildState.READY
-        self._reporter.ready(self.spec.name, time.monotonic() - started_at)
-        self._ready.set()
+        if self.state is ChildState.STARTING:
+            self._has_served = True
+            self._move(Event.SERVE)
+            self._reporter.ready(self.spec.name, time.monotonic() - started_at)
 
     async def _read_output(self, read_end: int) -> None:
-        """Logs the lines of one run until nobody can write to the pipe any more."""
+        """Log the lines of one run until every writer of the pipe is gone."""
         reader = asyncio.StreamReader()
         with os.fdopen(read_end, "rb", buffering=0) as pipe:
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(

@@ -51,13 +51,13 @@ class LocalCluster:
         ]
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when every process serves; ProcessFailed when that will not happen."""
+        """Return when every process serves; ProcessFailed when that will not happen."""
         if self.topology.idle_s is not None:
             await self.scaling.open()
         await self.supervisor.start(timeout_s)
 
     async def stop(self) -> None:
-        """Stops the processes in order and removes their sockets."""
+        """Stop the processes in order and remove their sockets."""
         try:
             await self.scaling.close()
             await self.supervisor.stop()

@@ -81,7 +81,7 @@ def running_cluster() -> ClusterState:
 
 
 def give_up(message: str) -> typer.Exit:
-    """Prints why the command cannot go on; raise what it returns."""
+    """Print why the command cannot go on; raise what it returns."""
     typer.echo(f"moonshard: {message}", err=True)
     return typer.Exit(2)
 

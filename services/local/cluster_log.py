@@ -15,8 +15,8 @@ NUM_LAST_LINES = 20
 # What a process prints without our logger: a traceback of the interpreter, a message of a C++ library, Redis.
 OUTPUT = "OUTPUT"
 
-# Who wrote a line stands before it; the last is many lines long.
-UNTOLD = frozenset({"service", "instance", "logger", "stack"})
+# The process stands before each line; a stack has many lines.
+NOT_SHOWN = frozenset({"service", "instance", "logger", "stack"})
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class LogRecord:
 
     def __str__(self) -> str:
         """For people: the message, further fields, and below them the stack of an exception."""
-        told = {name: value for name, value in self.fields.items() if name not in UNTOLD and value not in (None, "")}
-        extra = "".join(f"  {name}={value}" for name, value in told.items())
+        shown = {
+            name: value for name, value in self.fields.items() if name not in NOT_SHOWN and value not in (None, "")
+        }
+        extra = "".join(f"  {name}={value}" for name, value in shown.items())
         stack = self.fields.get("stack")
         return f"{self.message}{extra}" + (f"\n{stack}" if stack else "")
 
@@ -42,7 +44,7 @@ class LogRecord:
 
 
 def parse_line(process: str, line: bytes, now: str) -> LogRecord:
-    """Reads one line of `process`; whatever is not an object of our logger becomes a record of level OUTPUT."""
+    """Read one line of `process`; whatever is not an object of our logger becomes a record of level OUTPUT."""
     text = line.decode(errors="replace").rstrip()
     try:
         fields = json.loads(text)
@@ -73,7 +75,7 @@ class ClusterLog:
         self._file = self._open_new()
 
     def write(self, process: str, line: bytes) -> LogRecord:
-        """Takes one line as the process wrote it, without its end."""
+        """Take one line as the process wrote it, without its end."""
         record = parse_line(process, line, datetime.now(UTC).isoformat(timespec="milliseconds"))
         self.add(record)
         return record
@@ -86,7 +88,7 @@ class ClusterLog:
                 self._file.close()
                 self._file = self._open_new()
         except OSError:
-            # A full disk must not stop the reading: a process whose output nobody reads stands still.
+            # A full disk must not stop the reading: a process whose output is not read stands still.
             self.num_lost += 1
 
     def last(self, process: str) -> list[LogRecord]:

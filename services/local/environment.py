@@ -31,6 +31,6 @@ def cluster_environment(environ: Mapping[str, str], num_threads: int, *, is_crow
     `process_specs` sets.
     """
     threads = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    # A thread that waits in a spin is back at once, but where cores are short it takes one from whom it is waiting for.
+    # Spinning threads starve the thread they wait for when cores are scarce.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if is_crowded else {}
     return {**environ, **SHARED, **threads, **waiting}

@@ -21,7 +21,7 @@ def main() -> None:
     supervisor_pid, program = int(sys.argv[1]), sys.argv[2]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
-        # The supervisor may have died before the request was made; then nobody would ever send the signal.
+        # The supervisor may have died before the request was made; then the signal would never come.
         if os.getppid() != supervisor_pid:
             sys.exit("moonshard: the supervisor is gone")
     try:

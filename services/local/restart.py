@@ -31,5 +31,5 @@ class RestartPolicy:
         recent = sum(time > now - self.window_s for time in crashed_at)
         if recent >= self.max_crashes:
             return None
-        # The first crash is what a cluster is built to survive; nobody should wait longer for it than needed.
+        # The first crash is what a cluster is built to survive; its restart has no pause.
         return 0.0 if recent <= 1 else min(self.first_pause_s * 2 ** (recent - 2), self.max_pause_s)

@@ -131,7 +131,7 @@ def running_clusters(folder: Path) -> list[ClusterState]:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Removes what killed supervisors left behind; returns the run folders that were removed."""
+    """Remove what killed supervisors left behind; return the run folders that were removed."""
     removed = []
     for path in folder.glob("cluster-*.json"):
         if _is_locked(path):

@@ -37,11 +37,11 @@ class Scaling:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listens for the autoscaler."""
+        """Listen for the autoscaler."""
         self._server = await asyncio.start_unix_server(self._converse, self._path)
 
     async def close(self) -> None:
-        """Takes no more orders."""
+        """Take no more orders."""
         if self._server is not None:
             self._server.close()
         for order in [*self._orders]:
@@ -65,21 +65,21 @@ class Scaling:
             order.add_done_callback(self._orders.discard)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        telling = asyncio.create_task(self._tell(writer))
+        reporting = asyncio.create_task(self._report(writer))
         try:
             while line := await reader.readline():
                 asked = json.loads(line)
                 log.info("ordered", extra=asked)
                 self.order(asked["role"], asked["replicas"])
         finally:
-            telling.cancel()
+            reporting.cancel()
             writer.close()
 
-    async def _tell(self, writer: asyncio.StreamWriter) -> None:
-        told = None
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        reported = None
         while True:
-            if (state := self.state()) != told:
-                told = state
+            if (state := self.state()) != reported:
+                reported = state
                 writer.write(json.dumps(state).encode() + b"\n")
             await asyncio.sleep(POLL_S)
 

@@ -32,7 +32,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when all processes serve; ProcessFailed if one gives up, or does not serve within the time.
+        """Return when all processes serve; ProcessFailed if one gives up, or does not serve within the time.
 
         Those that run on demand only are asleep at first.
         """
@@ -53,15 +53,15 @@ class Supervisor:
             raise ProcessFailed(late[0], reason, self._log.last(late[0]))
 
     async def failure(self) -> ProcessFailed:
-        """Waits until a process cannot be kept running any longer."""
+        """Wait until a process cannot be kept running any longer."""
         return await asyncio.shield(self._failure)
 
     def hurry(self) -> None:
-        """Ends every grace: what has not stopped by itself yet is killed."""
+        """End every grace: what has not stopped by itself yet is killed."""
         self._hurry.set()
 
     async def set_asleep(self, names: Sequence[str], *, asleep: bool) -> None:
-        """Ends these processes in order, or lets them run."""
+        """End these processes in order, or let them run."""
         for name in names:
             if not asleep:
                 self.children[name].wake()
@@ -69,7 +69,7 @@ class Supervisor:
             await asyncio.gather(*(self.children[name].sleep(self._hurry) for name in names))
 
     async def stop(self) -> None:
-        """Stops stage by stage and returns when no process is left. May be called at any time, also twice."""
+        """Stop stage by stage and return when no process is left. May be called at any time, also twice."""
         for stage in sorted({child.spec.stop_stage for child in self.children.values()}):
             members = [child for child in self.children.values() if child.spec.stop_stage == stage]
             await asyncio.gather(*(child.stop(self._hurry) for child in members))

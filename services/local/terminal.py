@@ -54,11 +54,11 @@ class Terminal:
             self._write(status.stop)
 
     def say(self, text: str | Text) -> None:
-        """Prints a line."""
+        """Print a line."""
         self._write(lambda: self._console.print(text, highlight=False, markup=False, soft_wrap=True))
 
     def _write(self, work: Callable[[], None]) -> None:
-        """Does something with the console, or nothing once nobody reads any more (a closed terminal, `| head`).
+        """Do something with the console, or nothing once the output is closed (a closed terminal, `| head`).
 
         The cluster must be stopped in order all the same, so this never raises.
         """

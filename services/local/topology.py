@@ -65,7 +65,6 @@ class Topology:
 
     @property
     def tls_settings(self) -> dict[str, str]:
-        """What every process is told of it."""
         if self.tls is None:
             return {}
         files = {"TLS_CERT": "tls.crt", "TLS_KEY": "tls.key", "TLS_CA": "ca.crt"}

@@ -32,7 +32,7 @@ async def run_cluster(
     start_timeout_s: float,
     note: str,
 ) -> int:
-    """Starts the cluster, tells the terminal about it, and stops it again. Returns the exit code.
+    """Start the cluster, report it on the terminal, and stop it again. Return the exit code.
 
     note  is said with the address, once the cluster serves
     """
@@ -105,7 +105,7 @@ class _Run:
         raise await self._cluster.supervisor.failure()
 
     async def _keep_state(self) -> None:
-        """Writes the state file, and again whenever a process has changed."""
+        """Write the state file, and again whenever a process has changed."""
         written = None
         while True:
             state = self._state()

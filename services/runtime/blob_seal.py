@@ -33,7 +33,7 @@ class Sealer(Protocol):
 
 
 class Checksum:
-    """Finds damage. Who can write to the store can also write a fitting checksum."""
+    """Finds damage. A writer of the store can also write a fitting checksum."""
 
     magic = b"msb2"
 

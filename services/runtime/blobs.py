@@ -77,7 +77,7 @@ class BlobStore:
         self._wait_s = wait_s
 
     async def put(self, items: Mapping[str, Value]) -> None:
-        """Stores values, each given whole or in pieces. They must not change before this returns."""
+        """Store values, each given whole or in pieces. They must not change before this returns."""
         pieces = {name: _pieces(value) for name, value in items.items()}
         sizes = {name: sum(map(len, value)) for name, value in pieces.items()}
 
@@ -102,7 +102,7 @@ class BlobStore:
         return [cast(bytearray, values[name].obj) if name in values else None for name in names]
 
     async def get_into(self, names: Sequence[str], buffers: Sequence[memoryview]) -> list[bool]:
-        """Reads values to where they belong, each exactly as long as its buffer, and says which are there.
+        """Read values to where they belong, each exactly as long as its buffer, and say which are there.
 
         The buffer of a value that counts as missing is undefined. Nothing is written to any buffer after this has
         returned, raised or was cancelled.
@@ -122,7 +122,7 @@ class BlobStore:
         return [found.get(name, False) for name in names]
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Drops values; those that are not there, or out of reach, are left to their time to live."""
+        """Drop values; those that are not there, or out of reach, are left to their time to live."""
 
         async def drop(instance: RedisInstance, names: Sequence[str]) -> dict[str, None]:
             heads = await instance.run("delete", [self._read_command(name, FIXED.size) for name in names])
@@ -151,7 +151,7 @@ class BlobStore:
         return None if len(known) < len(room) else sum(known)
 
     async def close(self) -> None:
-        """Closes all connections. No call may be in progress."""
+        """Close all connections. No call may be in progress."""
         for instance in self._instances:
             instance.close()
         await asyncio.sleep(0)  # the event loop closes the sockets
@@ -191,7 +191,7 @@ class BlobStore:
     async def _read_values(
         self, instance: RedisInstance, heads: Mapping[str, Head], values: Mapping[str, memoryview]
     ) -> dict[str, Cause]:
-        """Fills the values with what their heads announce, and says which are not right."""
+        """Fill the values with what their heads announce, and say which are not right."""
         wrong: dict[str, Cause] = {}
         chunks = [
             (name, i, values[name][(i - 1) * CHUNK_BYTES : i * CHUNK_BYTES])
@@ -268,7 +268,7 @@ class BlobStore:
         return b"%s:%d:%s" % (self._namespace, index, name.encode())
 
     def _read_command(self, name: str, num_bytes: int) -> list[Buffer]:
-        """Reads the beginning of a head; whatever lies there cannot take more memory than asked for."""
+        """Read the beginning of a head; whatever lies there cannot take more memory than asked for."""
         return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
 
 
@@ -289,7 +289,7 @@ def _pieces(value: Value) -> list[memoryview]:
 
 
 def _batches(items: Sequence[Item], weights: Sequence[int]) -> Iterator[Sequence[Item]]:
-    """Cuts items into runs that a pipeline carries, each of at least one item."""
+    """Cut items into runs that a pipeline carries, each of at least one item."""
     start, total = 0, 0
     for i, weight in enumerate(weights):
         if i > start and total + max(weight, KEY_BYTES) > PIPELINE_BYTES:

@@ -96,7 +96,7 @@ async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGen
 
 
 async def wait_ready(channel: grpc.aio.Channel, timeout_s: float, service: str = "") -> None:
-    """Returns as soon as the peer serves; `Unavailable` if it does not within the time."""
+    """Return as soon as the peer serves; `Unavailable` if it does not within the time."""
     watch = watch_health(channel, service)
     try:
         async with asyncio.timeout(timeout_s):

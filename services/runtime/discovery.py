@@ -1,4 +1,4 @@
-"""Where the replicas of a role are: addresses that were told, and DNS names of which every record is a replica.
+"""Where the replicas of a role are: fixed addresses, and DNS names of which every record is a replica.
 
 DNS only says who exists. Who is ready, and whether it is the right one, the processes say themselves.
 """

@@ -69,7 +69,7 @@ class Overloaded(MoonshardError):
 
 
 class Unavailable(MoonshardError):
-    """Nobody answers there, or it is draining. Try another replica."""
+    """No process answers there, or it is draining. Try another replica."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -124,7 +124,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> MoonshardError:
             kind = _classes().get(record["class"], _class_of_code(error.code()))
             return kind(message, field=record["field"], retry_after_s=record["retry_after_s"])
     if error.code() == grpc.StatusCode.UNAVAILABLE and message.endswith("Socket closed"):
-        # With TLS 1.3 a caller is connected before the server has seen its certificate, and is not told why it ends.
+        # With TLS 1.3 a caller is connected before the server has seen its certificate, and learns no reason.
         message += "; a peer with TLS ends so if it does not accept our certificate, or if we show none"
     return _class_of_code(error.code())(message)
 

@@ -27,7 +27,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Condition()
 
     async def set(self, serving: bool) -> None:
-        """Whether the process serves, which it does not until told so. Without effect once it drains."""
+        """Whether the process serves, which it does not at first. No effect once it drains."""
         self._serving = serving and not self._draining
         async with self._changed:
             self._changed.notify_all()
@@ -38,7 +38,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         await self.set(False)
 
     async def close(self) -> None:
-        """Ends the stream of every watcher."""
+        """End the stream of every watcher."""
         self._closed = True
         await self.drain()
 

@@ -12,7 +12,7 @@ STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asct
 
 
 def setup_logging(level: str, service: str, instance: str = "") -> None:
-    """Sends every logger of this process, warnings and uncaught exceptions to stderr.
+    """Send every logger of this process, warnings and uncaught exceptions to stderr.
 
     Further fields of a line come from the call: `log.info("admitted", extra={"request_id": request_id})`.
     """

@@ -39,7 +39,7 @@ STORE_BYTES = Counter("moonshard_store_bytes_total", "Bytes of values, protocol 
 
 @contextmanager
 def metrics_port(listen: str) -> Iterator[str]:
-    """Serves GET /metrics on "host:port" or "unix:/path" in a thread of its own and gives the bound address.
+    """Serve GET /metrics on "host:port" or "unix:/path" in a thread of its own and yield the bound address.
 
     Does nothing if `listen` is empty.
     """

@@ -29,7 +29,7 @@ class Unrecorded:
     trace_parent: str
 
     def set(self, attributes: Attributes) -> None:
-        """Nobody wants to know."""
+        """No-op: the trace is not sampled."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class OtlpTracer:
         )
 
     async def close(self) -> None:
-        """Sends what is left. A collector that does not answer is given up."""
+        """Send what is left. A collector that does not answer is given up."""
         try:
             await asyncio.wait_for(asyncio.to_thread(self._provider.shutdown), CLOSE_S)
         except TimeoutError:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 
 class Times:
-    """Observations with one set of labels. One thread at a time observes; whoever scrapes may read meanwhile."""
+    """Observations with one set of labels. One thread at a time observes; a scrape may read meanwhile."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -18,7 +18,7 @@ class Times:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one value, at a fifth of the cost of prometheus' own."""
+        """Count one value, at a fifth of the cost of prometheus' own."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
@@ -29,7 +29,7 @@ class Times:
 
 
 class PlainHistogram(Collector):
-    """Like prometheus' Histogram with at most one label, but read out only when somebody asks."""
+    """Like prometheus' Histogram with at most one label, but read out only by a scrape."""
 
     def __init__(self, name: str, text: str, label: str | None = None, *, buckets: Sequence[float]) -> None:
         self._name, self._text, self._label = name, text, label
@@ -40,7 +40,7 @@ class PlainHistogram(Collector):
         REGISTRY.register(self)
 
     def labels(self, value: object) -> Times:
-        """Where the values with this label are observed; to be kept by whoever observes often."""
+        """Where the values with this label are observed; keep it to observe often."""
         return self._times.setdefault(str(value), Times(self._buckets))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:

@@ -79,7 +79,7 @@ class RedisConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._scratch = bytearray(SCRATCH_BYTES)  # lines, and the beginnings of values
         self._filled = 0
-        self._skip = 0  # bytes to come that nobody wants
+        self._skip = 0  # bytes to come that are dropped
         self._target = memoryview(b"")  # what is still to be read of a value
         self._sinks: Sequence[memoryview] = ()
         self._replies: list[Reply] = []
@@ -87,7 +87,7 @@ class RedisConnection(asyncio.BufferedProtocol):
         self._done: asyncio.Future[None] | None = None
 
     async def run(self, commands: Sequence[list[Buffer]], sinks: Sequence[memoryview] = ()) -> list[Reply]:
-        """Sends the commands at once and returns their replies in order.
+        """Send the commands at once and return their replies in order.
 
         sinks    one for each command, or none at all. A string of exactly its size is read into it, any other string
                  is dropped; in both cases the reply is the length of the string
@@ -112,7 +112,7 @@ class RedisConnection(asyncio.BufferedProtocol):
         return self._replies
 
     def close(self) -> None:
-        """Closes it at once; from here on nothing is written to any sink."""
+        """Close it at once; from here on nothing is written to any sink."""
         self.closed = True
         self._target, self._sinks = memoryview(b""), ()
         if self._transport is not None:
@@ -147,7 +147,7 @@ class RedisConnection(asyncio.BufferedProtocol):
             self._done.set_exception(error)
 
     def _read_scratch(self) -> None:
-        """Takes what is complete out of the scratch; the rest moves to its front."""
+        """Take what is complete out of the scratch; the rest moves to its front."""
         start = 0
         while not len(self._target):
             if self._num_replies == len(self._replies) and self._done is not None and not self._done.done():
@@ -165,9 +165,9 @@ class RedisConnection(asyncio.BufferedProtocol):
             raise RedisError("a line of the protocol has no end")
 
     def _read_line(self, start: int, end: int) -> int:
-        """Reads one reply as far as it is here, and returns where the next one starts."""
+        """Read one reply as far as it is here, and return where the next one starts."""
         if len(self._replies) == self._num_replies:
-            raise RedisError("a reply that nobody asked for")
+            raise RedisError("a reply without a command")
         kind, text = bytes(self._scratch[start : start + 1]), bytes(self._scratch[start + 1 : end])
         if kind == b"$" and text != b"-1":
             return self._read_string(int(text), end + 2)

@@ -87,7 +87,7 @@ class RedisInstance:
         return max(0, most - int(values.get("used_memory", 0))) if refuses else most
 
     def close(self) -> None:
-        """Closes the idle connections."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 

@@ -1,4 +1,4 @@
-"""A real Redis server beside us, for clusters on one machine and for tests. Elsewhere Redis is somebody else's."""
+"""A real Redis server beside us, for clusters on one machine and for tests. Elsewhere Redis is not ours to start."""
 
 import importlib.util
 import shutil
@@ -44,7 +44,7 @@ def redis_options(folder: Path, max_bytes: int) -> list[str]:
 
 
 class RedisServer:
-    """One server that keeps everything in memory and nothing on disk. Owned by whoever starts it.
+    """One server that keeps everything in memory and nothing on disk. Owned by the caller that starts it.
 
     folder     for its socket and its log; must exist
     port       on loopback; without one it listens on a Unix socket in the folder
@@ -69,7 +69,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Starts it, again if need be, and returns when it answers."""
+        """Start it, again if need be, and return when it answers."""
         assert self._process is None or self._process.poll() is not None, "already running"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -87,7 +87,7 @@ class RedisServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Ends it; does nothing if it has ended."""
+        """End it; do nothing if it has ended."""
         if self._process is None:
             return
         self._process.terminate()

@@ -49,7 +49,7 @@ def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, 
     """The life of a process: logs, event loop, exit code. To be called once, by `__main__`.
 
     The process ends with `main`; a `MoonshardError` becomes one line in the log and exit code 1. A `CheckpointError`
-    ends with 2, as bad settings do: whoever supervises the process knows that starting it again would change nothing.
+    ends with 2, as bad settings do: a supervisor knows that another start would change nothing.
     """
     setup_logging(settings.log_level, name, settings.instance)
     try:
@@ -75,7 +75,7 @@ async def serve(
     serving: AsyncIterator[bool] | None = None,
     tracer: Tracer | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains and returns.
+    """Serve until SIGTERM or SIGINT, then drain and return.
 
     name      of the process, for the log
     ready     awaited once the port is bound; health says SERVING after it. What it raises ends the process
@@ -157,7 +157,7 @@ def _stop_signal() -> Iterator[asyncio.Future[None]]:
 
 
 async def _unless(ends: Sequence[asyncio.Future[Any]], work: Awaitable[object]) -> None:
-    """Waits for the work and raises its error, unless one of the ends comes first: then the work is cancelled."""
+    """Wait for the work and raise its error, unless one of the ends comes first: then the work is cancelled."""
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
     try:
         await asyncio.wait([*ends, task], return_when=asyncio.FIRST_COMPLETED)
@@ -241,7 +241,7 @@ def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
 
 
 def _make_way(path: Path) -> None:
-    """Removes the socket that a killed process left behind. gRPC would also take it from a living one."""
+    """Remove the socket that a killed process left behind. gRPC would also take it from a living one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Traces: what one request did in which process, told to an OpenTelemetry collector.
+"""Traces: what one request did in which process, sent to an OpenTelemetry collector.
 
 Off unless an endpoint is set, and then nothing of OpenTelemetry is imported. Who begins a trace decides whether it is
 recorded; everybody else obeys the flag in the traceparent (W3C) that travels with every call. Parents are passed on as
@@ -34,7 +34,7 @@ class Tracer(Protocol):
     def span(
         self, name: str, parent: str, attributes: Attributes | None = None, kind: Kind = "internal"
     ) -> AbstractContextManager[Span]:
-        """A span around a block. An exception is told by its class alone: its text may hold what a user wrote.
+        """A span around a block. An exception is recorded by its class alone: its text may hold what a user wrote.
 
         parent  a traceparent; empty: the span begins a trace that is recorded
         """
@@ -45,7 +45,7 @@ class Tracer(Protocol):
         """A span that is over; times of time.monotonic."""
 
     async def close(self) -> None:
-        """Sends what is left, within seconds."""
+        """Send what is left, within seconds."""
 
 
 def is_recorded(trace_parent: str) -> bool:

@@ -44,6 +44,11 @@ class Installed:
     def model(self) -> str:
         return self._values["model"]["name"]
 
+    @property
+    def expert_shards(self) -> int:
+        """Pods of one replica of the experts."""
+        return int(self._values["expert"]["shards"])
+
     def upgrade(self, values: Mapping[str, Any]) -> None:
         """Changes values and returns when everything has been replaced."""
         self._values = merged(self._values, values)
@@ -96,9 +101,14 @@ class Installed:
             raise failures[0]
 
     def replicas(self, role: str) -> int:
-        """Pods that a role's StatefulSet has now."""
-        found = self._apps.read_namespaced_stateful_set(f"{RELEASE}-{role}", self.namespace)
+        """Pods that a role has now."""
+        read = self._apps.read_namespaced_deployment if role == "vision" else self._apps.read_namespaced_stateful_set
+        found = read(f"{RELEASE}-{role}", self.namespace)
         return found.status.replicas or 0
+
+    def cool_down(self, *roles: str) -> None:
+        """Wait until the autoscaler has taken the last pods of these roles away."""
+        self.wait(lambda: not any(self.replicas(role) for role in roles), f"{', '.join(roles)} to go to zero")
 
     def uids(self, component: str) -> dict[str, str]:
         """Pods of a component by name: a replaced one keeps its name in a StatefulSet, not its uid."""
@@ -106,8 +116,13 @@ class Installed:
         found = self._core.list_namespaced_pod(self.namespace, label_selector=selector)
         return {pod.metadata.name: pod.metadata.uid for pod in found.items}
 
+    def evict(self, pod: str) -> None:
+        """Ask for its end as `kubectl drain` does; ApiException 429 while the disruption budget forbids it."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
+        self._core.create_namespaced_pod_eviction(pod, self.namespace, body)
+
     def kill(self, pod: str) -> None:
-        """Without a word: no SIGTERM, no grace."""
+        """Delete a pod without SIGTERM and without grace."""
         self._core.delete_namespaced_pod(pod, self.namespace, grace_period_seconds=0)
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = COLD_S) -> None:

@@ -17,7 +17,14 @@ def check(answers, num_answers=NUM_STREAMS):
     assert all(answer.is_done and answer.finish_reason in {"stop", "length"} and answer.text for answer in answers)
 
 
+def test_an_installation_has_all_expert_shards(release: Installed):
+    """`helm install --wait` has returned: what the release promises is there."""
+    assert release.replicas("expert") == release.expert_shards
+    assert release.http.get("/health").status_code == 200
+
+
 def test_the_first_request_wakes_a_cold_cluster(release: Installed):
+    release.cool_down(*SCALED)
     answer = release.chat("Hello", max_tokens=16)
     check([answer], 1)
     assert all(release.replicas(role) > 0 for role in SCALED)
@@ -40,6 +47,7 @@ def test_an_answer_that_is_not_streamed(release: Installed):
 
 
 def test_an_image_wakes_vision(release: Installed):
+    release.cool_down("vision")
     picture = {"type": "image_url", "image_url": {"url": data_url(png(noise(1, (112, 112))))}}
     check([release.chat([picture, {"type": "text", "text": "Describe this image in detail."}], max_tokens=16)], 1)
 
@@ -49,6 +57,27 @@ def test_a_killed_pod_breaks_no_stream(release: Installed, component):
     with release.streams(NUM_STREAMS) as answers:
         release.kill(min(release.uids(component)))
     check(answers)
+
+
+@pytest.mark.parametrize("component", ["decode", "prefill", "expert", "tokenizer", "gateway"])
+def test_an_eviction_breaks_no_stream(release: Installed, component):
+    with release.streams(NUM_STREAMS) as answers:
+        release.evict(min(release.uids(component)))
+    check(answers)
+
+
+@pytest.mark.parametrize("component", ["prefill", "expert", "tokenizer", "redis-0"])
+def test_a_killed_pod_changes_no_text(release: Installed, component):
+    """Greedy answers are the same whatever is lost on the way."""
+
+    def texts(answers):
+        return sorted(answer.text for answer in answers)
+
+    with release.streams(NUM_STREAMS, temperature=0) as undisturbed:
+        pass
+    with release.streams(NUM_STREAMS, temperature=0) as disturbed:
+        release.kill(min(release.uids(component)))
+    assert texts(disturbed) == texts(undisturbed)
 
 
 def test_an_upgrade_breaks_no_stream(release: Installed):
@@ -61,6 +90,6 @@ def test_an_upgrade_breaks_no_stream(release: Installed):
 
 
 def test_what_is_idle_goes_to_zero_and_comes_back(release: Installed):
-    release.wait(lambda: not any(release.replicas(role) for role in SCALED), "idle roles to go")
+    release.cool_down(*SCALED)
     assert release.http.get("/health").status_code == 200
     check([release.chat("Hello again", max_tokens=16)], 1)

@@ -74,12 +74,12 @@ def small_vocabulary(base: int) -> list[bytes]:
 
 
 def write_small_vocabulary(folder: Path, base: int) -> None:
-    """Writes tiktoken.model and tokenizer_config.json for `base` ordinary and 256 special ids."""
+    """Write tiktoken.model and tokenizer_config.json for `base` ordinary and 256 special ids."""
     write_vocabulary(folder, small_vocabulary(base))
 
 
 def write_vocabulary(folder: Path, tokens: Sequence[bytes]) -> None:
-    """Writes tiktoken.model and tokenizer_config.json for these ordinary tokens, by rank, and 256 special ids."""
+    """Write tiktoken.model and tokenizer_config.json for these ordinary tokens, by rank, and 256 special ids."""
     lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
     (folder / VOCABULARY_FILE).write_bytes(b"".join(lines))
     (folder / CONFIG_FILE).write_text(json.dumps(_tokenizer_config(len(tokens)), indent=2))

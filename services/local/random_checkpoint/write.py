@@ -37,7 +37,7 @@ def write_random_checkpoint(
     vocabulary: Literal["tiny", "real"] = "tiny",
     vocabulary_from: Path | None = None,
 ) -> None:
-    """Writes a whole checkpoint folder, or nothing: it is made beside `path` and renamed when complete.
+    """Write a whole checkpoint folder, or nothing: it is made beside `path` and renamed when complete.
 
     vocabulary       "tiny" makes one of dims.text.vocab_size tokens (256 bytes, pieces, 256 special slots);
                      "real" copies tiktoken.model and tokenizer_config.json and takes their number of tokens
@@ -54,7 +54,7 @@ def write_random_checkpoint(
         try:
             partial.rename(path)
         except OSError as error:
-            raise FileExistsError(f"{path} was made by somebody else meanwhile") from error
+            raise FileExistsError(f"{path} was made by another process meanwhile") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -81,7 +81,7 @@ def _write_folder(folder: Path, dims: RandomDims, seed: int, vocabulary: str, vo
 
 
 def write_descriptions(folder: Path, dims: RandomDims, base: int, limits: Mapping[str, object] | None = None) -> None:
-    """Writes config.json, generation_config.json and, with vision, preprocessor_config.json.
+    """Write config.json, generation_config.json and, with vision, preprocessor_config.json.
 
     base    number of ordinary tokens
     limits  fields of preprocessor_config.json that differ from the release

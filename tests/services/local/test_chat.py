@@ -111,7 +111,7 @@ def test_a_picture_goes_with_the_next_question_only(tmp_path):
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    with contextlib.closing(ChatClient(url)) as client, pytest.raises(ChatFailed, match=f"nobody answers at {url}"):
+    with contextlib.closing(ChatClient(url)) as client, pytest.raises(ChatFailed, match=f"no server answers at {url}"):
         client.first_model()
 
 
@@ -216,7 +216,7 @@ def test_command_says_what_is_wrong(tmp_path):
     assert (empty.returncode, empty.stderr) == (2, "moonshard: there is nothing to ask: the input is empty\n")
     gone = moonshard("chat", "--url", "http://127.0.0.1:1", "hello")
     assert gone.returncode == 2
-    assert "nobody answers at http://127.0.0.1:1" in gone.stderr
+    assert "no server answers at http://127.0.0.1:1" in gone.stderr
 
 
 def test_ctrl_c_stops_the_running_answer_only():

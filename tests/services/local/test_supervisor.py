@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.local.child import ChildState, ProcessFailed
+from services.local.child import ProcessFailed
+from services.local.child_state import ChildState
 from services.local.cluster_log import ClusterLog
 from services.local.processes import StopStage
 from services.local.restart import RestartPolicy
@@ -87,7 +88,7 @@ async def test_held_process_stays_down_until_released(tmp_path):
         await until(lambda: part.state is ChildState.RESTARTING)
         await asyncio.sleep(0.1)
         assert part.pid is None
-        part.release()
+        part.wake()
         await until(lambda: part.is_ready)
 
 

@@ -1,0 +1,52 @@
+"""The states of one process under supervision, and what leads from one to another."""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+
+class ChildState(Enum):
+    """What a process does; the values are for people."""
+
+    STARTING = "starting"
+    READY = "ready"
+    ENDING = "ending"
+    RESTARTING = "restarting"
+    ASLEEP = "asleep"
+    STOPPED = "stopped"
+
+
+class Order(Enum):
+    """What a process is meant to do."""
+
+    RUN = auto()
+    SLEEP = auto()
+    STOP = auto()
+
+
+class Event(Enum):
+    START = auto()
+    SERVE = auto()
+    TERMINATE = auto()
+    EXIT = auto()
+    SLEEP = auto()
+    STOP = auto()
+
+
+RUNNING = frozenset({ChildState.STARTING, ChildState.READY, ChildState.ENDING})
+
+# An event that is not here for a state is a mistake of the supervisor.
+TRANSITIONS: Mapping[tuple[ChildState, Event], ChildState] = {
+    (ChildState.STOPPED, Event.START): ChildState.STARTING,
+    (ChildState.ASLEEP, Event.START): ChildState.STARTING,
+    (ChildState.RESTARTING, Event.START): ChildState.STARTING,
+    (ChildState.STARTING, Event.SERVE): ChildState.READY,
+    (ChildState.STARTING, Event.TERMINATE): ChildState.ENDING,
+    (ChildState.READY, Event.TERMINATE): ChildState.ENDING,
+    (ChildState.STARTING, Event.EXIT): ChildState.RESTARTING,
+    (ChildState.READY, Event.EXIT): ChildState.RESTARTING,
+    (ChildState.ENDING, Event.EXIT): ChildState.ASLEEP,
+    (ChildState.STOPPED, Event.SLEEP): ChildState.ASLEEP,
+    (ChildState.ASLEEP, Event.SLEEP): ChildState.ASLEEP,
+    (ChildState.RESTARTING, Event.SLEEP): ChildState.ASLEEP,
+    **{(state, Event.STOP): ChildState.STOPPED for state in ChildState},
+}
