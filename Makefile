@@ -9,7 +9,7 @@ LOCK := requirements.lock
 unexport PYTHONDONTWRITEBYTECODE
 
 # The clusters' tests share one worker, each other file has one of its own (tests/conftest.py).
-PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help serve chat quick test check coverage sanitize bench kind lock clean
 

@@ -25,7 +25,7 @@ MODULE = re.compile(r"(?<![\w./@-])(?:protos|kernels|services|gateway|tests)(?:\
 # Chapters are cited by their heading; those of a paper by number ("arXiv 2309.00071, section 3.2").
 FAR = re.compile(r"(?:\.\./)+shared\b|/work/|(?<!, )\b[Ss]ection \d|§")
 # Names of files of other projects, of checkpoints and of what a user writes.
-ELSEWHERE = {"sitecustomize.py"}
+ELSEWHERE = {"sitecustomize.py", "llama.cpp"}
 COMMENT = {
     **dict.fromkeys([".proto", ".cpp", ".h"], re.compile(r"//.*")),
     **dict.fromkeys([".yaml", ".tpl", ".toml", "Makefile", "Dockerfile", ".gitignore"], re.compile(r"(?:^|\s)#.*")),
