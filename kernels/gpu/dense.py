@@ -1,7 +1,7 @@
 """Products with bf16 weights: cuBLAS through PyTorch, which sums in float32.
 
 cuBLAS picks its algorithm by shape, so a row's last bit may depend on how many rows are in the call. It may not round
-partial sums to bf16, which PyTorch allows it unless told otherwise.
+partial sums to bf16, which PyTorch allows it by default.
 """
 
 import torch

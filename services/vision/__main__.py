@@ -13,7 +13,7 @@ NAME = "vision"
 
 
 async def main(settings: VisionSettings) -> None:
-    """Loads tower and projector, then serves until told to stop."""
+    """Load tower and projector, then serve until a signal ends the process."""
     torch.set_num_threads(settings.threads)
     replica = assemble(settings)
 

@@ -17,7 +17,7 @@ from services.vision.preprocess import Pixels, patchify, value_table
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """Pixels that wait for the tower, [frames, height, width, 3], and who waits for their features."""
+    """Pixels [frames, height, width, 3] that wait for the tower, and the future for their features."""
 
     pixels: Pixels
     grid: Grid
@@ -40,7 +40,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vision")
 
     async def features(self, pixels: Pixels) -> Tensor:
-        """Features [tokens, hidden] of one image or chunk, once its batch is computed."""
+        """Return features [tokens, hidden] of one image or chunk, once its batch is computed."""
         frames, height, width, _ = pixels.shape
         grid = Grid(frames, height // self._patch_size, width // self._patch_size)
         item = Item(pixels, grid, asyncio.get_running_loop().create_future())
@@ -49,7 +49,7 @@ class Batcher:
         return await item.features
 
     async def run(self) -> None:
-        """Computes batch after batch, for ever. What breaks a batch goes to those who wait for it."""
+        """Compute batch after batch, for ever. An error goes to all callers of its batch."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -71,7 +71,7 @@ class Batcher:
             BATCH_PATCHES.observe(sum(item.grid.num_patches for item in batch))
 
     def close(self) -> None:
-        """Ends the thread after the batch in hand."""
+        """End the thread after the current batch."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _take(self) -> list[Item]:
@@ -86,7 +86,7 @@ class Batcher:
 
 
 def take_batch(waiting: Sequence[Item], max_patches: int) -> tuple[list[Item], list[Item]]:
-    """What is computed together now, and what goes on waiting."""
+    """Return the items to compute now and those that go on waiting."""
     batch: list[Item] = []
     left: list[Item] = []
     num_patches = 0

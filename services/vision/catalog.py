@@ -1,4 +1,4 @@
-"""What is known of media: which file has which features, and whether the store still has them."""
+"""Which file has which features, and whether the store still has them."""
 
 import hashlib
 from collections import OrderedDict
@@ -55,16 +55,16 @@ class Catalog:
         return ref
 
     async def has_features(self, digest: bytes) -> bool:
-        """Whether the store has the features of these pixels."""
+        """Return whether the store has the features of these pixels."""
         (found,) = await self._store.exists([media_key(self._model, digest)])
         return found
 
     async def put_features(self, digest: bytes, features: Tensor) -> None:
-        """Stores features; StoreUnavailable if that cannot be done."""
+        """Store features. Raises StoreUnavailable."""
         await self._store.put({media_key(self._model, digest): features_to_bytes(features)})
 
     async def put_ref(self, file_digest: bytes, ref: MediaRef) -> None:
-        """Remembers, here and for the other replicas, what a file turned out to be."""
+        """Remember the reference of a file, here and in the store for other replicas."""
         self._remember(file_digest, ref)
         await self._store.put({self._file_key(file_digest): ref.SerializeToString()})
 

@@ -1,7 +1,7 @@
 """The process in which files are decoded, so that a hostile one can only harm this process.
 
-It is told the caps once, then reads one job after another from its standard input, and writes what it finds to its
-standard output: a plan, then the pixels of each chunk, or a reason for refusal. It knows no network and no torch.
+The caps come once, as an argument. Then it reads one job after another from standard input and writes to standard
+output: a plan, then the pixels of each chunk, or a reason for refusal. It has no network and no torch.
 """
 
 import json
@@ -30,7 +30,7 @@ HEADER = struct.Struct("<IQ")
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """What a decoder process is told at start, as one JSON argument.
+    """Options of a decoder process, one JSON argument at start.
 
     memory_bytes  of address space, its libraries included
     cpu_s         for one file
@@ -54,7 +54,7 @@ class DecoderOptions:
 
 
 def write_message(output: IO[bytes], record: dict[str, Any], data: memoryview | bytes = b"") -> None:
-    """One message: header, JSON, bytes."""
+    """Write one message: header, JSON, bytes."""
     text = json.dumps(record).encode()
     output.write(HEADER.pack(len(text), len(data)) + text)
     output.write(data)
@@ -62,7 +62,7 @@ def write_message(output: IO[bytes], record: dict[str, Any], data: memoryview | 
 
 
 def read_message(source: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """The next message, None at the end."""
+    """Read the next message; None at the end."""
     header = source.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
@@ -71,7 +71,7 @@ def read_message(source: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def answer(kind: Kind, data: bytes, options: DecoderOptions) -> Iterator[tuple[dict[str, Any], Pixels | None]]:
-    """The messages for one file: a plan {grid, num_tokens, chunks}, then the pixels of each chunk."""
+    """Yield the messages for one file: a plan {grid, num_tokens, chunks}, then the pixels of each chunk."""
     limits, config = options.limits, options.config
     if kind == "image":
         image = open_image(data, limits, repair=options.repair)
@@ -88,7 +88,7 @@ def answer(kind: Kind, data: bytes, options: DecoderOptions) -> Iterator[tuple[d
 
 
 def work(options: DecoderOptions, source: IO[bytes], output: IO[bytes]) -> None:
-    """Decodes file after file until the input ends. A file that takes too long ends the process, by SIGPROF."""
+    """Decode file after file until the input ends. A file that takes too long ends the process by SIGPROF."""
     while (job := read_message(source)) is not None:
         record, data = job
         signal.setitimer(signal.ITIMER_PROF, options.cpu_s)

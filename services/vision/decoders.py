@@ -1,4 +1,4 @@
-"""The decoder processes as the service sees them: a few, leased to one file at a time, and replaced when one dies."""
+"""A few decoder processes, each leased to one file at a time and replaced when it dies."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NUM_STARTS = 3
 
 @dataclass(frozen=True)
 class PlannedChunk:
-    """Frames that are encoded together, and the text before them in the prompt; an image is one without text."""
+    """Frames that are encoded together, and the text before them in the prompt (none for an image)."""
 
     num_frames: int
     prompt_text: str
@@ -33,7 +33,7 @@ class PlannedChunk:
 
 @dataclass(frozen=True)
 class MediaPlan:
-    """What a file turns out to be, before its pixels are there."""
+    """Size and chunks of a file, known before its pixels are decoded."""
 
     grid_h: int
     grid_w: int
@@ -50,7 +50,7 @@ class Decoder:
         self._num_messages = 0  # that the process has still to write for the file in hand
 
     async def plan(self, kind: Kind, data: bytes | bytearray) -> MediaPlan:
-        """Hands over a file. InvalidRequest if it is refused. As many chunks as the plan names must be read next."""
+        """Send a file to the process; all chunks of its plan must be read next. Raises InvalidRequest."""
         text = json.dumps({"kind": kind}).encode()
         stdin = await self._open()
         self._num_messages = 1
@@ -65,17 +65,17 @@ class Decoder:
         return MediaPlan(**record, chunks=chunks)
 
     async def chunk(self) -> Pixels:
-        """The next chunk's pixels, [frames, height, width, 3]."""
+        """Return the next chunk's pixels, [frames, height, width, 3]."""
         record, data = await self._message()
         return np.frombuffer(data, dtype=np.uint8).reshape(record["shape"])
 
     async def release(self) -> None:
-        """Makes ready for the next file: a process that is in the midst of one is ended."""
+        """Make ready for the next file; a process with work left over is ended."""
         if self._num_messages:
             await self.stop()
 
     async def stop(self) -> None:
-        """Ends the process, whatever it is doing; the next file starts a new one."""
+        """End the process, whatever it is doing; the next file starts a new one."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -83,7 +83,7 @@ class Decoder:
         self._num_messages = 0
 
     async def _open(self) -> asyncio.StreamWriter:
-        """The way into a process that is there, a new one if need be."""
+        """Return the input of a living process, started if need be."""
         for _ in range(NUM_STARTS):
             if self._process is None or self._process.returncode is not None:
                 self._process = await self._start()
@@ -131,7 +131,7 @@ class Decoder:
 
 
 class DecoderPool:
-    """Owns the decoder processes: so many files are decoded at a time, others wait their turn."""
+    """Owns the decoder processes. More files than processes wait in order."""
 
     def __init__(self, num_decoders: int, options: DecoderOptions) -> None:
         self._decoders = [Decoder(options) for _ in range(num_decoders)]
@@ -141,7 +141,7 @@ class DecoderPool:
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Decoder]:
-        """A decoder for one file."""
+        """Lease a decoder for one file."""
         decoder = await self._idle.get()
         try:
             yield decoder
@@ -152,5 +152,5 @@ class DecoderPool:
                 self._idle.put_nowait(decoder)
 
     async def close(self) -> None:
-        """Ends all processes."""
+        """End all processes."""
         await asyncio.gather(*(decoder.stop() for decoder in self._decoders))

@@ -16,7 +16,7 @@ from services.vision.preprocess import Pixels
 
 
 class MediaEncoder:
-    """Decodes and computes what is not known yet. Owns the work in progress: one file is worked on once at a time.
+    """Decodes and computes files that are not in the store. Each file is worked on once at a time.
 
     max_media   files between decoding and store, which bounds the pixels in memory
     max_videos  of these, so that long videos leave decoders to images
@@ -33,7 +33,7 @@ class MediaEncoder:
         self._running: dict[bytes, asyncio.Task[tuple[MediaRef, bool]]] = {}
 
     async def encode(self, kind: Kind, data: bytes | bytearray) -> tuple[MediaRef, bool]:
-        """The reference, and whether all was known. InvalidRequest with the reason for a file that is refused."""
+        """Return the reference, and whether it was cached. Raises InvalidRequest with the reason for a refused file."""
         digest = await asyncio.to_thread(self._catalog.file_digest, kind, data)
         task = self._running.get(digest)
         if task is None:

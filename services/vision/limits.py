@@ -1,4 +1,4 @@
-"""What one image or video may cost; checked from headers, before anything is decoded."""
+"""Caps on one image or video, checked from headers before anything is decoded."""
 
 from dataclasses import dataclass
 
@@ -26,12 +26,12 @@ class MediaLimits:
     max_tokens: int = 262_144
 
     def check(self, name: str, value: float, unit: str) -> None:
-        """InvalidRequest if the value is above the cap called `name`."""
+        """Raise InvalidRequest if the value is above the cap called `name`."""
         cap = getattr(self, name)
         if value > cap:
             raise refusal(f"{value:.10g} {unit}, at most {cap:.10g} are accepted ({name})")
 
 
 def refusal(reason: str) -> InvalidRequest:
-    """The error for a file that can not be served, whoever sends it again."""
+    """Return the error for a file that cannot be served; sending it again would not help."""
     return InvalidRequest(reason, field=FIELD)

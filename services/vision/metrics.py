@@ -1,4 +1,4 @@
-"""What a vision replica counts."""
+"""Metrics of a vision replica."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
