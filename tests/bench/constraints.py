@@ -160,7 +160,7 @@ def llguidance_masks(constraints: Constraints) -> dict[str, object]:
 
 
 HOSTILE_PER_S = 12
-NUM_CALLS = 15
+NUM_CALLS = 8
 CALL_TOKENS = 60
 PRIMES = [9973, 9967, 9949, 9941, 9931, 9929, 9923, 9907, 9901, 9887]
 

@@ -6,6 +6,7 @@ for each other, with more time and behind everything else that the machine has t
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -142,7 +143,8 @@ class _Child:
         """Let the process work on one ask; None if the time did not suffice."""
         process = self._process = self._process or _start()
         assert process.stdin and process.stdout
-        watch = threading.Timer(WALL_S, process.kill)
+        # Its fork goes with it.
+        watch = threading.Timer(WALL_S, os.killpg, (process.pid, signal.SIGKILL))
         watch.start()
         try:
             process.stdin.write(f"{json.dumps([ask, self._seconds, self._niceness])}\n")
@@ -182,6 +184,7 @@ def _start() -> "subprocess.Popen[str]":
         stderr=subprocess.DEVNULL,
         text=True,
         env=environment,
+        process_group=0,
     )
 
 

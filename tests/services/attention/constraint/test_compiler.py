@@ -96,6 +96,13 @@ def test_a_process_that_dies_is_started_again():
     child.close()
 
 
+def test_a_process_that_is_starved_is_ended_with_its_fork(monkeypatch):
+    monkeypatch.setattr(compilers, "WALL_S", 0.2)
+    child = compilers._Child(60, 0)
+    assert child.ask(slow(4)) is None
+    assert child._process is None
+
+
 @pytest.mark.parametrize(
     "reply, kind", [('{"end": "-6"}', InvalidRequest), ('{"end": "time"}', type(None)), ("", type(None))]
 )
