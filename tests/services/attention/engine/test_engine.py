@@ -204,4 +204,6 @@ async def test_a_caller_that_leaves_while_the_store_is_read(start_rig, store, mo
     assert rig.engine.load.num_free_blocks < 64
     go_on.set()
     await other.tokens()
+    while request.generation.phase is Phase.ABANDONED:
+        await asyncio.sleep(0.01)
     assert request.generation.phase is Phase.OUTSIDE and request.events.empty()
