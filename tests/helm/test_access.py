@@ -23,6 +23,7 @@ ARROWS = {
     *((("gateway"), role, 50051) for role in ("tokenizer", "vision", "prefill", "decode")),
     *(((role), "expert", port) for role in ("prefill", "decode") for port in (50051, 50053)),
     *(((role), "redis-0", 6379) for role in ("gateway", "vision", "prefill", "decode")),
+    ("decode", "prefill", 50051),  # blocks that the store cannot hold
     ("autoscaler", "gateway", 50052),
     ("smoke", "gateway", 8000),
 }
