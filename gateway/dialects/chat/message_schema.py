@@ -53,7 +53,7 @@ class VideoPart(Body):
 
 Part = Annotated[TextPart | RefusalPart | ImagePart | VideoPart, Field(discriminator="type")]
 Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[Part], Tag("~list")],
+    Annotated[str, Tag("~text")] | Annotated[list[Part], Tag("~list"), Field(fail_fast=True)],
     Discriminator(
         text_or_list,
         custom_error_type="content_form",
@@ -87,6 +87,7 @@ AssistantContent = Annotated[
             ]
         ],
         Tag("~list"),
+        Field(fail_fast=True),
     ],
     Discriminator(
         text_or_list,

@@ -120,7 +120,7 @@ class ChatCompletionRequest(SamplingFields, FormFields):
     """A chat completion request. The answer's header `x-moonshard-ignored` names fields that had no effect."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
 
     max_completion_tokens: PositiveInt | None = None
     skip_special_tokens: bool | None = Field(None, description="No effect: special tokens never appear in a chat.")

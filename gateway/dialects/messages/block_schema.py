@@ -150,7 +150,7 @@ class ToolResultBlock(Body):
     tool_use_id: Annotated[str, Field(min_length=1)]
     content: (
         Annotated[
-            Annotated[str, Tag("~text")] | Annotated[list[ResultBlock], Tag("~list")],
+            Annotated[str, Tag("~text")] | Annotated[list[ResultBlock], Tag("~list"), Field(fail_fast=True)],
             Discriminator(text_or_list, **_FORM),
         ]
         | None
@@ -195,7 +195,7 @@ SystemBlock = Annotated[
     Discriminator(kind_in("text", "tool_addition", "tool_removal")),
 ]
 SystemContent = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[SystemBlock], Tag("~list")],
+    Annotated[str, Tag("~text")] | Annotated[list[SystemBlock], Tag("~list"), Field(fail_fast=True)],
     Discriminator(text_or_list, **_FORM),
 ]
 
@@ -212,7 +212,7 @@ class UserMessage(Body):
 
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[UserBlock], Tag("~list")],
+        Annotated[str, Tag("~text")] | Annotated[list[UserBlock], Tag("~list"), Field(fail_fast=True)],
         Discriminator(text_or_list, **_FORM),
     ]
 
@@ -222,7 +222,7 @@ class AssistantMessage(Body):
 
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[AssistantBlock], Tag("~list")],
+        Annotated[str, Tag("~text")] | Annotated[list[AssistantBlock], Tag("~list"), Field(fail_fast=True)],
         Discriminator(text_or_list, **_FORM),
     ]
 

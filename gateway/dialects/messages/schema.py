@@ -107,7 +107,7 @@ class CountTokensRequest(Body):
     """What becomes the prompt."""
 
     model: str
-    messages: Annotated[list[InputMessage], Field(min_length=1)]
+    messages: Annotated[list[InputMessage], Field(min_length=1, fail_fast=True)]
     system: SystemContent | None = None
     tools: list[Tool] | None = None
     tool_choice: Annotated[AutoChoice | ToolChoice | NoChoice, Field(discriminator="type")] | None = None

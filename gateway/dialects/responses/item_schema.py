@@ -39,7 +39,7 @@ Part = Annotated[
     Discriminator(kind_in("input_text", "output_text", "text", "refusal", "input_image")),
 ]
 Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[Part], Tag("~list")],
+    Annotated[str, Tag("~text")] | Annotated[list[Part], Tag("~list"), Field(fail_fast=True)],
     Discriminator(
         text_or_list,
         custom_error_type="content_form",

@@ -146,7 +146,7 @@ class ResponsesRequest(Body):
 
     model: str
     input: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[Item], Tag("~list")],
+        Annotated[str, Tag("~text")] | Annotated[list[Item], Tag("~list"), Field(fail_fast=True)],
         Discriminator(
             text_or_list,
             custom_error_type="input_form",
