@@ -2,7 +2,7 @@
 
 Words used below: `dtype of the run` is float32 or bfloat16; all activations of a process have it. Weights come as
 bfloat16, which both hold exactly. Arithmetic accumulates in float32 and rounds once, to the dtype of the run;
-a float32 run never rounds to bfloat16. `reference.py` defines every result.
+a float32 run never rounds to bfloat16. `kernels/reference/text.py` defines every result.
 """
 
 from collections.abc import Iterable, Sequence
