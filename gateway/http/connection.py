@@ -17,6 +17,7 @@ from services.runtime.errors import InvalidRequest, MoonshardError, Overloaded
 
 # After an early answer what still comes is read and dropped for so long: a closed socket would take the answer with it.
 LINGER_S = 1.0
+MAX_DROPPED_BYTES = 1 << 20
 RETRY_S = 5.0
 ALWAYS_SERVED = b"/live"
 
@@ -81,6 +82,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._unseen_bytes = 0  # received since the parser last gave a part of a body, or a whole head
         self._error: MoonshardError | None = None
         self._is_refused = False
+        self._num_dropped = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
 
@@ -101,6 +103,9 @@ class GuardedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, and refuse what is over a bound or not HTTP."""
         if self._is_refused:
+            self._num_dropped += len(data)
+            if self._num_dropped > MAX_DROPPED_BYTES:
+                self.transport.abort()
             return
         self._unset_keepalive_if_required()
         if self._head_timer is None and self in self._wall.waiting:

@@ -1,5 +1,6 @@
 """The life of one request: admitted, rendered, generated, parsed, and over when its last choice is."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,7 +12,7 @@ from gateway.http.stopping import Stopping
 from gateway.request.active_request import ActiveRequest
 from gateway.request.admission import Admission
 from gateway.request.answer_model import Usage
-from gateway.request.chat_model import Conversation, RawPrompts, Request
+from gateway.request.chat_model import Conversation, RawPrompts, Request, Text
 from gateway.request.constraint import constraint_of
 from gateway.request.files import FileDesk
 from gateway.request.forecast import Forecast
@@ -26,6 +27,9 @@ from services.runtime.errors import InvalidRequest
 
 # They come in one message.
 MAX_PROMPT_LOGPROBS = 2**18
+# Beyond these a conversation is translated in a thread.
+LARGE_MESSAGES = 200
+LARGE_CHARS = 500_000
 
 
 class Pipeline:
@@ -147,6 +151,12 @@ def _vision(asked: Conversation | RawPrompts) -> tuple[str, ...]:
     return ("vision",) if asked.media else ()
 
 
+def _is_large(conversation: Conversation) -> bool:
+    """Return whether translating a conversation would hold the event loop up for more than a millisecond or two."""
+    texts = (part.text for message in conversation.messages for part in message.content if isinstance(part, Text))
+    return len(conversation.messages) > LARGE_MESSAGES or sum(map(len, texts)) > LARGE_CHARS
+
+
 class _PromptMaker:
     """Makes the prompts of one request."""
 
@@ -160,7 +170,9 @@ class _PromptMaker:
         with self._context.part("vision") as part:
             encoded = await self._media.see(conversation, part)
         with self._context.part("render") as part:
-            return await self._cluster.render(render_request(conversation, encoded), part)
+            build = partial(render_request, conversation, encoded)
+            request = await asyncio.to_thread(build) if _is_large(conversation) else build()
+            return await self._cluster.render(request, part)
 
     async def encode(self, prompts: RawPrompts) -> list[RenderResponse]:
         """Return the tokens of prompts. Raise InvalidRequest for a token outside the vocabulary."""
