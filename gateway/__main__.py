@@ -1,4 +1,4 @@
-"""Starts the gateway: `python -m gateway`."""
+"""Start the gateway: `python -m gateway`."""
 
 import logging
 import signal
@@ -19,7 +19,7 @@ log = logging.getLogger("gateway")
 
 
 def listen_on(address: str) -> socket.socket:
-    """A listening socket for "host:port" or "unix:/path". Raises Unavailable if the place is taken."""
+    """Return a listening socket for "host:port" or "unix:/path". Raises Unavailable if the address is taken."""
     try:
         if address.startswith("unix:"):
             listener = socket.socket(socket.AF_UNIX)
@@ -32,8 +32,8 @@ def listen_on(address: str) -> socket.socket:
         raise Unavailable(f"cannot listen on {address}: {error.strerror}") from error
 
 
-def shown(listener: socket.socket) -> str:
-    """The address as bound, with the port that the kernel chose for port 0."""
+def bound_address(listener: socket.socket) -> str:
+    """Return the address as bound, with the port that the kernel chose for port 0."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -41,7 +41,7 @@ def shown(listener: socket.socket) -> str:
 
 
 def main() -> None:
-    """Reads the settings and serves until SIGTERM or SIGINT, which end it when the open requests have ended."""
+    """Read the settings and serve until SIGTERM or SIGINT, which end it when the open requests have ended."""
     settings = load(GatewaySettings)
     setup_logging(settings.log_level, "gateway", settings.instance)
     stopping = Stopping()
@@ -51,11 +51,11 @@ def main() -> None:
     except Unavailable as error:
         log.critical(error.message)
         raise SystemExit(1) from None
-    log.info("listening", extra={"address": shown(listener)})
+    log.info("listening", extra={"address": bound_address(listener)})
     raise_file_limit()
     server = HttpServer(app, settings, stopping)
-    # uvicorn repeats the signal to the handlers of before once it has stopped. To be told to stop is no failure: with
-    # these the process ends with status 0, also when it is told before uvicorn listens to signals.
+    # Uvicorn repeats the signal to the earlier handlers once it has stopped. With these the process then ends with
+    # status 0, also if the signal comes before uvicorn has installed its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     with metrics_port(settings.metrics_listen):

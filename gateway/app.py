@@ -124,7 +124,7 @@ async def _on_moonshard_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """What the router refuses."""
+    """Answer what no route serves."""
     assert isinstance(error, HTTPException)
     path = quote(request.url.path)
     match error.status_code:
@@ -145,5 +145,5 @@ def _allowed(request: Request) -> str:
 
 
 async def _on_our_mistake(request: Request, error: Exception) -> Response:
-    """The server's log has the exception; the client gets no internals."""
+    """Answer a mistake of ours. The log has the exception; the client gets no internals."""
     return await _on_moonshard_error(request, MoonshardError("the gateway failed"))

@@ -1,4 +1,4 @@
-"""What the gateway counts and times."""
+"""The gateway's metrics."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -1,4 +1,4 @@
-"""Remembers which prefill replica saw which beginning of a prompt."""
+"""Prefix affinity: which prefill replica computed which beginning of a prompt."""
 
 from array import array
 from collections import OrderedDict
@@ -10,7 +10,7 @@ CHUNK_TOKENS = 256
 
 
 def chain_hashes(token_ids: Sequence[int]) -> list[int]:
-    """One hash for each whole chunk of a prompt, which also covers all chunks before it."""
+    """Return one hash for each whole chunk of a prompt, which also covers all chunks before it."""
     raw = array("I", token_ids)
     digest = xxhash.xxh3_64()
     hashes: list[int] = []
@@ -28,22 +28,22 @@ class PrefixMap:
 
     def __init__(self, bound: int = 65536) -> None:
         self._bound = bound
-        self._seen: OrderedDict[int, str] = OrderedDict()
+        self._addresses: OrderedDict[int, str] = OrderedDict()
 
     def cached_tokens(self, hashes: Sequence[int]) -> dict[str, int]:
-        """Address -> how many leading tokens of the prompt went through it."""
+        """Return how many leading tokens of the prompt each replica computed, by address."""
         found: dict[str, int] = {}
         for count, name in enumerate(hashes, start=1):
-            address = self._seen.get(name)
+            address = self._addresses.get(name)
             if address is None:
                 break
             found[address] = count * CHUNK_TOKENS
         return found
 
     def remember(self, hashes: Sequence[int], address: str) -> None:
-        """A replica has computed this prompt."""
+        """Note that a replica has computed this prompt."""
         for name in hashes:
-            self._seen[name] = address
-            self._seen.move_to_end(name)
-        while len(self._seen) > self._bound:
-            self._seen.popitem(last=False)
+            self._addresses[name] = address
+            self._addresses.move_to_end(name)
+        while len(self._addresses) > self._bound:
+            self._addresses.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Which replica gets the next call: policies, functions from loads to one of them."""
+"""Policies that choose the replica of the next call: functions from loads to one replica."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from services.runtime.errors import Overloaded
 
 
 def choose_prefill(replicas: Sequence[Replica], cached_tokens: Mapping[str, int]) -> Replica:
-    """The replica that will be done first: fewest queued tokens, less those of the prompt that it knows already.
+    """Return the replica that will be done first: fewest queued tokens, less cached tokens of this prompt.
 
     cached_tokens  address -> leading tokens of this prompt that went through that replica
     """
@@ -15,7 +15,7 @@ def choose_prefill(replicas: Sequence[Replica], cached_tokens: Mapping[str, int]
 
 
 def choose_decode(replicas: Sequence[Replica]) -> Replica:
-    """The replica with most free blocks among those whose queue has room; Overloaded if no queue has."""
+    """Return the replica with most free blocks among those whose queue has room; Overloaded if no queue has."""
     roomy = [replica for replica in replicas if not replica.is_full]
     if not roomy:
         raise Overloaded(f"the queues of all {len(replicas)} decode replicas are full", retry_after_s=1.0)
@@ -23,12 +23,11 @@ def choose_decode(replicas: Sequence[Replica]) -> Replica:
 
 
 class RoundRobin:
-    """Each replica in turn."""
+    """Chooses each replica in turn."""
 
     def __init__(self) -> None:
         self._turn = 0
 
     def __call__(self, replicas: Sequence[Replica]) -> Replica:
-        """The next one."""
         self._turn += 1
         return replicas[self._turn % len(replicas)]

@@ -71,7 +71,7 @@ class Cluster:
 
     @property
     def what_is_missing(self) -> str:
-        """Why no chat request can be answered, for people."""
+        """Return why no chat request can be answered, for people."""
         if not self.tokenizers.serving:
             return "no tokenizer is ready"
         if self._settings.wake_s > 0 and not self.demand.is_watched:

@@ -1,4 +1,4 @@
-"""Which roles the open requests need, told to whoever scales the cluster: waiting for a role is what wakes it."""
+"""The roles that open requests need, streamed to the autoscaler: a request that waits for a role wakes it."""
 
 import asyncio
 import math
@@ -27,7 +27,7 @@ class Prompt(Protocol):
 
     @property
     def num_uncomputed(self) -> int:
-        """Its tokens, 0 once it is computed."""
+        """Return its tokens, 0 once it is computed."""
 
 
 class Replicas(Protocol):
@@ -38,10 +38,10 @@ class Replicas(Protocol):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is such a role here at all."""
+        """Return whether this cluster has the role at all."""
 
     def loads(self) -> list[pb.ReplicaDemand]:
-        """The ready replicas."""
+        """Return the ready replicas."""
 
 
 class DemandBook:
@@ -57,12 +57,12 @@ class DemandBook:
 
     @property
     def is_watched(self) -> bool:
-        """Whether an autoscaler reads the demand, or did until a moment ago, as while it restarts."""
+        """Return whether an autoscaler reads the demand, or did until a moment ago, as while it restarts."""
         return bool(self._num_watchers) or time.monotonic() - self._unwatched_since_s < AUTOSCALER_RESTART_S
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """An autoscaler reads the demand while the block runs. Overloaded beyond MAX_WATCHERS."""
+        """Count an autoscaler as a reader while the block runs. Raises Overloaded beyond MAX_WATCHERS."""
         if self._num_watchers >= MAX_WATCHERS:
             raise Overloaded(f"{MAX_WATCHERS} watch the demand already", retry_after_s=EVERY_S)
         self._num_watchers += 1
@@ -74,7 +74,7 @@ class DemandBook:
 
     @contextmanager
     def need(self, *roles: str) -> Iterator[None]:
-        """A request needs a replica of each of these roles while the block runs."""
+        """Count a request that needs a replica of each of these roles while the block runs."""
         self._num_requests.update(roles)
         self.notify()
         try:
@@ -85,7 +85,7 @@ class DemandBook:
 
     @contextmanager
     def queue(self, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """These prompts need a prefill replica until they are computed, or until the block ends."""
+        """Count prompts that need a prefill replica until they are computed, or until the block ends."""
         first, self._next = self._next, self._next + len(prompts)
         numbers = range(first, self._next)
         self._prompts.update(zip(numbers, prompts, strict=True))
@@ -98,11 +98,11 @@ class DemandBook:
             self.notify()
 
     def report(self, pools: Sequence[Replicas]) -> pb.WatchDemandResponse:
-        """The demand now."""
+        """Return the demand now."""
         return pb.WatchDemandResponse(roles=[self._role(pool) for pool in pools if pool.is_wanted])
 
     def notify(self) -> None:
-        """Something else that is told has changed."""
+        """Wake the readers: something that the report contains has changed."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -120,7 +120,7 @@ class DemandBook:
 
 
 class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
-    """Tells the demand to everyone who watches."""
+    """Streams the demand to its readers."""
 
     def __init__(self, book: DemandBook, pools: Sequence[Replicas]) -> None:
         self._book = book
@@ -140,7 +140,7 @@ class DemandServicer(demand_pb2_grpc.DemandServiceServicer):
 async def serve_demand(
     listen: str, book: DemandBook, pools: Sequence[Replicas], tls: TlsFiles | None = None
 ) -> tuple[grpc.aio.Server, str] | None:
-    """A server that the caller stops, and its address; none if there is nothing to listen on."""
+    """Start a server, which the caller stops; return it with its address, or None if there is no address."""
     if not listen:
         return None
     servicer = DemandServicer(book, pools)

@@ -1,4 +1,4 @@
-"""The replicas of a role: who is ready, how loaded they are, and waiting until there is one."""
+"""The replicas of a role: their health, their load, and the wait for one that is ready."""
 
 import asyncio
 import logging
@@ -52,46 +52,43 @@ class Replica:
 
     @property
     def attention(self) -> "AttentionServiceAsyncStub":
-        """The engine's calls."""
         return AttentionServiceStub(self.channel)
 
     @property
     def tokenizer(self) -> "TokenizerServiceAsyncStub":
-        """The tokenizer's calls."""
         return TokenizerServiceStub(self.channel)
 
     @property
     def vision(self) -> "VisionServiceAsyncStub":
-        """The vision service's calls."""
         return VisionServiceStub(self.channel)
 
     @property
     def sent_tokens(self) -> int:
-        """Tokens of the calls that were sent since the last report."""
+        """Return the tokens of the calls that were sent since the last report."""
         return sum(num_tokens for _, num_tokens in self.sent)
 
     @property
     def queued_tokens(self) -> int:
-        """Prompt tokens that wait to be computed, what we sent since the last report included."""
+        """Return the prompt tokens that wait to be computed, those sent since the last report included."""
         return self.load.num_queued_tokens + self.sent_tokens
 
     @property
     def free_blocks(self) -> int:
-        """Free blocks, less those for what we sent since the last report."""
+        """Return the free blocks, less those for calls sent since the last report."""
         block_tokens = max(1, self.load.block_tokens)
         return self.load.num_free_blocks - sum(-(-num_tokens // block_tokens) for _, num_tokens in self.sent)
 
     @property
     def is_full(self) -> bool:
-        """Whether its queue takes no more; a replica without a report counts as empty."""
+        """Return whether its queue takes no more; a replica without a report counts as empty."""
         return 0 < self.load.max_waiting <= self.load.num_waiting
 
     def note_sent(self, num_tokens: int) -> None:
-        """A call with so many tokens goes there now."""
+        """Note a call with so many tokens that goes there now."""
         self.sent.append((time.monotonic(), num_tokens))
 
     def report(self, load: GetLoadResponse, asked_s: float) -> None:
-        """Takes a report that was asked for at that time; what was sent before is in it."""
+        """Take a report that was requested at that time; it contains what was sent before."""
         self.load = load
         self.sent = [(when, num_tokens) for when, num_tokens in self.sent if when >= asked_s]
 
@@ -100,7 +97,7 @@ class ReplicaPool:
     """All replicas of one role, each with a watched health and, for engines, a polled load.
 
     A replica is there while it is listed, by address or by DNS, or while it serves. What is neither any more is
-    dropped: nobody is sent there, and its channel closes itself when the last call that holds it has ended.
+    dropped: it gets no more calls, and its channel closes itself when the last call that holds it has ended.
     """
 
     def __init__(
@@ -124,12 +121,12 @@ class ReplicaPool:
         self._restart_s = 0.0  # how long the last time without one lasted
 
     async def open(self) -> None:
-        """Starts to watch. Does not wait for anyone to be ready."""
+        """Start to watch. Does not wait for a replica to be ready."""
         self._list(self._listed)
         self._finder = asyncio.create_task(self._find())
 
     async def close(self) -> None:
-        """Stops watching and closes the channels."""
+        """Stop watching and close the channels."""
         tasks = [*self._watchers.values(), *self._pollers.values(), *([self._finder] if self._finder else [])]
         for task in tasks:
             task.cancel()
@@ -139,12 +136,12 @@ class ReplicaPool:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether this cluster has the role at all, be it at zero just now."""
+        """Return whether this cluster has the role at all, even if it is at zero just now."""
         return bool(self._places)
 
     @property
     def serving(self) -> list[Replica]:
-        """Those that say they are ready."""
+        """Return the ready replicas."""
         return [replica for replica in self.replicas if replica.serving]
 
     @property
@@ -161,16 +158,16 @@ class ReplicaPool:
     async def pick(
         self, policy: Callable[[Sequence[Replica]], Replica], *, avoid: Collection[str] = (), hold_s: float
     ) -> Replica:
-        """One that is ready, by the policy; those to avoid only if there are no others.
+        """Return a ready replica by the policy; one to avoid only if there is no other.
 
-        Waits up to hold_s for one to be ready, then raises Unavailable.
+        Waits up to hold_s for a ready replica, then raises Unavailable.
         """
         await self.wait(hold_s)
         fresh = [replica for replica in self.serving if replica.address not in avoid]
         return policy(fresh or self.serving)
 
     async def wait(self, hold_s: float) -> None:
-        """Returns as soon as any replica is ready; Unavailable after hold_s, Overloaded if too many wait already."""
+        """Return once any replica is ready. Raises Unavailable after hold_s, Overloaded if too many wait already."""
         if self._any.is_set():
             return
         retry_after_s = self._restart_s or min(max(1.0, hold_s / 2), MAX_RETRY_S)
@@ -186,7 +183,7 @@ class ReplicaPool:
                 raise Unavailable(f"no {self.role} replica is ready", retry_after_s=retry_after_s) from error
 
     def loads(self) -> list[ReplicaDemand]:
-        """The ready replicas, as the autoscaler wants to know them."""
+        """Return the load of each ready replica, for the autoscaler."""
         return [
             ReplicaDemand(
                 address=replica.address,
@@ -199,7 +196,7 @@ class ReplicaPool:
         ]
 
     def lose(self, replica: Replica) -> None:
-        """A call to it broke: it counts as gone until it says again that it is ready."""
+        """Count a replica as gone, since a call to it broke, until it reports again that it is ready."""
         self._set_serving(replica, False)
         if replica in self._watchers:
             self._watchers[replica].cancel()
@@ -220,10 +217,10 @@ class ReplicaPool:
             try:
                 self._list(listed)
             except Unavailable as error:
-                log.error("who is new cannot be called: %s", error)
+                log.error("a new replica cannot be called: %s", error)
 
     def _list(self, listed: frozenset[str]) -> None:
-        """From now on these exist."""
+        """Take the addresses that are listed from now on."""
         self._listed = listed
         for address in sorted(listed - {replica.address for replica in self.replicas}):
             self._add(Replica(address, open_channel(address, tls=self._tls)))

@@ -43,7 +43,7 @@ class Opaque(Body):
 
 
 def _whole(value: object) -> object:
-    """1.0 is an integer in JSON."""
+    """Return 1.0 as 1: both are integers in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -55,7 +55,7 @@ B = TypeVar("B", bound=Body)
 
 
 def text_or_list(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or a list."""
+    """Return the form of a field that may be a string or a list."""
     match value:
         case str():
             return "~text"
@@ -66,7 +66,7 @@ def text_or_list(value: object) -> str | None:
 
 
 def text_or_object(value: object) -> str | None:
-    """Which of the two forms a field has that may be a string or an object."""
+    """Return the form of a field that may be a string or an object."""
     match value:
         case str():
             return "~text"
@@ -77,7 +77,7 @@ def text_or_object(value: object) -> str | None:
 
 
 def check(schema: type[B], body: Mapping[str, Any]) -> B:
-    """The body as an instance of its schema; InvalidRequest names the first field that is wrong."""
+    """Return the body as an instance of its schema; InvalidRequest names the first field that is wrong."""
     try:
         return schema.model_validate(body)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def check(schema: type[B], body: Mapping[str, Any]) -> B:
 
 
 def quote(value: object) -> str:
-    """What a client sent, short enough to be repeated in a message."""
+    """Return what a client sent, short enough for a message."""
     text = str(value)
     return repr(text if len(text) <= MAX_QUOTE_CHARS else text[:MAX_QUOTE_CHARS] + "...")
 
@@ -112,7 +112,7 @@ def _complaint(error: ErrorDetails, body: Mapping[str, Any]) -> InvalidRequest:
 
 
 def _dotted_path(location: Sequence[int | str], kind: str, body: Mapping[str, Any]) -> str:
-    """`messages.0.content` from pydantic's location, which also holds names of union members."""
+    """Return `messages.0.content` from pydantic's location, which also holds names of union members."""
     here: Any = body
     path: list[str] = []
     for position, step in enumerate(location):

@@ -1,4 +1,4 @@
-"""How much the bodies of open requests may hold, all together and for each key."""
+"""The memory of request bodies: bounds for all open requests together and for each key."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Connections within bounds: how many there are, and how large and how slow the head of a request may be."""
+"""Connections within bounds: their number, and the size and time of the head of a request."""
 
 import asyncio
 import secrets

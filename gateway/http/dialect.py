@@ -1,4 +1,4 @@
-"""Which dialect a path speaks: its name in logs and metrics, and the form of its errors."""
+"""The dialect of a path: its name in logs and metrics, and the form of its errors."""
 
 import orjson
 from starlette.responses import Response
@@ -22,17 +22,17 @@ ANTHROPIC = ("/v1/messages/", "/anthropic/")
 
 
 def dialect_of(path: str) -> str:
-    """The short name of a path's dialect."""
+    """Return the short name of a path's dialect."""
     return DIALECTS.get(path, OTHER)
 
 
 def is_anthropic(path: str) -> bool:
-    """Whether a path speaks Anthropic's dialect."""
+    """Return whether a path is of Anthropic's dialect."""
     return f"{path}/".startswith(ANTHROPIC)
 
 
 def error_response(error: MoonshardError, path: str, request_id: str) -> Response:
-    """An error in the form of the path's dialect."""
+    """Return an error in the form of the path's dialect."""
     if is_anthropic(path):
         status, body = anthropic_status(error), {**anthropic_error(error), "request_id": request_id}
     else:
@@ -41,11 +41,11 @@ def error_response(error: MoonshardError, path: str, request_id: str) -> Respons
 
 
 def error_events(error: MoonshardError, path: str) -> bytes:
-    """A stream that ends with this error before its answer has begun, in the form of the path's dialect."""
+    """Return a whole event stream that has this error alone, in the form of the path's dialect."""
     if is_anthropic(path):
         return named_event("error", orjson.dumps(anthropic_error(error)))
-    told = openai_error(error)
+    body = openai_error(error)
     if dialect_of(path) == "responses":
-        fields = {name: told["error"][name] for name in ("code", "message", "param")}
+        fields = {name: body["error"][name] for name in ("code", "message", "param")}
         return named_event("error", orjson.dumps({"type": "error", "sequence_number": 0, **fields}))
-    return data_event(orjson.dumps(told)) + DONE
+    return data_event(orjson.dumps(body)) + DONE

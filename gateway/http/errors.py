@@ -1,4 +1,4 @@
-"""What went wrong, in HTTP: the gateway's own errors, and the body and status of every error per dialect."""
+"""Errors in HTTP: the gateway's own classes, and the status and body of every error in each dialect."""
 
 import math
 import re
@@ -78,7 +78,7 @@ class InvalidKey(MoonshardError):
 
 
 class RateLimited(MoonshardError):
-    """The key has used up its share of the minute. Try again after `retry_after_s`; `headers` tell what is left."""
+    """The key has used up its share of the minute. Try again after `retry_after_s`; `headers` say what is left."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -88,7 +88,7 @@ class RateLimited(MoonshardError):
 
 
 class ClientGone(MoonshardError):
-    """The client left. Nobody reads the answer."""
+    """The client left; the answer has no reader."""
 
     code = grpc.StatusCode.CANCELLED
 
@@ -148,12 +148,12 @@ def _rule_of(error: MoonshardError) -> _Rule:
 
 
 def status_of(error: MoonshardError) -> int:
-    """The HTTP status of an error."""
+    """Return the HTTP status of an error."""
     return _rule_of(error).status
 
 
 def openai_error(error: MoonshardError) -> dict[str, Any]:
-    """The body of an error on the OpenAI dialects, in JSON answers and in streams alike."""
+    """Return the body of an error on the OpenAI dialects, in JSON answers and in streams alike."""
     rule = _rule_of(error)
     return {
         "error": {"message": _message_of(error), "type": rule.type, "param": _dotted(error.field), "code": rule.code}
@@ -161,12 +161,12 @@ def openai_error(error: MoonshardError) -> dict[str, Any]:
 
 
 def anthropic_status(error: MoonshardError) -> int:
-    """The HTTP status of an error on the Anthropic dialect."""
+    """Return the HTTP status of an error on the Anthropic dialect."""
     return _anthropic(error)[0]
 
 
 def anthropic_error(error: MoonshardError) -> dict[str, Any]:
-    """The body of an error on the Anthropic dialect, without the request's id, which only JSON answers have."""
+    """Return the body of an error on the Anthropic dialect, without the request's id, which only JSON answers have."""
     message = _message_of(error)
     if isinstance(error, ContextExceeded):
         # Clients of this dialect look for other words first.
@@ -191,12 +191,12 @@ def _message_of(error: MoonshardError) -> str:
 
 
 def _dotted(field: str | None) -> str | None:
-    """`messages.0.role` for what a service calls `messages[0].role`."""
+    """Return `messages.0.role` for what a service calls `messages[0].role`."""
     return field and field.replace("[", ".").replace("]", "")
 
 
 def error_headers(error: MoonshardError) -> dict[str, str]:
-    """Headers that tell a client whether and when to try again, and what it may do instead."""
+    """Return headers that say whether and when to retry, and what is possible instead."""
     rule = _rule_of(error)
     headers = {"allow": error.allow} if isinstance(error, MethodNotAllowed) else {}
     if isinstance(error, InvalidKey):

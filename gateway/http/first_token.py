@@ -1,4 +1,4 @@
-"""Where the time to a request's first token went."""
+"""The time to a request's first token, by part."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class FirstToken:
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Adds what the block takes."""
+        """Add the time of the block to a part."""
         began_s = time.monotonic()
         try:
             yield
@@ -30,14 +30,14 @@ class FirstToken:
             self._parts_s[part] += time.monotonic() - began_s
 
     def add(self, times: FirstTokenTimes) -> None:
-        """Adds what the engine says that made the first token."""
+        """Add the times that the engine of the first token reports."""
         self._parts_s["queue"] += times.queue_s
         self._parts_s["fetch"] += times.fetch_s
         self._parts_s["prefill"] += times.compute_s
         self._parts_s["handoff"] += times.publish_s
 
     def arrived(self, seconds: float) -> None:
-        """The first token is there, so many seconds after the request. Only the first call counts."""
+        """Record the first token, so many seconds after the request. Only the first call counts."""
         if self._is_there:
             return
         self._is_there = True

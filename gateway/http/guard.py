@@ -1,4 +1,4 @@
-"""Who may come in, and how often: in front of every endpoint that does work."""
+"""Authentication and limits of keys, in front of every endpoint that does work."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -42,14 +42,14 @@ class Guard:
         try:
             owner = scope["moonshard.owner"] = self._keys.owner_of(_key_of(Headers(scope=scope)))
             scope["moonshard.context"] = replace(context, owner=owner)
-            told = await self._limits.admit(owner) if limited else {}
+            limits = await self._limits.admit(owner) if limited else {}
         except MoonshardError as error:
             await error_response(error, scope["path"], context.request_id)(scope, receive, send)
             return
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(told)
+                MutableHeaders(scope=message).update(limits)
             await send(message)
 
         try:

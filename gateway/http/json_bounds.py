@@ -1,4 +1,4 @@
-"""JSON of a bounded number of values and a bounded depth, so that nobody pays for a small body that unfolds."""
+"""JSON with a bounded number of values and a bounded depth: a small body may unfold to gigabytes of objects."""
 
 import re
 from collections.abc import Iterator

@@ -18,10 +18,10 @@ ANYBODY = "anybody"
 
 
 class ApiKeys:
-    """Who may come in. Without a file everybody may.
+    """Knows the API keys. Without a file, every request is accepted.
 
     One key per line of the file: the SHA-256 of the key in hexadecimal, then optionally a name; # begins a comment. A
-    file without keys lets nobody in. A file that becomes unreadable leaves the keys as they were.
+    file without keys refuses every request. A file that becomes unreadable leaves the keys as they were.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -34,14 +34,14 @@ class ApiKeys:
             self._read(path)
 
     def owner_of(self, key: str | None) -> str:
-        """A short name of the key, the same in every gateway; InvalidKey unless the key is known."""
+        """Return a short name of the key, the same in every gateway. Raises InvalidKey unless the key is known."""
         if self._path is None:
             return ANYBODY
         self._refresh(self._path)
         if not key:
             raise InvalidKey("an API key is needed: send it as `Authorization: Bearer KEY` or as `x-api-key`")
         digest = hashlib.sha256(key.encode()).hexdigest().encode()
-        # All are compared, so that the time tells nothing.
+        # All are compared, so that the time reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise InvalidKey("the API key is not known here")

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STORE_S = 0.5
 RETRY_S = 1.0
-# What the limiter counts when it is only told, not asked.
+# A limit that is never reached, for counting without a decision.
 NO_LIMIT = 2**31 - 1
 
 
@@ -62,14 +62,14 @@ class KeyLimits:
         self._retry_at_s = 0.0
 
     async def close(self) -> None:
-        """Leaves the store."""
+        """Close the connection to the store."""
         if isinstance(self._storage, RedisStorage):
-            # The package itself never closes what it opened, and its types don't show it.
+            # The package never closes what it opened, and its types do not expose it.
             bridge: Any = self._storage.bridge
             await bridge.get_connection().aclose()
 
     async def admit(self, owner: str) -> dict[str, str]:
-        """Counts one request and returns the headers that tell what is left. Raises RateLimited."""
+        """Count one request and return the headers that say what is left. Raises RateLimited."""
         headers: dict[str, str] = {}
         if not (self._requests or self._tokens):
             return headers
@@ -94,7 +94,7 @@ class KeyLimits:
         return headers
 
     async def pay(self, owner: str, num_tokens: int) -> None:
-        """Counts the tokens of a request that is over, even beyond the limit."""
+        """Count the tokens of a request that is over, even beyond the limit."""
         if not self._tokens or not num_tokens or time.monotonic() < self._retry_at_s:
             return
         item = RateLimitItemPerMinute(self._tokens)
@@ -115,7 +115,7 @@ class KeyLimits:
 
 
 class _PasswordFile(CredentialProvider):
-    """Tells redis-py the password of each new connection."""
+    """Gives redis-py the password of each new connection."""
 
     def __init__(self, access: RedisAccess, user: str | None) -> None:
         self._access = access
@@ -130,7 +130,7 @@ class _PasswordFile(CredentialProvider):
 
 
 def _access_options(access: RedisAccess, url: str) -> dict[str, Any]:
-    """The same for redis-py as for our own connections. A password file wins over what the URL says."""
+    """Return the options of redis-py that match our own connections. A password file wins over the URL."""
     options: dict[str, Any] = {}
     at = urlsplit(url)
     if access.password_file is not None:

@@ -1,4 +1,4 @@
-"""What every HTTP request gets: ids, a deadline, headers, a line in the log and a place in the metrics."""
+"""Ids, a deadline, headers, a log line and metrics for every HTTP request."""
 
 import logging
 import math
@@ -42,7 +42,7 @@ class RequestMiddleware:
         self._sample_ratio = sample_ratio
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or passes on what isn't one."""
+        """Serve one request, or pass on what is none."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Reads request bodies: within bounds of size, time and structure, and large ones away from the event loop."""
+"""Request bodies, read within bounds of size, time and structure; large ones are parsed in a thread."""
 
 import asyncio
 import zlib

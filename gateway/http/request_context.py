@@ -1,4 +1,4 @@
-"""What one request carries into every call that is made for it: its names and its deadline."""
+"""The ids, the deadline and the trace of a request, which travel with every call that is made for it."""
 
 import math
 import time
@@ -16,14 +16,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class Meter:
-    """Tokens that a request used. Its run adds them at its end."""
+    """Tokens that a request used, added at its end."""
 
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
-        """Both together."""
         return self.num_prompt_tokens + self.num_completion_tokens
 
 
@@ -45,17 +44,17 @@ class RequestContext:
 
     @property
     def trace_id(self) -> str:
-        """The id under which the whole request is traced."""
+        """Return the id of the request's trace."""
         return self.trace_parent.split("-")[1]
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata of every gRPC call of this request."""
+        """Return the metadata of every gRPC call of this request."""
         return call_metadata(self.request_id, trace_parent=self.trace_parent)
 
     @contextmanager
     def span(self, name: str, **attributes: str) -> Iterator["RequestContext"]:
-        """A part of the request in its trace; gives what the calls of this part carry."""
+        """Trace a part of the request; yields the context for the calls of this part."""
         if self.tracer is None:
             yield self
             return
@@ -65,12 +64,12 @@ class RequestContext:
 
     @contextmanager
     def part(self, name: str) -> Iterator["RequestContext"]:
-        """A span that is a part of the way to the first token."""
+        """Trace a part of the way to the first token, and add its time."""
         with self.first_token.timing(name), self.span(name) as context:
             yield context
 
     def left_s(self, at_most_s: float) -> float:
-        """Time until the deadline, but not more than at_most_s. Raises DeadlineExceeded if none is left."""
+        """Return the time until the deadline, at most at_most_s. Raises DeadlineExceeded if none is left."""
         left = self.deadline_s - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline of the request has passed")
@@ -78,7 +77,7 @@ class RequestContext:
 
 
 def is_loss(error: MoonshardError) -> bool:
-    """Whether the call may succeed on another replica: this one is gone, stuck, of another version or broken.
+    """Return whether the call may succeed on another replica: this one is gone, stuck, of another version or broken.
 
     A full queue is not a loss, and neither is a request or a model that is wrong everywhere.
     """

@@ -25,5 +25,5 @@ class ApiRoute(Route):
 
 
 def json_response(body: Mapping[str, Any]) -> Response:
-    """The body as JSON, with status 200."""
+    """Return the body as JSON, with status 200."""
     return Response(orjson.dumps(body), media_type="application/json")

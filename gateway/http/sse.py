@@ -16,12 +16,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 def data_event(payload: bytes) -> bytes:
-    """One event that carries a JSON text."""
+    """Return one event with a JSON text."""
     return b"data: " + payload + b"\n\n"
 
 
 def named_event(name: str, payload: bytes) -> bytes:
-    """The same with a name, for clients that skip events without one."""
+    """Return one event with a name, for clients that skip events without one."""
     return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"
 
 
@@ -39,12 +39,11 @@ class EventStream(StreamingResponse):
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the whole stream."""
+        """Send the whole stream."""
         try:
             await until_gone(self._write(send), receive)
         except ClientGone:
-            # There is nobody to tell.
-            return
+            return  # the error has no reader
         finally:
             await self._events.aclose()
             await self._close()
@@ -57,7 +56,7 @@ class EventStream(StreamingResponse):
 
 
 async def until_gone(work: Awaitable[T], receive: Receive) -> T:
-    """The result of the work; if the client disconnects first the work is cancelled and ClientGone raised.
+    """Return the result of the work. If the client disconnects first, the work is cancelled and ClientGone raised.
 
     The request's body must have been read, so that the next message can only be the disconnect.
     """

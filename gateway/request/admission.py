@@ -1,4 +1,4 @@
-"""Who may begin: a bound on open requests, and a bound on the predicted wait for the first token."""
+"""Admission: a bound on open requests, and a bound on the predicted wait for the first token."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A queue between one producer and one consumer that takes everything that has piled up at once."""
+"""A bounded queue from one producer to one consumer, which takes all waiting items at once."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ T = TypeVar("T")
 class BatchQueue(Generic[T]):
     """Items in order, then an end or an error. `bound` items at most lie in it; put waits for room.
 
-    Taking all that is there keeps a slow consumer from being woken once per item.
+    A slow consumer is so not woken once per item.
     """
 
     def __init__(self, bound: int) -> None:
@@ -23,7 +23,7 @@ class BatchQueue(Generic[T]):
         self._room.set()
 
     async def put(self, item: T) -> None:
-        """Appends an item; waits while the feed is full."""
+        """Append an item; waits while the queue is full."""
         while len(self._items) >= self._bound:
             self._room.clear()
             await self._room.wait()
@@ -31,14 +31,14 @@ class BatchQueue(Generic[T]):
         self._filled.set()
 
     def close(self, error: BaseException | None = None) -> None:
-        """Nothing more comes. With an error, the consumer gets it after the items before it."""
+        """End the queue. The consumer gets the error, if there is one, after the items before it."""
         if not self._closed:
             self._closed = True
             self._error = error
             self._filled.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Whether there is something to take, items or the end, within the time."""
+        """Return whether there is something to take, items or the end, within the time."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._filled.wait()
@@ -47,14 +47,14 @@ class BatchQueue(Generic[T]):
         return True
 
     def check(self) -> None:
-        """Raises the error that the feed was closed with, if it comes next."""
+        """Raise the error that the queue was closed with, if it comes next."""
         if not self._items and self._error is not None:
             raise self._error
 
     async def take(self) -> list[T]:
-        """All items that are there, at least one; an empty list once the feed has ended.
+        """Return all waiting items, at least one; an empty list once the queue has ended.
 
-        Raises the error that the feed was closed with.
+        Raises the error that the queue was closed with.
         """
         await self._filled.wait()
         items = list(self._items)

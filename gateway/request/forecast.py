@@ -38,7 +38,7 @@ class Forecast:
         self._since_s = now()  # the last beginning, or the first wait after none
 
     def enter(self) -> Ticket:
-        """A request begins to wait."""
+        """Add a request that waits."""
         if not self._waiting:
             self._since_s = self._now()
         ticket = Ticket(self._mean_work)
@@ -46,12 +46,12 @@ class Forecast:
         return ticket
 
     def measure(self, ticket: Ticket, num_tokens: int) -> None:
-        """The prompt of a request that waits is rendered."""
+        """Note the size of a waiting request, whose prompt is rendered now."""
         ticket.work = num_tokens + REQUEST_TOKENS
         self._mean_work += (ticket.work - self._mean_work) * (1 - DECAY)
 
     def begin(self, ticket: Ticket) -> None:
-        """A request has its first token."""
+        """Take out a request that has its first token, as a sample of the rate."""
         if ticket not in self._waiting:
             return
         self._waiting.discard(ticket)
@@ -61,7 +61,7 @@ class Forecast:
         self._num_samples += 1
 
     def leave(self, ticket: Ticket) -> None:
-        """A request is over, whether or not it began."""
+        """Take out a request that is over, whether or not it began."""
         self._waiting.discard(ticket)
 
     @property

@@ -23,17 +23,17 @@ PIECE_BYTES = 1 << 20
 MAX_AT_ONCE = 4
 ASCII_SPACE = b" \t\r\n\f\v"
 
-Seen = Mapping[str, MediaRef]
+MediaRefs = Mapping[str, MediaRef]
 """References by kind and URL, see `media_key`."""
 
 
 def media_key(media: Media) -> str:
-    """What makes two parts of a request the same medium."""
+    """Return the key under which equal media of a request are one."""
     return f"{media.kind} {media.url}"
 
 
 class MediaDesk:
-    """Has media encoded by the vision replicas. Keeps nothing: what was seen before is known there."""
+    """Lets vision replicas encode media. Keeps nothing: a replica knows what it encoded before."""
 
     def __init__(self, cluster: Cluster, settings: GatewaySettings, files: FileDesk) -> None:
         self._files = files
@@ -43,10 +43,10 @@ class MediaDesk:
         self._cluster = cluster
         self._settings = settings
 
-    async def see(self, conversation: Conversation | RawPrompts, context: RequestContext) -> Seen:
-        """The references of all media of a conversation.
+    async def encode_media(self, conversation: Conversation | RawPrompts, context: RequestContext) -> MediaRefs:
+        """Encode all media of a conversation and return their references.
 
-        Raises InvalidRequest naming the part that cannot be seen and why, Unavailable if nobody is there to see.
+        Raises InvalidRequest naming the part that cannot be encoded and why, Unavailable if no vision replica is ready.
         """
         parts = {media_key(media): media for media in reversed(conversation.media)}
         if len(parts) > self._settings.max_media:
@@ -87,7 +87,7 @@ class MediaDesk:
 
 
 def scheme_of(url: str) -> str:
-    """What stands before the first colon of a URL, in lower case; empty without one."""
+    """Return what stands before the first colon of a URL, in lower case; empty without one."""
     scheme, colon, _ = url.partition(":")
     return scheme.strip().lower() if colon else ""
 
@@ -106,7 +106,7 @@ async def _upload(replica: Replica, left_s: float, *, media: Media, data: bytes,
 
 
 def decode_url(media: Media) -> bytes:
-    """The bytes of a data: URL; its media type is not believed. InvalidRequest for every other URL.
+    """Return the bytes of a data: URL; its media type is not believed. InvalidRequest for every other URL.
 
     White space is dropped and missing padding accepted; anything else outside the alphabet is an error, since a
     decoder that skips it would see another file.

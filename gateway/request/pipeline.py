@@ -131,7 +131,7 @@ class Pipeline:
                         prompt.token_ids,
                         prompt.media,
                         drawn,
-                        encode_media=partial(self._media.see, request.conversation, context),
+                        encode_media=partial(self._media.encode_media, request.conversation, context),
                         priority=sampling.priority,
                     )
                 )
@@ -168,7 +168,7 @@ class _PromptMaker:
     async def render(self, conversation: Conversation) -> RenderResponse:
         """Return the prompt that the chat template makes, after its images and videos were encoded."""
         with self._context.part("vision") as part:
-            encoded = await self._media.see(conversation, part)
+            encoded = await self._media.encode_media(conversation, part)
         with self._context.part("render") as part:
             build = partial(render_request, conversation, encoded)
             request = await asyncio.to_thread(build) if _is_large(conversation) else build()

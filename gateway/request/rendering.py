@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 
 from gateway.request.chat_model import Conversation, Media, Message, Request, Sampling, Text
-from gateway.request.media import Seen, media_key
+from gateway.request.media import MediaRefs, media_key
 from protos import attention_pb2, tokenizer_pb2
 from services.runtime.errors import InvalidRequest
 
@@ -15,7 +15,7 @@ SEED_BITS = 64
 SEED_STRIDE = 0x9E3779B97F4A7C15
 
 
-def render_request(conversation: Conversation, encoded: Seen) -> tokenizer_pb2.RenderRequest:
+def render_request(conversation: Conversation, encoded: MediaRefs) -> tokenizer_pb2.RenderRequest:
     """Return the request to the tokenizer, with references to the encoded media."""
     declared = [tool.declaration for tool in conversation.tools]
     return tokenizer_pb2.RenderRequest(
@@ -28,7 +28,7 @@ def render_request(conversation: Conversation, encoded: Seen) -> tokenizer_pb2.R
     )
 
 
-def _message(message: Message, encoded: Seen) -> tokenizer_pb2.ChatMessage:
+def _message(message: Message, encoded: MediaRefs) -> tokenizer_pb2.ChatMessage:
     return tokenizer_pb2.ChatMessage(
         role=message.role,
         name=message.name,
@@ -41,7 +41,7 @@ def _message(message: Message, encoded: Seen) -> tokenizer_pb2.ChatMessage:
     )
 
 
-def _part(part: Text | Media, encoded: Seen) -> tokenizer_pb2.ContentPart:
+def _part(part: Text | Media, encoded: MediaRefs) -> tokenizer_pb2.ContentPart:
     match part:
         case Text():
             return tokenizer_pb2.ContentPart(text=part.text)
