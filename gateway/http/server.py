@@ -1,8 +1,10 @@
-"""The HTTP server: uvicorn, with guarded connections and an end that leaves no stream without a word."""
+"""The HTTP server: uvicorn with guarded connections, and an end in which each open request gets a last word."""
 
 import asyncio
+import logging
 import resource
 import socket
+import time
 from functools import partial
 
 import uvicorn
@@ -13,7 +15,10 @@ from gateway.http.stopping import Stopping
 from gateway.settings import GatewaySettings
 
 KEEP_ALIVE_S = 75
-END_S = 5  # for the last words of streams, once the drain is over
+END_S = 5.0  # of the drain, for the last words of streams
+LOOK_S = 0.5  # between two looks for a second Ctrl-C, which ends the drain
+
+log = logging.getLogger(__name__)
 
 
 class HttpServer(uvicorn.Server):
@@ -21,7 +26,8 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings, stopping: Stopping) -> None:
         self._stopping = stopping
-        self._drain_s = max(settings.drain_s - END_S, settings.drain_s / 2)
+        self._end_s = min(END_S, settings.drain_s / 2)
+        self._drain_s = settings.drain_s - self._end_s
         super().__init__(
             uvicorn.Config(
                 app,
@@ -33,17 +39,35 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 lifespan="on",
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, int(settings.drain_s)),
             )
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, let requests end, and end those that are left with an error of their dialect."""
-        timer = asyncio.get_running_loop().call_later(self._drain_s, self._stopping.stop)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            timer.cancel()
+        """Accept no more connections, wait for open requests, and end those that are left with an error."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in tuple(self.server_state.connections):
+            connection.shutdown()
+        if not await self._ended(self._drain_s):
+            self._stopping.stop()
+            if not await self._ended(self._end_s):
+                log.warning("requests are cut off", extra={"num_requests": len(self.server_state.tasks)})
+                for task in self.server_state.tasks:
+                    task.cancel()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
+
+    async def _ended(self, timeout_s: float) -> bool:
+        """Return whether all open requests have ended within the time."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.server_state.tasks and not self.force_exit:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            await asyncio.wait(tuple(self.server_state.tasks), timeout=min(left_s, LOOK_S))
+        return True
 
 
 def raise_file_limit() -> None:

@@ -173,15 +173,11 @@ class Site:
         stopping = Stopping()
         app = create_app(settings, stopping)
         server = HttpServer(app, settings, stopping)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-
-        async def stop() -> None:
-            server.should_exit = True
-            await serving
-
-        stack.push_async_callback(stop)
-        while not server.started:
-            await asyncio.sleep(0.005)
+        # As `server.serve` does, without its loop, which looks for a signal ten times a second.
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[listener])
+        stack.push_async_callback(server.shutdown)
         inner: Any = app
         while not isinstance(inner, Starlette):
             inner = inner.app
