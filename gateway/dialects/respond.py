@@ -1,6 +1,7 @@
 """From a parsed request to an HTTP answer, whole or streamed: what all dialects do alike."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -18,6 +19,8 @@ from gateway.request.active_request import ActiveRequest
 from gateway.request.answer_model import AnswerEvent
 from gateway.request.chat_model import Request
 from services.runtime.errors import MoonshardError
+
+log = logging.getLogger(__name__)
 
 
 class StreamWriter(Protocol):
@@ -72,7 +75,7 @@ async def _deliver(request: HttpRequest, asked: Request, answerer: Answerer, str
     finally:
         if not streamed:
             await _close(starting)
-    return EventStream(_stream(active, answerer.writer(active), keep_alive_s), active.close)
+    return EventStream(_stream(active, answerer.writer(active), request.url.path, keep_alive_s), active.close)
 
 
 async def _close(starting: asyncio.Task[ActiveRequest]) -> None:
@@ -90,7 +93,9 @@ async def _all_events(active: ActiveRequest) -> list[AnswerEvent]:
     return events
 
 
-async def _stream(active: ActiveRequest, writer: StreamWriter, keep_alive_s: float) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    active: ActiveRequest, writer: StreamWriter, path: str, keep_alive_s: float
+) -> AsyncGenerator[bytes, None]:
     """Return the whole event stream."""
     with OPEN_STREAMS.track_inprogress():
         try:
@@ -104,6 +109,9 @@ async def _stream(active: ActiveRequest, writer: StreamWriter, keep_alive_s: flo
             yield writer.last()
         except MoonshardError as error:
             yield writer.fail(error)
+        except Exception:
+            log.exception("a stream broke")
+            yield error_events(MoonshardError("the gateway failed"), path)
 
 
 async def _waiting(
@@ -118,6 +126,6 @@ async def _waiting(
     except MoonshardError as error:
         yield error_events(error, path)
         return
-    async with aclosing(_stream(active, answerer.writer(active), keep_alive_s)) as pieces:
+    async with aclosing(_stream(active, answerer.writer(active), path, keep_alive_s)) as pieces:
         async for piece in pieces:
             yield piece

@@ -10,6 +10,7 @@ from services.runtime.errors import InvalidRequest
 
 MAX_MESSAGE_CHARS = 400
 MAX_QUOTE_CHARS = 60
+MAX_INT = 2**63  # what is beyond cannot be written into an answer
 
 
 def _fail_fast(schema: object) -> None:
@@ -48,8 +49,8 @@ def _whole(value: object) -> object:
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
-PositiveInt = Annotated[Int, Field(ge=1)]
-NaturalInt = Annotated[Int, Field(ge=0)]
+PositiveInt = Annotated[Int, Field(ge=1, lt=MAX_INT)]
+NaturalInt = Annotated[Int, Field(ge=0, lt=MAX_INT)]
 
 B = TypeVar("B", bound=Body)
 

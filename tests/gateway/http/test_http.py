@@ -7,6 +7,8 @@ import anthropic
 import pytest
 from openai import APIStatusError, NotFoundError
 
+from gateway.dialects.chat.answer import ChunkWriter
+from gateway.dialects.messages.answer import BlockWriter
 from tests.gateway.streams import stream_chat
 
 CHAT = "/v1/chat/completions"
@@ -245,3 +247,38 @@ async def test_the_sdk_sees_our_errors(site):
         await site.openai.chat.completions.create(model="kimi-k2.6", messages=[])
     assert caught.value.status_code == 400
     assert caught.value.body["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        (CHAT, "max_tokens"),
+        ("/v1/completions", "max_tokens"),
+        ("/v1/messages", "max_tokens"),
+        ("/v1/responses", "max_output_tokens"),
+    ],
+)
+@pytest.mark.parametrize("value", ["18446744073709551616", "9223372036854775808", "1e300"])
+async def test_numbers_that_no_answer_can_repeat(site, path, field, value):
+    body = {"model": "kimi-k2.6", "stream": True, field: 7}
+    body |= {"/v1/completions": {"prompt": "Hi"}, "/v1/responses": {"input": "Hi"}}.get(
+        path, {"messages": [{"role": "user", "content": "Hi"}]}
+    )
+    raw = json.dumps(body).replace(f'"{field}": 7', f'"{field}": {value}')
+    response = await site.http.post(path, content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(field)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_a_writer_that_breaks_ends_its_stream_with_an_error(site, path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    for writer in (ChunkWriter, BlockWriter):
+        monkeypatch.setattr(writer, "write", fail)
+    body = {"model": "kimi-k2.6", "stream": True, "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    response = await site.http.post(path, json=body)
+    assert response.status_code == 200
+    events = response.text.strip().split("\n\n")
+    assert "the server failed to answer this request" in events[-1 if path == "/v1/messages" else -2]
