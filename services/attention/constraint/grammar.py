@@ -37,7 +37,10 @@ class Grammars:
         self.table = table
         self.end_id = end_id
         self.ids = {token: token_id for token_id, token in reversed(list(enumerate(table.ordinary)))}
-        self.longest = max(len(token) for token in table.ordinary)
+        # Of the tokens that begin with these two bytes.
+        self._longest: dict[bytes, int] = {}
+        for token in table.ordinary:
+            self._longest[token[:2]] = max(len(token), self._longest.get(token[:2], 0))
         self.num_openings = max(token.count(b"{") + token.count(b"[") for token in table.ordinary)
         numeric = [token[:1] in b"0123456789.eE+-" and token != b"" for token in table.ordinary]
         self.numeric: Mask = np.zeros(table.size, dtype=np.bool_)
@@ -49,14 +52,15 @@ class Grammars:
         token_ids: list[int] = []
         at = 0
         while at < len(text):
-            size = next(n for n in range(min(self.longest, len(text) - at), 0, -1) if text[at : at + n] in self.ids)
+            longest = self._longest.get(text[at : at + 2], 1)
+            size = next(n for n in range(longest, 0, -1) if n == 1 or text[at : at + n] in self.ids)
             token_ids.append(self.ids[text[at : at + size]])
             at += size
         return token_ids
 
     def prefixes(self, text: bytes) -> list[int]:
         """Tokens that the text may begin with."""
-        sizes = range(1, min(self.longest, len(text)) + 1)
+        sizes = range(1, min(self._longest.get(text[:2], 1), len(text)) + 1)
         return [self.ids[text[:size]] for size in sizes if text[:size] in self.ids]
 
     def grammar(self, recipe: Recipe) -> "Grammar":

@@ -187,7 +187,7 @@ def _json_recipe(schema: Schema, *, loose: bool) -> Recipe:
     try:
         ways = SchemaWays(fitted, search_scalar)
         if ways.shortest(ways.demands) is None:
-            raise InvalidRequest("no finite value meets it, or none of less than 64 KiB")
+            raise InvalidRequest("no finite value meets it, or none of less than 16 KiB")
         # Parts that nothing finite meets must not be entered.
         fitted = rewritten(fitted, lambda one, path: one if _is_met(ways, one) or not path else False)  # type: ignore[arg-type,return-value]
         ways = SchemaWays(fitted, search_scalar)

@@ -26,7 +26,7 @@ from services.attention.constraint.schema_parts import (
 
 MAX_WAYS = 256
 MAX_NODES = 20_000
-MAX_TEXT_BYTES = 64 * 1024
+MAX_TEXT_BYTES = 16 * 1024
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 SCALAR_KEYWORDS = {
     "integer": BOUNDS,
