@@ -16,8 +16,6 @@ FOLDERS = (
     *(".", ".ci", "gateway", "helm", "kernels", "protos", "tests"),
     *(f"services/{path.name}" for path in sorted((ROOT / "services").iterdir()) if (path / "__init__.py").exists()),
 )
-# Folders whose documents are not right yet. The list only shrinks.
-NOT_YET: tuple[str, ...] = ()
 
 PATH = re.compile(r"(?<![\w/.~$}-])[\w*./-]*[\w*]\.(?:md|py|proto|cpp|h|yaml|yml|toml|lock|tpl)\b(?!\.?[\w/])")
 FOLDER = re.compile(r"`((?:[\w-]+/)+)`")
@@ -112,15 +110,9 @@ def belongs(path: str, folder: str) -> bool:
     return "/" not in path if folder == "." else path.startswith(f"{folder}/")
 
 
-def check(folder: str, wrong: list[str]) -> None:
-    if wrong and folder in NOT_YET:
-        pytest.skip(f"{len(wrong)} to do")
-    assert wrong == []
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_named_exists(folder):
-    check(folder, [each for path in TRACKED if belongs(path, folder) for each in mistakes(path)])
+    assert [each for path in TRACKED if belongs(path, folder) for each in mistakes(path)] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -131,7 +123,7 @@ def test_readmes_are_short(folder):
             words = len((ROOT / path).read_text().split())
             most = MAX_ROOT_WORDS if folder == "." else MAX_WORDS
             wrong += [f"{path}: {words} words of at most {most}"] * (words > most)
-    check(folder, wrong)
+    assert wrong == []
 
 
 def test_every_file_is_looked_at():
@@ -139,10 +131,6 @@ def test_every_file_is_looked_at():
     assert [path for path in TRACKED if not any(belongs(path, folder) for folder in FOLDERS)] == [
         "services/__init__.py"
     ]
-
-
-def test_the_list_of_folders_to_do_is_true():
-    assert set(NOT_YET) <= set(FOLDERS)
 
 
 @pytest.mark.parametrize(
