@@ -9,7 +9,7 @@ from gateway.dialects.responses.answer import ItemWriter, Resource, whole_respon
 from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import parse_responses
 from gateway.request.active_request import _event_of
-from gateway.request.answer_model import AnswerEvent, Finish, Usage, assemble
+from gateway.request.answer_model import AnswerEvent, CallEnd, Finish, Usage, assemble
 from services.checkpoint.answer_form import Place
 from services.tokenizer.parser import Parser
 from services.tokenizer.parser_options import ParserOptions
@@ -70,9 +70,9 @@ def check_chat(events, choice):
     assert (streamed.text[0], streamed.thoughts[0]) == (message["content"], message["reasoning_content"])
     assert streamed.finish[0] == whole["finish_reason"]
     calls = [[call["id"], *call["function"].values()] for call in message.get("tool_calls", [])]
-    # Of a call that the budget cut, pieces may have been out already.
+    # Of a call in which the answer ended, by its budget or by a stop token, pieces are out already.
     assert streamed.calls[0][: len(calls)] == calls
-    assert len(streamed.calls[0]) - len(calls) <= (streamed.finish[0] == "length")
+    assert len(streamed.calls[0]) - len(calls) == sum(isinstance(e, CallEnd) and not e.complete for e in events)
 
 
 def check_message(events, choice):
