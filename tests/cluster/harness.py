@@ -114,7 +114,7 @@ class Cluster:
         self._call(self._child(name).hold)
 
     def release(self, name: str) -> None:
-        self._call(self._child(name).release)
+        self._call(self._child(name).wake)
 
     def wait_ready(self, *names: str, timeout_s: float = START_S) -> None:
         """Return when these processes, or all, serve. Their health is read now, since one of their peers may be gone.
@@ -175,9 +175,9 @@ class Cluster:
         # The gateway polls a replica that was not ready again after up to a second, so it learns of it later than we.
         t = self.topology
         roles = {"tokenizer": t.tokenizers, "vision": t.visions, "prefill": t.prefills, "decode": t.decodes}
-        told = self.metrics("gateway").splitlines()
+        shown = self.metrics("gateway").splitlines()
         return all(
-            f'moonshard_gateway_serving_replicas{{role="{role}"}} {number:.1f}' in told
+            f'moonshard_gateway_serving_replicas{{role="{role}"}} {number:.1f}' in shown
             for role, number in roles.items()
             if number > 0
         )
