@@ -31,7 +31,7 @@ from gateway.request.spans import trace_outcome
 from gateway.settings import GatewaySettings
 from protos.attention_pb2 import LENGTH, STOP
 from protos.tokenizer_pb2 import Delta, ParseStart
-from services.runtime.errors import DeadlineExceeded, MoonshardError
+from services.runtime.errors import DeadlineExceeded, InvalidRequest, MoonshardError
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ class ActiveRequest:
             else "left"
             if task.cancelled() or self._is_closed
             else "complete",
-            **({"error": ended_by.message} if ended_by else {}),
+            # What is wrong with a request is said in the client's own words, which no log may hold.
+            **({"error": ended_by.message} if ended_by and not isinstance(ended_by, InvalidRequest) else {}),
         }
         log.info("generated", extra=fields)
         trace_outcome(self._context, usage, self._finishes, ended_by, self._shown)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias, TypeVar, cast
 
 import xxhash
@@ -137,18 +138,17 @@ class BlobStore:
         await self._on_instances(dict.fromkeys(names, 0), drop)
 
     async def room(self) -> int | None:
-        """Return the bytes that one user of the store may fill; None if there is no bound.
+        """Return the bytes that one user of the store may fill; None if there is no bound, or nothing can be asked.
 
-        Of an instance that evicts, this is all its memory; of one that refuses when it is full, what is free.
+        Of an instance that evicts, this is all its memory; of one that refuses when it is full, what is free. One that
+        is gone has no room.
         """
         room: list[int | None] = []
         for instance in self._instances:
-            try:
+            with suppress(StoreUnavailable):
                 room.append(await instance.room_bytes())
-            except StoreUnavailable:
-                room.append(0)
         known = [each for each in room if each is not None]
-        return None if len(known) < len(room) else sum(known)
+        return sum(known) if room and len(known) == len(room) else None
 
     async def close(self) -> None:
         """Close all connections. No call may be in progress."""

@@ -95,11 +95,14 @@ def test_quotes_without_an_end_cost_no_more_than_their_length():
     ids=["empty-messages", "wrong-values", "wrong-parts"],
 )
 async def test_little_that_unfolds_to_much(site, unfolded):
-    asked = asyncio.create_task(site.http.post(CHAT, content=gzip.compress(unfolded), headers=GZIP))
-    longest_s = await longest_wait_for_life(site, asked)
-    assert (await asked).status_code in (400, 413)
+    waits_s = []
+    # Other processes may take the core away for a while, but hardly three times in a row.
+    while len(waits_s) < 3 and min(waits_s, default=1) >= 1:
+        asked = asyncio.create_task(site.http.post(CHAT, content=gzip.compress(unfolded), headers=GZIP))
+        waits_s.append(await longest_wait_for_life(site, asked))
+        assert (await asked).status_code in (400, 413)
     # 0.1 s on a machine with a core of its own.
-    assert longest_s < 1
+    assert min(waits_s) < 1
 
 
 async def test_a_body_of_the_largest_size_leaves_the_loop_free(site):
