@@ -180,7 +180,10 @@ def _tags_recipe(asked: Any, *, loose: bool) -> Recipe:
 
 
 def _json_recipe(schema: Schema, *, loose: bool) -> Recipe:
-    fitting = Fitting(schema, complaint_about)
+    try:
+        fitting = Fitting(schema, complaint_about)
+    except TooLargeError:
+        raise InvalidRequest("it has too many parts") from None
     if fitting.left_out and not loose:
         raise InvalidRequest(fitting.left_out[0])
     fitted = fitting.schema

@@ -5,6 +5,7 @@ one is a demand that the answer may not meet: the caller refuses the schema, or 
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -15,11 +16,13 @@ from services.attention.constraint.json_schemas import (
     UNENFORCED,
     Path,
     Schema,
+    Way,
     paths_of,
     replaced,
     resolve,
     rewritten,
 )
+from services.attention.constraint.schema_ways import SchemaWays
 from services.runtime.errors import InvalidRequest
 
 # The complaint of the grammar's library about a schema; None: it is taken.
@@ -108,6 +111,7 @@ class Fitting:
         self._id = self._root.get("$id") or self._root.get("id")
         self.schema = rewritten(self._root, self._fitted)
         self.schema = rewritten(self.schema, self._fragile)
+        self._joined()
         self._whole()
 
     def _leave_out(self, path: Path, key: str, why: str) -> None:
@@ -168,11 +172,19 @@ class Fitting:
                 self._leave_out((*path, "patternProperties"), pattern, complaint)
                 patterned = {name: one for name, one in patterned.items() if name != pattern}
                 kept["patternProperties"] = patterned
-        parts = [one for one in kept.get("allOf", ()) if isinstance(one, dict) and "pattern" in one]
-        if len(parts) + ("pattern" in kept) > MOST_PATTERNS:
-            self._leave_out(path, "allOf", f"more than {MOST_PATTERNS} expressions for one text cannot be enforced")
-            del kept["allOf"]
         return kept
+
+    def _joined(self) -> None:
+        """Without what joins demands whose common automaton would be too large, by `allOf` or a reference."""
+        ways = SchemaWays(self.schema, lambda _: None)
+        for path in paths_of(self.schema):
+            part = self._part(path)
+            keys = [key for key in ("allOf", "$ref") if isinstance(part, dict) and key in part]
+            if keys and (why := next(filter(None, map(_too_much, ways.ways((part,)))), None)) is not None:
+                self._leave_out(path, keys[0], why)
+                less = {key: value for key, value in part.items() if key != keys[0]}
+                self.schema = replaced(self.schema, path, less)
+                ways = SchemaWays(self.schema, lambda _: None)
 
     def _ask(self, kept: Schema, keys: Sequence[str], path: Path) -> None:
         """Take the keywords away that fail alone, then those that contradict each other."""
@@ -261,6 +273,16 @@ def _says_nothing(key: str, value: object, schema: Schema) -> bool:
         return True
     # 0 is no False here, and 1 no True.
     return any(value == empty and type(value) is type(empty) for empty in EMPTY.get(key, ()))
+
+
+def _too_much(way: Way) -> str | None:
+    """Why the demands of a way are too much together."""
+    if sum("pattern" in part for part in way) > MOST_PATTERNS:
+        return f"more than {MOST_PATTERNS} expressions for one text cannot be enforced"
+    steps = [part["multipleOf"] for part in way if "multipleOf" in part]
+    if len(steps) > 1 and math.prod(max(1, step) for step in steps) > MOST_MULTIPLE:
+        return f"multiples of more than {MOST_MULTIPLE} together cannot be enforced"
+    return None
 
 
 def _is_beyond_numbers(key: str, bound: Any, kind: object) -> bool:

@@ -160,6 +160,8 @@ class SchemaWays:
                     number = number_rest(way, "") or (fraction(way) if kind == "number" else None)
                     texts.append(self._search(kind, way) if number is None else number)
                 case "string":
+                    if lowest(way, "minLength") > MAX_TEXT_BYTES:
+                        continue
                     demands = demands_of(way)
                     text = None if demands is None else demands.rest("", MAX_TEXT_VISITS)
                     texts.append(self._search(kind, way) if text is None else dump(text))

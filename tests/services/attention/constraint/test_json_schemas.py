@@ -161,6 +161,8 @@ def test_names_that_could_come_twice(schema, is_left_out):
         ),
         ({"patternProperties": {"a.{9}": STRING, "b.{9}|ab.{8}": STRING}}, "patternProperties"),
         ({"allOf": [STRING, INTEGER]}, "allOf"),
+        ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "allOf"),
+        ({"multipleOf": 9973, "$ref": "#/$defs/n", "$defs": {"n": {"multipleOf": 9967}}}, "$ref"),
     ],
 )
 def test_nonsense_costs_its_own_keyword(schema, path):
