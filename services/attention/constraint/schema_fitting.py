@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from services.attention.constraint.json_schemas import (
     NAMED,
-    SINGLE,
     UNENFORCED,
     Path,
     Schema,
@@ -22,6 +21,7 @@ from services.attention.constraint.json_schemas import (
     resolve,
     rewritten,
 )
+from services.attention.constraint.schema_values import COUNTS, LOWER, UPPER, VALUES, is_anything, is_number
 from services.attention.constraint.schema_ways import SchemaWays
 from services.runtime.errors import InvalidRequest
 
@@ -42,8 +42,6 @@ EMPTY: Mapping[str, tuple[object, ...]] = {
     "dependencies": ({},),
     "minContains": (0,),
 }
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 # Keywords whose values the grammar may fail over, with those that it reads together with them.
 FRAGILE = (("pattern",), ("format",), (*LOWER, *UPPER), ("multipleOf",))
 MOST_MULTIPLE = 10_000  # a larger step needs as many states
@@ -54,46 +52,6 @@ LAST_RESORTS = (
     *("maxLength", *LOWER, *UPPER, "allOf", "$ref", "enum", "const", "minItems", "maxItems", "prefixItems"),
     *("required", "additionalProperties", "anyOf", "items", "properties", "type"),
 )
-
-
-def _is_anything(_: object) -> bool:
-    return True
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
-
-
-def _are_schemas(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict | bool) for one in value)
-
-
-def _are_named_schemas(value: object) -> bool:
-    return isinstance(value, dict) and all(one is None or isinstance(one, dict | bool) for one in value.values())
-
-
-# What the value of a keyword must be.
-VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(COUNTS, (lambda value: _is_whole(value) and value >= 0, "expected a whole number")),
-    **dict.fromkeys((*LOWER, *UPPER), (_is_number, "expected a number")),
-    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), (_are_schemas, "expected a list of schemas")),
-    **dict.fromkeys(NAMED, (_are_named_schemas, "expected an object of schemas")),
-    **dict.fromkeys(
-        [key for key in SINGLE if key not in UNENFORCED],
-        (lambda value: isinstance(value, dict | bool), "expected a schema"),
-    ),
-    "multipleOf": (lambda value: _is_number(value) and value > 0, "expected a number above 0"),
-    "enum": (lambda value: isinstance(value, list) and bool(value), "no value is allowed"),
-    "required": (
-        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-        "expected a list of names",
-    ),
-    "pattern": (lambda value: isinstance(value, str), "expected a text"),
-}
 
 
 class Fitting:
@@ -156,9 +114,9 @@ class Fitting:
                 ref = value.removeprefix(str(self._id)) if isinstance(value, str) and self._id else value
                 is_found = isinstance(ref, str) and resolve(self._root, ref) is not None
                 return None if is_found else f"{json.dumps(value)} refers to nothing here"
-            case "multipleOf" if _is_number(value) and value > MOST_MULTIPLE:
+            case "multipleOf" if is_number(value) and value > MOST_MULTIPLE:
                 return f"more than {MOST_MULTIPLE} cannot be enforced"
-        is_fine, expected = VALUES.get(key, (_is_anything, ""))
+        is_fine, expected = VALUES.get(key, (is_anything, ""))
         return None if is_fine(value) else expected
 
     def _fragile(self, schema: Schema, path: Path) -> Schema:
