@@ -14,6 +14,7 @@ import grpc
 from protos import expert_pb2, expert_pb2_grpc
 from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS
+from services.attention.experts.native_wire import NativeWire
 from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport, TransportName
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
@@ -60,6 +61,7 @@ class ReplicaConnection:
     """One replica of an expert shard and its stream, used on the loop of its shard's calls only.
 
     calls    is notified when the stream opens, breaks, or brings an answer
+    wire     native code for sockets; None: Python
     refusal  set while the peer is the wrong one
     """
 
@@ -70,6 +72,7 @@ class ReplicaConnection:
         calls: ShardCalls,
         transport: TransportName,
         tls: TlsFiles | None = None,
+        wire: NativeWire | None = None,
     ) -> None:
         self.address = address
         self.state = "is not connected yet"
@@ -78,6 +81,7 @@ class ReplicaConnection:
         self.refusal: CheckpointError | None = None
         self._expected = expected
         self._calls = calls
+        self._wire = wire
         self.transport: TransportName = transport
         self._wanted: TransportName = transport
         self._failed: set[TransportName] = set()
@@ -89,9 +93,9 @@ class ReplicaConnection:
     def live(self) -> bool:
         return self._stream is not None
 
-    def send(self, frame: Sequence[Buffer]) -> None:
+    def send(self, call: Call) -> None:
         assert self._stream is not None
-        self._stream.send(frame)
+        self._stream.send(call)
 
     def disconnect(self, reason: str) -> None:
         """Break the stream; `run` opens a new one."""
@@ -210,7 +214,15 @@ class ReplicaConnection:
                 reason = error.message if isinstance(error, Unavailable) else error.strerror or type(error).__name__
                 raise Unavailable(f"{place}: {reason}") from error
             undo.pop_all()
-            return SocketTransport(sock, self._take, self.disconnect)
+            if self._wire is None:
+                return SocketTransport(sock, self._take, self.disconnect)
+            return self._wire.open(sock, self._answered, self._refused, self.disconnect)
+
+    def _answered(self, call: Call) -> None:
+        self._calls.on_answer(self, call)
+
+    def _refused(self, call: Call, complaint: str) -> None:
+        self._calls.on_refusal(self, call, complaint)
 
     def _take(self, frame: Buffer) -> None:
         self._calls.on_frame(self, frame)

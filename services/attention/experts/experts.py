@@ -12,9 +12,11 @@ from typing import Any, Final, Protocol
 from torch import Tensor
 
 from kernels.interface import RoutedTokens
+from services.attention.experts.batches import Batch, PythonBatch
 from services.attention.experts.connection import ReplicaConnection, ShardIdentity
 from services.attention.experts.discovery import ExpertFinder, Found
 from services.attention.experts.in_flight import Call, Dispatched, ShardCalls
+from services.attention.experts.native_wire import NativeWire
 from services.attention.experts.split import Splitter
 from services.attention.experts.transports import TransportName
 from services.model.device import to_host
@@ -22,7 +24,8 @@ from services.model.expert_shard import ExpertShard
 from services.runtime.errors import ExpertsUnavailable
 from services.runtime.tls import TlsFiles
 from services.runtime.tracing import Tracer
-from services.wire.frames import CallName, encode_request
+from services.wire.frames import CallName
+from services.wire.library import LIBRARY
 
 CHECK_S: Final = 0.05
 POLL_OPEN_S: Final = 0.01
@@ -97,6 +100,7 @@ class RemoteExperts:
     name        "dns:NAME:PORT" of further replicas, of whichever shards; empty: there are none
     discover_s  between two look-ups of the name
     tls         certificates for streams over TCP
+    native      sockets are handled by native code, if it was built
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class RemoteExperts:
         name: str = "",
         discover_s: float = 2.0,
         tls: TlsFiles | None = None,
+        native: bool = True,
     ) -> None:
         if len(addresses) != len(placement):
             raise ValueError(f"{len(addresses)} expert shards have addresses, expected {len(placement)}")
@@ -118,6 +123,8 @@ class RemoteExperts:
         self._splitter = Splitter(placement)
         self._epoch = epoch
         self._next_call_id = 1
+        self._overlapping_step = -1
+        self._wire = NativeWire(placement, epoch) if native and LIBRARY is not None and transport != "grpc" else None
         self._transport: TransportName = transport
         self._tls = tls
         self._identities = [
@@ -166,23 +173,31 @@ class RemoteExperts:
     def dispatch(
         self, step: int, layer: int, micro_batch: int, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
     ) -> Awaitable[Tensor]:
-        num_tokens, hidden_size = hidden.shape
-        parts = self._splitter.split(RoutedTokens(*to_host(hidden, topk_ids, topk_weights))) if num_tokens else []
-        dispatched = Dispatched(num_tokens, hidden_size, parts, hidden.device, self._trace)
+        name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
+        self._next_call_id += len(self._shards)
+        if micro_batch:
+            self._overlapping_step = step
+        batch = self._batch(name, RoutedTokens(*to_host(hidden, topk_ids, topk_weights)))
+        overlaps = self._overlapping_step == step
+        dispatched = Dispatched(batch, hidden.device, self._trace, overlaps=overlaps)
         deadline_s = time.monotonic() + self._limits.deadline_s
-        for index, part in enumerate(parts):
-            name = CallName(self._epoch, self._next_call_id, step, layer, micro_batch)
-            self._next_call_id += 1
-            frame = encode_request(name, part.work)
-            shape = len(part.work.hidden), hidden_size
-            self._shards[part.shard].start(Call(name, frame, shape, dispatched, index, deadline_s))
+        for index, (shard, num_tokens) in enumerate(batch.parts):
+            own = name._replace(call_id=name.call_id + shard)
+            call = Call(own, (num_tokens, hidden.shape[1]), dispatched, index, deadline_s)
+            self._shards[shard].start(call)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
         return dispatched
 
+    def _batch(self, name: CallName, work: RoutedTokens) -> Batch:
+        if self._wire is not None:
+            return self._wire.dispatch(name, work)
+        num_tokens, hidden_size = work.hidden.shape
+        return PythonBatch(num_tokens, hidden_size, self._splitter.split(work) if num_tokens else [])
+
     def _connect(self, shard: int, address: str) -> ReplicaConnection:
         calls = self._shards[shard]
-        replica = ReplicaConnection(address, self._identities[shard], calls, self._transport, self._tls)
+        replica = ReplicaConnection(address, self._identities[shard], calls, self._transport, self._tls, self._wire)
         calls.add(replica)
         self._tasks[replica] = asyncio.create_task(replica.run())
         return replica

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from services.attention.experts.batches import Batch
 from services.attention.experts.metrics import (
     DISPATCH_SECONDS,
     DROPPED_ANSWERS,
@@ -20,7 +21,6 @@ from services.attention.experts.metrics import (
     ROUND_TRIP_SECONDS,
     WAIT_SECONDS,
 )
-from services.attention.experts.split import Part, combine
 from services.model.device import to_device
 from services.runtime.errors import ExpertsUnavailable, MoonshardError, WireError
 from services.runtime.tracing import Tracer
@@ -33,25 +33,26 @@ class Dispatched:
     """The result of one `dispatch`: await it, once, for the sum over shards [tokens, hidden] f32.
 
     Raises ExpertsUnavailable when a shard did not answer in time, WireError when one refused its frame.
+
+    overlaps  another micro-batch has something to compute and to send while this one waits
     """
 
     def __init__(
         self,
-        num_tokens: int,
-        hidden_size: int,
-        parts: Sequence[Part],
+        batch: Batch,
         device: torch.device,
         trace: tuple[Tracer, str] | None = None,
+        *,
+        overlaps: bool = False,
     ) -> None:
+        self.batch = batch
         self.trace = trace
-        self._shape = num_tokens, hidden_size
-        self._parts = parts
         self._device = device
-        self._partials: list[Tensor | None] = [None] * len(parts)
-        self._num_missing = len(parts)
+        self._overlaps = overlaps
+        self._num_missing = len(batch.parts)
         self.started_s = self._completed_s = time.monotonic()
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not parts:
+        if not batch.parts:
             self._complete.set_result(None)
 
     @property
@@ -59,10 +60,10 @@ class Dispatched:
         """Whether no partial sum is needed any more: complete, failed, or cancelled by the caller."""
         return self._complete.done()
 
-    def settle(self, index: int, partial: Tensor) -> None:
-        """Take the sum of part `index`."""
+    def settle(self, index: int, partial: Tensor | None) -> None:
+        """Take the sum of part `index`; None: the batch has it."""
         if not self.done:
-            self._partials[index] = partial
+            self.batch.take(index, partial)
             self._num_missing -= 1
             if self._num_missing == 0:
                 self._complete.set_result(None)
@@ -75,14 +76,21 @@ class Dispatched:
             self._complete.set_exception(error)
             # Marks it as retrieved: a caller that failed elsewhere never awaits it.
             self._complete.exception()
+            self.batch.close()
 
     def __await__(self) -> Generator[Any, None, Tensor]:
         awaited_s = time.monotonic()
-        yield from self._complete.__await__()
-        # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
-        WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
-        partials = [partial for partial in self._partials if partial is not None]
-        return to_device(combine(*self._shape, self._parts, partials), self._device)
+        try:
+            if self._overlaps and not self.done:
+                yield  # one turn of the loop, in which the other micro-batch computes and sends
+            if not self.done:
+                self.batch.wait()
+            yield from self._complete.__await__()
+            # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
+            WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
+            return to_device(self.batch.result(), self._device)
+        finally:
+            self.batch.close()
 
 
 class ExpertReplica(Protocol):
@@ -97,8 +105,8 @@ class ExpertReplica(Protocol):
     def live(self) -> bool:
         """Whether frames can be sent."""
 
-    def send(self, frame: Sequence[Buffer]) -> None:
-        """Hand a frame to the open stream."""
+    def send(self, call: "Call") -> None:
+        """Hand a call's frame to the open stream."""
 
     def disconnect(self, reason: str) -> None:
         """Break a stream that cannot be trusted."""
@@ -109,7 +117,6 @@ class Call:
     """One frame that awaits its answer. `holders` are the replicas whose open stream took it."""
 
     name: CallName
-    frame: Sequence[Buffer]
     shape: tuple[int, int]
     dispatched: Dispatched
     part_index: int
@@ -117,6 +124,10 @@ class Call:
     sent_s: float = 0.0
     holders: list[ExpertReplica] = field(default_factory=list)
     overdue: bool = False
+
+    def frame(self) -> Sequence[Buffer]:
+        """The request frame, in parts."""
+        return self.dispatched.batch.frame(self.part_index, self.name)
 
 
 def choose_replica(replicas: Sequence[ExpertReplica], holders: Sequence[ExpertReplica], turn: int) -> int | None:
@@ -203,21 +214,29 @@ class ShardCalls:
                 return
             DROPPED_ANSWERS.inc()
             return
-        replica.suspect = False
-        self._forget(call)
         if isinstance(answer, Refusal):
-            call.dispatched.fail(WireError(f"expert shard {self._shard} at {replica.address}: {answer.message}"))
+            self.on_refusal(replica, call, f": {answer.message}")
         elif tuple(answer.total.shape) != call.shape:
             found, expected = list(answer.total.shape), list(call.shape)
-            call.dispatched.fail(
-                WireError(f"expert shard {self._shard} at {replica.address} sent {found}, expected {expected}")
-            )
+            self.on_refusal(replica, call, f" sent {found}, expected {expected}")
         else:
-            began_s, ended_s = call.dispatched.started_s, time.monotonic()
-            self._round_trips.observe(ended_s - began_s)
-            if call.dispatched.trace is not None:
-                _record(call, self._shard, *call.dispatched.trace, began_s, ended_s)
-            call.dispatched.settle(call.part_index, answer.total)
+            self.on_answer(replica, call, answer.total)
+
+    def on_answer(self, replica: ExpertReplica, call: Call, total: Tensor | None = None) -> None:
+        """Take the sum of a call; None: native code has it."""
+        replica.suspect = False
+        self._forget(call)
+        began_s, ended_s = call.dispatched.started_s, time.monotonic()
+        self._round_trips.observe(ended_s - began_s)
+        if call.dispatched.trace is not None:
+            _record(call, self._shard, *call.dispatched.trace, began_s, ended_s)
+        call.dispatched.settle(call.part_index, total)
+
+    def on_refusal(self, replica: ExpertReplica, call: Call, complaint: str) -> None:
+        """Fail a call that a replica refused, or answered with another shape."""
+        replica.suspect = False
+        self._forget(call)
+        call.dispatched.fail(WireError(f"expert shard {self._shard} at {replica.address}{complaint}"))
 
     def check(self, now_s: float) -> None:
         """Repeat late calls and fail those past their deadline. Called a few times a second."""
@@ -243,6 +262,9 @@ class ShardCalls:
             call.dispatched.fail(ExpertsUnavailable("this process is shutting down"))
 
     def _send(self, call: Call) -> bool:
+        if call.dispatched.done:
+            self._forget(call)
+            return False
         index = choose_replica(self.replicas, call.holders, self._turn)
         call.sent_s = time.monotonic()
         if index is None:
@@ -251,7 +273,7 @@ class ShardCalls:
         replica = self.replicas[index]
         replica.in_flight[call.name.call_id] = call
         call.holders.append(replica)
-        replica.send(call.frame)
+        replica.send(call)
         return True
 
     def _forget(self, call: Call) -> None:

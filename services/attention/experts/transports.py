@@ -5,14 +5,17 @@ import itertools
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import grpc
 
 from services.runtime.errors import MoonshardError, WireError
 from services.wire.frames import Buffer
 from services.wire.stream import FrameReader, with_length
+
+if TYPE_CHECKING:
+    from services.attention.experts.in_flight import Call
 
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop
@@ -28,8 +31,8 @@ class Transport(Protocol):
     Owned by one replica and used on the loop that opened it.
     """
 
-    def send(self, frame: Sequence[Buffer]) -> None:
-        """Send a frame at once; the rest of one that does not fit into the socket follows when there is room."""
+    def send(self, call: "Call") -> None:
+        """Send a call's frame at once; the rest of one that does not fit into the socket follows when there is room."""
 
     def close(self) -> None:
         """End the stream; no callback is called after it."""
@@ -46,8 +49,8 @@ class GrpcTransport:
         self._writing = False
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
-    def send(self, frame: Sequence[Buffer]) -> None:
-        self._backlog.append(b"".join(frame))
+    def send(self, call: "Call") -> None:
+        self._backlog.append(b"".join(call.frame()))
         if not self._writing:
             self._writing = True
             self._resume(self._write())
@@ -102,9 +105,9 @@ class SocketTransport:
         self._open = True
         self._loop.add_reader(sock, self._read)
 
-    def send(self, frame: Sequence[Buffer]) -> None:
+    def send(self, call: "Call") -> None:
         idle = not self._backlog
-        self._backlog.extend(memoryview(part) for part in with_length(frame))
+        self._backlog.extend(memoryview(part) for part in with_length(call.frame()))
         if idle and self._open:
             self._write(_PATIENCE_MS)
 

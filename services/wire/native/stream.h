@@ -44,6 +44,8 @@ class Reader {
 
   const uint8_t* frame() const { return buffer_.frame(); }
   size_t size() const { return taken_ - LENGTH_BYTES; }
+  // Whether bytes behind that frame are in memory already.
+  bool has_more() const { return got_ > taken_; }
 
  private:
   void drop() {

@@ -13,7 +13,7 @@ from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
 from tests.services.expert.serving import ServerThread, short_folder
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix", "tcp"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix", "tcp", "python"])
 
 
 @asynccontextmanager
@@ -26,13 +26,14 @@ async def connected(model, addresses, transport, **limits):
 
 @asynccontextmanager
 async def opened(model, addresses, transport, **limits):
-    """A client of all shards, one replica of each connected."""
+    """A client of all shards, one replica of each connected. "python": a Unix socket without native code."""
     experts = RemoteExperts(
         addresses,
         expert_placement(16, len(addresses)),
         checkpoint_digest=Checkpoint(model).digest(),
         epoch=time.time_ns(),
-        transport=transport,
+        transport="unix" if transport == "python" else transport,
+        native=transport != "python",
         limits=DispatchLimits(**{"open_s": 60, "deadline_s": 60, **limits}),
     )
     try:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,7 @@ async def test_without_a_second_replica_callers_wait_for_the_restart(stack, mode
         work = random_work(model, 6)
         expected = await dispatch(experts, work)
         only.signal(signal.SIGSTOP)  # so that the frame is certainly in flight
+        await until(lambda: all(thread_state(only.pid, thread) == "T" for thread in threads_of(only.pid)))
         result = asyncio.ensure_future(waiting(dispatch(experts, work, 1)))
         await asyncio.sleep(0.2)
         only.kill()
@@ -230,6 +232,14 @@ async def test_a_defect_of_a_replica_is_repeated_until_the_deadline(stack, model
         del server.shard.forward
         work = random_work(model, 2)
         assert_same(await dispatch(experts, work, 1), plain_sum(model, 2, work))
+
+
+def threads_of(pid):
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def thread_state(pid, thread):
+    return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def with_epoch(frame: bytes, epoch: int) -> bytes:

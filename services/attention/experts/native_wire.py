@@ -1,0 +1,176 @@
+"""Batches and connections in native code: Python decides who gets a part, and what follows a failure."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from torch import Tensor
+
+from kernels.interface import RoutedTokens
+from services.attention.experts.metrics import DROPPED_ANSWERS
+from services.wire.frames import Buffer, CallName
+from services.wire.native_client import Event, EventKind, NativeCall, NativeClient
+
+if TYPE_CHECKING:
+    from services.attention.experts.in_flight import Call
+
+# A hop of a decode step takes tens of microseconds to milliseconds: sleeping in native code for it costs a tenth of a
+# turn of the event loop. Whatever takes longer is awaited in the loop, which must not stand still.
+PATIENCE_S: Final = 0.005
+
+OnAnswer = Callable[["Call"], None]
+OnRefusal = Callable[["Call", str], None]
+OnLost = Callable[[str], None]
+
+
+class NativeWire:
+    """The native client of one engine: its batches by handle, its links by index. All on the engine's loop."""
+
+    def __init__(self, placement: Sequence[Sequence[int]], epoch: int) -> None:
+        self.client = NativeClient(placement, epoch)
+        self.calls: dict[tuple[int, int], Call] = {}  # by handle and shard
+        self._links: dict[int, NativeTransport] = {}
+
+    def dispatch(self, name: CallName, work: RoutedTokens) -> "NativeBatch":
+        """A batch whose parts can be sent; the call id of a part is that of `name` plus its shard."""
+        return NativeBatch(self, self.client.dispatch(name, work))
+
+    def open(
+        self, sock: socket.socket, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
+    ) -> "NativeTransport":
+        """A transport over a connected socket, which it owns from now on."""
+        transport = NativeTransport(self, sock, on_answer, on_refusal, on_lost)
+        self._links[transport.link] = transport
+        return transport
+
+    def forget(self, link: int) -> None:
+        """A link is closed."""
+        self.client.drop_link(link)
+        self._links.pop(link, None)
+
+    def pump(self) -> None:
+        """Send and receive what is possible now. Called by the event loop."""
+        while events := self.client.poll():
+            self.handle(events)
+        for transport in list(self._links.values()):
+            transport.watch_for_room()
+
+    def lose(self, links: Sequence[int], reason: str) -> None:
+        """Break links that cannot go on."""
+        for link in links:
+            if link in self._links:
+                self._links[link].lose(reason)
+
+    def handle(self, events: Sequence[Event]) -> None:
+        """Act on what happened."""
+        for event in events:
+            transport = self._links.get(event.link)
+            call = self.calls.get((event.handle, event.shard))
+            match event.kind:
+                case EventKind.DROPPED:
+                    DROPPED_ANSWERS.inc()
+                case EventKind.ANSWERED if transport and call:
+                    transport.on_answer(call)
+                case EventKind.REFUSED | EventKind.MISSHAPEN if transport and call:
+                    words = f": {event.text}" if event.kind is EventKind.REFUSED else f" {event.text}"
+                    transport.on_refusal(call, words)
+                case EventKind.ENDED if transport:
+                    transport.lose("it closed the connection")
+                case EventKind.NONSENSE if transport:
+                    transport.lose(event.text)
+
+
+class NativeTransport:
+    """One connected socket whose frames native code sends and receives."""
+
+    def __init__(
+        self, wire: NativeWire, sock: socket.socket, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
+    ) -> None:
+        sock.setblocking(False)
+        self.on_answer, self.on_refusal = on_answer, on_refusal
+        self._wire = wire
+        self._sock = sock
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self._waits_for_room = False
+        self.link = wire.client.add_link(sock.fileno())
+        self._loop.add_reader(sock, wire.pump)
+
+    def send(self, call: "Call") -> None:
+        """Send a part of a native batch."""
+        batch = call.dispatched.batch
+        assert isinstance(batch, NativeBatch)
+        shard = batch.parts[call.part_index][0]
+        self._wire.calls[batch.call.handle, shard] = call
+        if self._open and not self._wire.client.send(batch.call, shard, self.link):
+            # Not from within `send`: the caller is choosing replicas.
+            self._loop.call_soon(self.lose, "sending failed")
+        self.watch_for_room()
+
+    def watch_for_room(self) -> None:
+        """Have the loop call again while a frame did not fit into the socket."""
+        waits = self._open and self._wire.client.has_unsent(self.link)
+        if waits and not self._waits_for_room:
+            self._loop.add_writer(self._sock, self._wire.pump)
+        elif self._waits_for_room and not waits and self._open:
+            self._loop.remove_writer(self._sock)
+        self._waits_for_room = waits
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._wire.forget(self.link)
+            self._sock.close()
+
+    def lose(self, reason: str) -> None:
+        """End the stream and report it."""
+        if self._open:
+            self.close()
+            self._on_lost(reason)
+
+
+class NativeBatch:
+    """A batch in native code."""
+
+    def __init__(self, wire: NativeWire, call: NativeCall) -> None:
+        self.call = call
+        self.parts = call.parts
+        self._wire = wire
+        self._open = True
+
+    def frame(self, index: int, name: CallName) -> Sequence[Buffer]:
+        return [self._wire.client.frame(self.call, self.parts[index][0])]
+
+    def take(self, index: int, total: Tensor | None) -> None:
+        if total is not None:
+            self._wire.client.fill(self.call, self.parts[index][0], total)
+
+    def wait(self) -> None:
+        end_s = time.monotonic() + PATIENCE_S
+        while self._open and (left_s := end_s - time.monotonic()) > 0:
+            events = self._wire.client.poll(self.call, left_s)
+            if not events:
+                return
+            self._wire.handle(events)
+        # Frames that came together with the last event lie in memory, where the loop does not see them.
+        self._wire.pump()
+
+    def result(self) -> Tensor:
+        total, broken = self._wire.client.finish(self.call)
+        self._end(broken)
+        return total
+
+    def close(self) -> None:
+        if self._open:
+            self._end(self._wire.client.release(self.call))
+
+    def _end(self, broken: Sequence[int]) -> None:
+        self._open = False
+        for shard, _ in self.parts:
+            self._wire.calls.pop((self.call.handle, shard), None)
+        self._wire.lose(broken, "a frame was given up when it was sent in part")

@@ -1,0 +1,411 @@
+// The attention side of the hot wire: a batch split by expert shard, sent, its answers received and summed in order.
+//
+// Python opens the sockets, chooses the replica of each shard and decides what follows a failure; native code tells it by
+// events. Used by one thread. Answers are checked as if their sender were hostile: length, header, call and shape.
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "stream.h"
+
+using namespace moonshard::wire;
+
+extern "C" {
+
+struct Event {
+  int32_t kind, link, handle, shard;
+};
+}
+
+namespace {
+
+enum EventKind : int32_t {
+  ANSWERED = 1,   // the part has its sums
+  ENDED = 2,      // the link was closed by the other side, or broke
+  NONSENSE = 3,   // `text` says why the link cannot be trusted
+  REFUSED = 4,    // `text` is the shard's complaint about the part
+  DROPPED = 5,    // an answer to no call
+  MISSHAPEN = 6,  // sums of another shape than the part's; `text` says which
+};
+
+constexpr int MAX_LINKS = 256;
+constexpr size_t MAX_EVENTS = 64, MAX_PARTS_A_SEND = 512;
+
+struct Part {
+  Header head{};
+  std::vector<int32_t> ids, rows;  // rows: the token of each row, empty where all tokens travel
+  std::vector<float> weights;
+  std::vector<iovec> frame;  // points into this part and into the caller's tensors
+  uint32_t length = 0;
+  bool used = false, waits = false;
+  std::vector<float> sums;
+};
+
+struct Call {
+  bool used = false;
+  uint32_t tokens = 0, hidden = 0;
+  int missing = 0;
+  std::vector<Part> parts;
+};
+
+// A frame of which some bytes are not sent yet.
+struct Unsent {
+  int handle;
+  std::vector<iovec> pieces;
+  size_t at = 0;
+};
+
+struct Link {
+  int fd = -1;
+  Reader reader;
+  std::deque<Unsent> unsent;
+  int owes = 0;  // answers
+  bool is_open() const { return fd >= 0; }
+};
+
+class Client {
+ public:
+  Client(int64_t shards, int64_t experts, const int32_t* shard_of, uint64_t epoch)
+      : num_shards_(shards), shard_of_(shard_of, shard_of + experts), epoch_(epoch) {}
+
+  int add_link(int fd) {
+    size_t index = 0;
+    while (index < links_.size() && links_[index]->is_open()) index++;
+    if (index == MAX_LINKS) return -1;
+    if (index == links_.size()) links_.emplace_back();
+    links_[index] = std::make_unique<Link>();
+    links_[index]->fd = fd;
+    return int(index);
+  }
+
+  // The descriptor is the caller's to close.
+  void drop_link(int index) { links_[index] = std::make_unique<Link>(); }
+
+  // A handle; `part_tokens` [shards] gets the tokens of each part, 0: none. -1: an expert does not exist.
+  int dispatch(const Name& name, const uint8_t* hidden, bool is_bf16, uint32_t width, const int32_t* ids,
+               const float* weights, uint32_t tokens, uint32_t top_k, uint32_t* part_tokens) {
+    for (size_t i = 0; i < size_t(tokens) * top_k; i++)
+      if (ids[i] < -1 || ids[i] >= int64_t(shard_of_.size())) return -1;
+    size_t handle = 0;
+    while (handle < calls_.size() && calls_[handle]->used) handle++;
+    if (handle == calls_.size()) calls_.push_back(std::make_unique<Call>());
+    Call& call = *calls_[handle];
+    call.used = true, call.tokens = tokens, call.hidden = width, call.missing = 0;
+    call.parts.resize(num_shards_);
+    const size_t row_bytes = size_t(width) * (is_bf16 ? 2 : 4);
+    for (int64_t shard = 0; shard < num_shards_; shard++) {
+      Part& part = call.parts[shard];
+      split(part, int32_t(shard), ids, weights, tokens, top_k);
+      part_tokens[shard] = part.used ? uint32_t(part.ids.size() / top_k) : 0;
+      if (!part.used) continue;
+      Name own = name;
+      own.epoch = epoch_, own.call = name.call + uint64_t(shard);
+      part.head = header_of(own, REQUEST, is_bf16, part_tokens[shard], top_k, width);
+      frame(part, hidden, row_bytes);
+      part.waits = true;
+      call.missing++;
+      waiting_[own.call] = {int(handle), int(shard)};
+    }
+    return int(handle);
+  }
+
+  // False: the link is of no use; an event follows.
+  bool send(int handle, int shard, int index) {
+    Link& link = *links_[index];
+    if (!link.is_open()) return false;
+    link.unsent.push_back({handle, calls_[handle]->parts[shard].frame});
+    link.owes++;
+    return flush(link);
+  }
+
+  bool has_unsent(int index) const { return !links_[index]->unsent.empty(); }
+
+  // Receives what is there. With a handle: until its call is complete, something else happens, or the time is over.
+  size_t poll(int handle, int64_t timeout_us) {
+    events_.clear();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
+    if (handle < 0) {
+      for (size_t index = 0; index < links_.size(); index++) serve(int(index));
+      return events_.size();
+    }
+    // A frame that came together with another one lies in memory, where no poll finds it.
+    for (size_t index = 0; index < links_.size() && !happened(); index++)
+      if (links_[index]->reader.has_more()) serve(int(index));
+    while (calls_[handle]->missing && !happened()) {
+      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - std::chrono::steady_clock::now());
+      if (left.count() <= 0) break;
+      polls_.clear(), polled_.clear();
+      for (size_t index = 0; index < links_.size(); index++) {
+        const Link& link = *links_[index];
+        if (!link.is_open() || !link.owes) continue;
+        polls_.push_back({link.fd, short(POLLIN | (link.unsent.empty() ? 0 : POLLOUT)), 0});
+        polled_.push_back(int(index));
+      }
+      if (polls_.empty()) break;
+      const timespec limit{left.count() / 1000000000, left.count() % 1000000000};
+      if (ppoll(polls_.data(), polls_.size(), &limit, nullptr) <= 0) continue;
+      for (size_t i = 0; i < polls_.size(); i++)
+        if (polls_[i].revents) serve(polled_[i]);
+    }
+    return events_.size();
+  }
+
+  const Event* events() const { return events_.data(); }
+  const std::string& text() const { return text_; }
+
+  // Takes the sums of a part that came another way. False: of another shape, or not awaited.
+  bool fill(int handle, int shard, const float* sums, uint32_t tokens, uint32_t width) {
+    Part& part = calls_[handle]->parts[shard];
+    if (!part.waits || tokens != part.head.tokens || width != part.head.hidden) return false;
+    settle(*calls_[handle], part, sums);
+    return true;
+  }
+
+  const Part& part(int handle, int shard) const { return calls_[handle]->parts[shard]; }
+
+  // Shards in order, and the rows of each in order: the sum is the same however the answers came in.
+  // Returns as `release` does: a repeated part may still be on its way to another replica.
+  size_t finish(int handle, float* out, int32_t* broken, size_t max) {
+    Call& call = *calls_[handle];
+    touched_.assign(call.tokens, 0);
+    for (const Part& part : call.parts) {
+      if (!part.used) continue;
+      const float* from = part.sums.data();
+      for (uint32_t row = 0; row < part.head.tokens; row++, from += call.hidden) {
+        const uint32_t token = part.rows.empty() ? row : uint32_t(part.rows[row]);
+        float* to = out + size_t(token) * call.hidden;
+        if (!touched_[token])
+          std::memcpy(to, from, size_t(call.hidden) * 4);
+        else
+          for (uint32_t i = 0; i < call.hidden; i++) to[i] += from[i];
+        touched_[token] = 1;
+      }
+    }
+    for (uint32_t token = 0; token < call.tokens; token++)
+      if (!touched_[token]) std::memset(out + size_t(token) * call.hidden, 0, size_t(call.hidden) * 4);
+    return release(handle, broken, max);
+  }
+
+  // The caller's tensors may go after this. A link that has sent a part of a frame only cannot go on: `broken` gets the
+  // indices of such links, at most `max`, and their number is returned.
+  size_t release(int handle, int32_t* broken, size_t max) {
+    Call& call = *calls_[handle];
+    for (const Part& part : call.parts)
+      if (part.used) waiting_.erase(part.head.name.call);
+    size_t count = 0;
+    for (size_t index = 0; index < links_.size(); index++) {
+      auto& unsent = links_[index]->unsent;
+      const auto own = [&](const Unsent& one) { return one.handle == handle; };
+      if (unsent.empty() || std::none_of(unsent.begin(), unsent.end(), own)) continue;
+      // Frames that were not begun are forgotten; the first one of the queue may be.
+      const bool begun = own(unsent.front()) && started(unsent.front());
+      const size_t before = unsent.size();
+      unsent.erase(std::remove_if(unsent.begin(), unsent.end(), own), unsent.end());
+      links_[index]->owes -= int(before - unsent.size());
+      if (begun && count < max) broken[count++] = int32_t(index);
+    }
+    call.used = false;
+    for (Part& part : call.parts)
+      if (part.sums.capacity() * 4 > KEPT_BYTES) part.sums = {};
+    return count;
+  }
+
+ private:
+  static bool started(const Unsent& frame) { return frame.at || frame.pieces[0].iov_len != LENGTH_BYTES; }
+
+  bool happened() const {
+    return std::any_of(events_.begin(), events_.end(), [](const Event& e) { return e.kind != ANSWERED; }) ||
+           events_.size() >= MAX_EVENTS;
+  }
+
+  // Each token goes once to each shard that has one of its experts.
+  void split(Part& part, int32_t shard, const int32_t* ids, const float* weights, uint32_t tokens, uint32_t top_k) {
+    part.ids.clear(), part.weights.clear(), part.rows.clear();
+    for (uint32_t token = 0; token < tokens; token++, ids += top_k, weights += top_k) {
+      bool touched = false;
+      for (uint32_t k = 0; k < top_k && !touched; k++) touched = ids[k] >= 0 && shard_of_[ids[k]] == shard;
+      if (!touched) continue;
+      for (uint32_t k = 0; k < top_k; k++)
+        part.ids.push_back(ids[k] >= 0 && shard_of_[ids[k]] == shard ? ids[k] : -1);
+      part.weights.insert(part.weights.end(), weights, weights + top_k);
+      part.rows.push_back(int32_t(token));
+    }
+    part.used = !part.rows.empty();
+    if (part.rows.size() == tokens) part.rows.clear();
+  }
+
+  void frame(Part& part, const uint8_t* hidden, size_t row_bytes) {
+    part.length = uint32_t(sizeof part.head + size_t(request_bytes(part.head)));
+    part.frame = {{&part.length, LENGTH_BYTES},
+                  {&part.head, sizeof part.head},
+                  {part.ids.data(), part.ids.size() * 4},
+                  {part.weights.data(), part.weights.size() * 4}};
+    uint8_t* const first = const_cast<uint8_t*>(hidden);
+    if (part.rows.empty()) part.frame.push_back({first, part.head.tokens * row_bytes});
+    for (const int32_t row : part.rows) {
+      uint8_t* const at = first + size_t(row) * row_bytes;
+      iovec& last = part.frame.back();
+      if (part.frame.size() > 4 && static_cast<uint8_t*>(last.iov_base) + last.iov_len == at)
+        last.iov_len += row_bytes;
+      else
+        part.frame.push_back({at, row_bytes});
+    }
+  }
+
+  // False: the link broke.
+  bool flush(Link& link) {
+    while (!link.unsent.empty()) {
+      Unsent& next = link.unsent.front();
+      msghdr message{};
+      message.msg_iov = &next.pieces[next.at];
+      message.msg_iovlen = std::min(next.pieces.size() - next.at, MAX_PARTS_A_SEND);
+      ssize_t sent = sendmsg(link.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
+      for (; next.at < next.pieces.size() && size_t(sent) >= next.pieces[next.at].iov_len; next.at++)
+        sent -= ssize_t(next.pieces[next.at].iov_len);
+      if (next.at == next.pieces.size()) {
+        link.unsent.pop_front();
+      } else {
+        next.pieces[next.at].iov_base = static_cast<uint8_t*>(next.pieces[next.at].iov_base) + sent;
+        next.pieces[next.at].iov_len -= size_t(sent);
+      }
+    }
+    return true;
+  }
+
+  // Sends what is left and receives what is there, until something happened that Python has to see.
+  void serve(int index) {
+    Link& link = *links_[index];
+    if (!link.is_open()) return;
+    if (!flush(link)) return report(ENDED, index);
+    while (!happened()) {
+      const Result result = link.reader.next(link.fd, MSG_DONTWAIT);
+      if (result == Result::AGAIN) return;
+      if (result == Result::TOO_LARGE) return report(NONSENSE, index, "a frame announces more bytes than any may have");
+      if (result != Result::READY) return report(ENDED, index);
+      take(index, link.reader.frame(), link.reader.size());
+    }
+  }
+
+  void take(int index, const uint8_t* frame, size_t size) {
+    Header h;
+    if (size < sizeof h) return report(NONSENSE, index, text("a frame of %zu bytes is shorter than its header", size));
+    std::memcpy(&h, frame, sizeof h);
+    if (std::memcmp(h.magic, MAGIC, sizeof MAGIC)) return report(NONSENSE, index, "a frame does not begin with MSEX");
+    if (h.version != VERSION) return report(NONSENSE, index, text("a frame has version %d", h.version));
+    if (h.kind != PARTIAL && h.kind != ERROR) return report(NONSENSE, index, text("an answer has kind %d", h.kind));
+    const unsigned __int128 sum_bytes = (unsigned __int128)h.tokens * h.hidden * 4;
+    if (h.kind == PARTIAL && (!h.tokens || !h.hidden || sum_bytes != size - sizeof h))
+      return report(NONSENSE, index, text("a partial sum of %u tokens, hidden size %u has %zu bytes", h.tokens, h.hidden, size));
+    links_[index]->owes--;
+    const auto found = waiting_.find(h.name.call);
+    Part* part = found == waiting_.end() ? nullptr : &calls_[found->second.handle]->parts[found->second.shard];
+    const char* const words = reinterpret_cast<const char*>(frame + sizeof h);
+    const size_t num_words = std::min(size - sizeof h, MAX_MESSAGE_BYTES);
+    if (!part || !part->waits || !(part->head.name == h.name)) {
+      // A refusal of call 0: the shard could not even read the name, so whose frame it was is unknown.
+      if (h.kind == ERROR && h.name.call == 0) return report(NONSENSE, index, std::string(words, num_words));
+      return report(DROPPED, index);
+    }
+    const auto [handle, shard] = found->second;
+    if (h.kind == ERROR) return report(REFUSED, index, std::string(words, num_words), handle, shard);
+    if (h.tokens != part->head.tokens || h.hidden != part->head.hidden)
+      return report(MISSHAPEN, index, text("sent [%u, %u], expected [%u, %u]", h.tokens, h.hidden, part->head.tokens,
+                                           part->head.hidden), handle, shard);
+    settle(*calls_[handle], *part, reinterpret_cast<const float*>(frame + sizeof h));
+    report(ANSWERED, index, "", handle, shard);
+  }
+
+  void settle(Call& call, Part& part, const float* sums) {
+    part.sums.assign(sums, sums + size_t(part.head.tokens) * part.head.hidden);
+    part.waits = false;
+    call.missing--;
+  }
+
+  void report(EventKind kind, int link, std::string words = "", int handle = -1, int shard = -1) {
+    events_.push_back({kind, link, handle, shard});
+    if (!words.empty()) text_ = std::move(words);
+    if (kind == ENDED || kind == NONSENSE) drop_link(link);
+  }
+
+  static std::string text(const char* form, auto... values) {
+    char line[256];
+    std::snprintf(line, sizeof line, form, values...);
+    return line;
+  }
+
+  struct Place {
+    int handle, shard;
+  };
+
+  const int64_t num_shards_;
+  const std::vector<int32_t> shard_of_;
+  const uint64_t epoch_;
+  std::vector<std::unique_ptr<Link>> links_;
+  std::vector<std::unique_ptr<Call>> calls_;
+  std::unordered_map<uint64_t, Place> waiting_;  // by call id
+  std::vector<Event> events_;
+  std::string text_;
+  std::vector<pollfd> polls_;
+  std::vector<int> polled_;
+  std::vector<uint8_t> touched_;
+};
+
+}  // namespace
+
+extern "C" {
+
+Client* wire_client_new(int64_t shards, int64_t experts, const int32_t* shard_of, uint64_t epoch) {
+  return new Client(shards, experts, shard_of, epoch);
+}
+void wire_client_delete(Client* client) { delete client; }
+int wire_link_add(Client* client, int fd) { return client->add_link(fd); }
+void wire_link_drop(Client* client, int link) { client->drop_link(link); }
+
+// Splits a batch. The parts' calls are `call` + shard. hidden, ids and weights must stay until `finish` or `release`.
+int wire_dispatch(Client* client, uint64_t call, uint64_t step, uint32_t layer, uint32_t micro_batch, const uint8_t* hidden,
+                  int is_bf16, uint32_t width, const int32_t* ids, const float* weights, uint32_t tokens, uint32_t top_k,
+                  uint32_t* part_tokens) {
+  return client->dispatch({0, call, step, layer, micro_batch}, hidden, is_bf16, width, ids, weights, tokens, top_k,
+                          part_tokens);
+}
+int wire_send(Client* client, int handle, int shard, int link) { return client->send(handle, shard, link); }
+int wire_has_unsent(Client* client, int link) { return client->has_unsent(link); }
+size_t wire_poll(Client* client, int handle, int64_t timeout_us, const Event** events) {
+  const size_t count = client->poll(handle, timeout_us);
+  *events = client->events();
+  return count;
+}
+const char* wire_text(Client* client, size_t* size) {
+  *size = client->text().size();
+  return client->text().data();
+}
+// A part's frame without its length, for a transport that is not a socket: its bytes, then the bytes themselves.
+size_t wire_part_bytes(Client* client, int handle, int shard) { return client->part(handle, shard).length; }
+void wire_part_copy(Client* client, int handle, int shard, uint8_t* out) {
+  const Part& part = client->part(handle, shard);
+  for (size_t i = 1; i < part.frame.size(); i++) {
+    std::memcpy(out, part.frame[i].iov_base, part.frame[i].iov_len);
+    out += part.frame[i].iov_len;
+  }
+}
+int wire_fill(Client* client, int handle, int shard, const float* sums, uint32_t tokens, uint32_t width) {
+  return client->fill(handle, shard, sums, tokens, width);
+}
+size_t wire_finish(Client* client, int handle, float* out, int32_t* broken, size_t max) {
+  return client->finish(handle, out, broken, max);
+}
+size_t wire_release(Client* client, int handle, int32_t* broken, size_t max) {
+  return client->release(handle, broken, max);
+}
+
+}  // extern "C"
