@@ -1,4 +1,4 @@
-"""Round trip of one dispatch: a layer's tokens to the expert processes and their sum back, by carrier and size.
+"""Round trip of one dispatch: a layer's tokens to the expert processes and their sum back, by transport and size.
 
     python -m tests.bench.dispatch
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 import uvloop
 
-from services.attention.experts.connection import Transport
 from services.attention.experts.experts import RemoteExperts
+from services.attention.experts.transports import TransportName
 from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint.dims import RandomDims, tiny_dims
 from services.local.random_checkpoint.write import write_random_checkpoint
@@ -31,7 +31,7 @@ from tests.services.expert.serving import ExpertProcess
 HIDDEN, TOP_K, NUM_EXPERTS, LAYER = 7168, 8, 16, 1
 NUM_TOKENS = (1, 8, 32, 128, 512)
 NUM_SHARDS = (1, 2)
-CARRIERS: tuple[tuple[Transport, str], ...] = (("unix", "unix"), ("grpc", "unix"), ("grpc", "tcp"))
+CARRIERS: tuple[tuple[TransportName, str], ...] = (("unix", "unix"), ("tcp", "tcp"), ("grpc", "unix"), ("grpc", "tcp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,9 @@ def measure() -> Iterator[Row]:
                 yield from _measure_carrier(model, Path(folder), transport, network, num_shards)
 
 
-def _measure_carrier(model: Path, folder: Path, transport: Transport, network: str, num_shards: int) -> Iterator[Row]:
+def _measure_carrier(
+    model: Path, folder: Path, transport: TransportName, network: str, num_shards: int
+) -> Iterator[Row]:
     with ExitStack() as stack:
         processes = []
         for shard in range(num_shards):
@@ -96,7 +98,7 @@ def _measure_carrier(model: Path, folder: Path, transport: Transport, network: s
 
 
 async def _round_trips(
-    model: Path, addresses: list[list[str]], metrics: list[str], transport: Transport, carrier: str, rows: list[Row]
+    model: Path, addresses: list[list[str]], metrics: list[str], transport: TransportName, carrier: str, rows: list[Row]
 ) -> None:
     num_shards = len(addresses)
     experts = RemoteExperts(
