@@ -51,15 +51,15 @@ async def main(settings: ExpertSettings) -> None:
     )
     servicer = ExpertServicer(description, compute)
 
-    async def ready() -> None:
-        for wire in sockets:
-            wire.start()
-            description.wire_port = wire.port or description.wire_port
+    # Before gRPC answers: a caller that asks Describe must find every transport.
+    for wire in sockets:
+        wire.start()
+        description.wire_port = wire.port or description.wire_port
 
     async def drain() -> None:
         await asyncio.gather(servicer.drain(), *(wire.stop(settings.drain_s) for wire in sockets))
 
-    await serve(settings, NAME, lambda server: add_expert_service(servicer, server), ready=ready, on_drain=drain)
+    await serve(settings, NAME, lambda server: add_expert_service(servicer, server), on_drain=drain)
 
 
 def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:

@@ -26,6 +26,9 @@ class Batch(Protocol):
     def wait(self) -> None:
         """Sleep for a short while at most, for answers that come sooner than the event loop would see them."""
 
+    def gives_way(self) -> bool:
+        """Whether the event loop has waited so long for its turn that the caller must give it one."""
+
     def result(self) -> Tensor:
         """The sum over shards [tokens, hidden] f32, once all parts have their sums."""
 
@@ -50,6 +53,9 @@ class PythonBatch:
 
     def wait(self) -> None:
         """No-op: answers come through the event loop."""
+
+    def gives_way(self) -> bool:
+        return False
 
     def result(self) -> Tensor:
         partials = [partial for partial in self._partials if partial is not None]

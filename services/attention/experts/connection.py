@@ -13,7 +13,7 @@ import grpc
 
 from protos import expert_pb2, expert_pb2_grpc
 from services.attention.experts.in_flight import Call, ShardCalls
-from services.attention.experts.metrics import LIVE_REPLICAS
+from services.attention.experts.metrics import LIVE_REPLICAS, STREAMS
 from services.attention.experts.native_wire import NativeWire
 from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport, TransportName
 from services.runtime.channels import open_channel
@@ -104,6 +104,7 @@ class ReplicaConnection:
         self._stream.close()
         self._stream = None
         LIVE_REPLICAS.labels(self._expected.shard).dec()
+        STREAMS.labels(self.transport).dec()
         self.state = f"was lost: {reason}"
         if not self._broken.done():
             self._broken.set_result(reason)
@@ -137,8 +138,10 @@ class ReplicaConnection:
             stands = {"address": self.address, "shard": self._expected.shard, "transport": self.transport}
             log.info("expert replica connected", extra=stands)
             LIVE_REPLICAS.labels(self._expected.shard).inc()
+            STREAMS.labels(self.transport).inc()
             self._calls.on_up()
             reason = await self._broken
+            self._failed.clear()  # what comes back may offer what failed before
             log.warning("expert replica lost", extra={"address": self.address, "reason": reason})
             return None
 

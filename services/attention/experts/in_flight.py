@@ -85,6 +85,8 @@ class Dispatched:
                 yield  # one turn of the loop, in which the other micro-batch computes and sends
             if not self.done:
                 self.batch.wait()
+            if self.batch.gives_way():
+                yield
             yield from self._complete.__await__()
             # Until the last sum came, not until the loop came back: the other micro-batch may have been computing.
             WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))

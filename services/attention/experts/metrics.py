@@ -41,3 +41,9 @@ LIVE_REPLICAS = Gauge(
     "Expert replicas with an open stream, by expert shard.",
     ["shard"],
 )
+
+STREAMS = Gauge(
+    "moonshard_dispatch_streams",
+    "Open streams to expert replicas, by transport: unix, tcp or grpc.",
+    ["transport"],
+)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # A hop of a decode step takes tens of microseconds to milliseconds: sleeping in native code for it costs a tenth of a
 # turn of the event loop. Whatever takes longer is awaited in the loop, which must not stand still.
 PATIENCE_S: Final = 0.005
+# Answers that are there before anybody waits in the loop would keep it from ever turning: discovery, connections and
+# timers get a turn this often.
+TURN_S: Final = 0.02
 
 OnAnswer = Callable[["Call"], None]
 OnRefusal = Callable[["Call", str], None]
@@ -32,6 +35,7 @@ class NativeWire:
         self.client = NativeClient(placement, epoch)
         self.calls: dict[tuple[int, int], Call] = {}  # by handle and shard
         self._links: dict[int, NativeTransport] = {}
+        self.turned_s = time.monotonic()
 
     def dispatch(self, name: CallName, work: RoutedTokens) -> "NativeBatch":
         """A batch whose parts can be sent; the call id of a part is that of `name` plus its shard."""
@@ -159,6 +163,13 @@ class NativeBatch:
             self._wire.handle(events)
         # Frames that came together with the last event lie in memory, where the loop does not see them.
         self._wire.pump()
+
+    def gives_way(self) -> bool:
+        now_s = time.monotonic()
+        is_due = now_s - self._wire.turned_s > TURN_S
+        if is_due:
+            self._wire.turned_s = now_s
+        return is_due
 
     def result(self) -> Tensor:
         total, broken = self._wire.client.finish(self.call)
