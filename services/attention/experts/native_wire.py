@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 0.005
 # Answers that are there before anybody waits in the loop would keep it from ever turning: discovery, connections and
 # timers get a turn this often.
-TURN_S: Final = 0.02
+TURN_S: Final = 0.005
 
 OnAnswer = Callable[["Call"], None]
 OnRefusal = Callable[["Call", str], None]
