@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from services.attention.experts.answer_span import record_answer
 from services.attention.experts.batches import Batch
 from services.attention.experts.metrics import (
     DISPATCH_SECONDS,
@@ -231,7 +232,7 @@ class ShardCalls:
         began_s, ended_s = call.dispatched.started_s, time.monotonic()
         self._round_trips.observe(ended_s - began_s)
         if call.dispatched.trace is not None:
-            _record(call, self._shard, *call.dispatched.trace, began_s, ended_s)
+            record_answer(call.name, self._shard, call.shape[0], *call.dispatched.trace, began_s, ended_s)
         call.dispatched.settle(call.part_index, total)
 
     def on_refusal(self, replica: ExpertReplica, call: Call, complaint: str) -> None:
@@ -292,14 +293,3 @@ class ShardCalls:
     def report(self) -> str:
         """For people: the state of every replica."""
         return "; ".join(f"{replica.address} {replica.state}" for replica in self.replicas)
-
-
-def _record(call: Call, shard: int, tracer: Tracer, parent: str, began_s: float, ended_s: float) -> None:
-    """The span of one answer."""
-    attributes = {
-        "moonshard.layer": call.name.layer,
-        "moonshard.micro_batch": call.name.micro_batch,
-        "moonshard.expert_shard": shard,
-        "moonshard.num_tokens": call.shape[0],
-    }
-    tracer.record("dispatch", parent, began_s, ended_s, attributes)
