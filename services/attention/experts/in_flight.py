@@ -93,6 +93,7 @@ class Dispatched:
             WAIT_SECONDS.observe(max(0.0, self._completed_s - awaited_s))
             return to_device(self.batch.result(), self._device)
         finally:
+            self._complete.cancel()  # no-op but for a caller that gave up while it gave the loop its turn
             self.batch.close()
 
 
