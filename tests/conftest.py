@@ -19,11 +19,12 @@ RELEASED = {  # file of a released checkpoint -> its name in the data beside the
 CLUSTERS = ("tests/cluster", "tests/services/nano")  # their clusters would take the cores from each other
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one parallel worker, which makes its fixtures once, and all clusters to the same worker."""
     for item in items:
         folder = str(item.path.parent.relative_to(ROOT))
-        group = "clusters" if folder in CLUSTERS else str(item.path)
+        group = "clusters" if folder in CLUSTERS else str(item.path.relative_to(ROOT))
         item.add_marker(pytest.mark.xdist_group(group))
 
 
