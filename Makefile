@@ -8,8 +8,8 @@ LOCK := requirements.lock
 # Bytecode is kept whatever the shell says: without it every process compiles our modules, and pytest every test, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The clusters' tests share one worker, each other file has one of its own (tests/conftest.py).
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# Which worker runs which tests: tests/conftest.py. Clusters take longest, so their worker starts with them.
+PARALLEL := --numprocesses logical --maxprocesses 8 --no-loadscope-reorder
 
 .PHONY: help serve chat quick test check coverage sanitize bench kind lock clean
 

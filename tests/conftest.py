@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Deterministic products, which `nan_filled_empty` asks for, need this on a GPU.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -16,16 +18,18 @@ RELEASED = {  # file of a released checkpoint -> its name in the data beside the
     "tiktoken.model": "tiktoken.model",
     "tokenizer_config.json": "tokenizer_config.json",
 }
-CLUSTERS = ("tests/cluster", "tests/services/nano")  # their clusters would take the cores from each other
+CLUSTERS = ("tests/cluster/", "tests/services/nano/")  # their clusters would take the cores from each other
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadScopeScheduling):
     """Give each file to one parallel worker, which makes its fixtures once, and all clusters to the same worker."""
-    for item in items:
-        folder = str(item.path.parent.relative_to(ROOT))
-        group = "clusters" if folder in CLUSTERS else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "clusters" if nodeid.startswith(CLUSTERS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_collection_finish() -> None:
