@@ -54,7 +54,8 @@ class Lease:
 
     async def release(self) -> None:
         """Give it back, so that its successor need not wait for its expiry."""
-        if not self.held:
+        # A renewal may be late: what was taken is given back even where it is not sure to be held any more.
+        if self._sure_until_s == 0.0:
             return
         self._sure_until_s = 0.0
         self._report()
