@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from services.tokenizer.vocabulary import Vocabulary
-from tests.gateway.site import Site
+from tests.gateway.site import CONTEXT_TOKENS, Site
 
 MANY = settings(
     max_examples=150,
@@ -31,15 +31,22 @@ VALUES = st.recursive(
 
 
 @contextmanager
-def client_of_site(vocabulary: Vocabulary) -> Iterator[httpx.Client]:
-    """A client of a site that lives in a thread, since hypothesis runs a test many times in no event loop."""
+def site_in_thread(vocabulary: Vocabulary, *, max_body_bytes: int = 20_000, endless: bool = False) -> Iterator[str]:
+    """The URL of a site that lives in a thread, since hypothesis runs a test many times in no event loop.
+
+    endless  answers are long enough for requests that ignore the end
+    """
     started: list[str] = []
     ready = threading.Event()
     done = asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with Site(vocabulary, max_body_bytes=20_000) as site:
+        async with Site(vocabulary, max_body_bytes=max_body_bytes) as site:
+            if endless:
+                site.answer_ids = site.answer_ids * (CONTEXT_TOKENS // len(site.answer_ids) + 1)
+                for engine in site.decodes:
+                    engine.num_at_once = 100
             started.append(site.url)
             ready.set()
             await done.wait()
@@ -48,9 +55,18 @@ def client_of_site(vocabulary: Vocabulary) -> Iterator[httpx.Client]:
     thread.start()
     assert ready.wait(30)
     try:
-        with httpx.Client(base_url=started[0], timeout=20, trust_env=False) as client:
-            yield client
+        yield started[0]
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def client_of_site(vocabulary: Vocabulary) -> Iterator[httpx.Client]:
+    """A client of a site in a thread."""
+    with (
+        site_in_thread(vocabulary) as url,
+        httpx.Client(base_url=url, timeout=20, trust_env=False) as client,
+    ):
+        yield client

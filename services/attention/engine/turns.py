@@ -76,8 +76,8 @@ def plan_step(running: Sequence[Generation], step_tokens: int) -> list[Chunk]:
     prompts = sorted((g for g in running if not g.is_stream), key=lambda g: (g.due, g.arrival))
     if not prompts or room <= 0:
         return plan
-    first = prompts[0]
-    short = [g for g in prompts[1:] if g.num_remaining <= SHORT_STEPS * step_tokens]
+    first, *others = prompts
+    short = [g for g in others if g.num_remaining <= SHORT_STEPS * step_tokens]
     kept = min(_most(first, step_tokens), -(-room // 2))
     room -= kept
     chunks = []
@@ -87,7 +87,7 @@ def plan_step(running: Sequence[Generation], step_tokens: int) -> list[Chunk]:
             room -= chunks[-1].num_tokens
     more = min(_most(first, step_tokens) - kept, room)
     chunks.insert(0, Chunk(first, kept + more))
-    rest = next((g for g in prompts[1:] if g not in short), None)
+    rest = next((g for g in others if g.num_remaining > SHORT_STEPS * step_tokens), None)
     if rest is not None and room > more:
         chunks.append(Chunk(rest, min(_most(rest, step_tokens), room - more)))
     return plan + chunks

@@ -1,57 +1,27 @@
 """Whatever bytes a client sends: never a 5xx, and every refusal in the agreed form."""
 
-import asyncio
 import json
-import threading
 from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.chat.field_rules import RULES
 from gateway.dialects.chat.schema import ChatCompletionRequest
-from tests.gateway.site import Site
+from tests.gateway.fuzzing import MANY, VALUES, client_of_site
 from tests.gateway.streams import read_stream
 
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
 REFUSED = [name for name in RULES.refused if "*" not in name and "." not in name]
-MANY = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 @pytest.fixture(scope="module")
-def url(vocabulary):
-    """A site that lives in a thread, since hypothesis runs a test many times in no event loop."""
-    started: list[str] = []
-    ready = threading.Event()
-    done = asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with Site(vocabulary, max_body_bytes=20_000) as site:
-            started.append(site.url)
-            ready.set()
-            await done.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert ready.wait(30)
-    yield started[0]
-    loop.call_soon_threadsafe(done.set)
-    thread.join()
-    loop.close()
-
-
-@pytest.fixture(scope="module")
-def http(url):
-    with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+def http(vocabulary):
+    with client_of_site(vocabulary) as client:
         yield client
 
 
@@ -68,17 +38,6 @@ def check(response: httpx.Response) -> None:
     assert len(error["message"]) <= 500
 
 
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
-)
-WORDS = st.sampled_from(
-    ["type", "role", "content", "text", "function", "name", "url", "user", "assistant", "tool", "id"]
-)
-VALUES = st.recursive(
-    LEAVES | WORDS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=4), inner, max_size=4),
-    max_leaves=12,
-)
 FIELDS = st.sampled_from(sorted({*ChatCompletionRequest.model_fields, *REFUSED, "x"}))
 PARTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "input_text", "refusal", "image_url", "audio"])},

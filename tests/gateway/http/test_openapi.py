@@ -1,8 +1,5 @@
 """Our OpenAPI page against the server: whatever fits the page, or nearly fits it, gets an answer that fits it too."""
 
-import asyncio
-import threading
-
 import httpx
 import pytest
 import schemathesis
@@ -12,7 +9,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from gateway.dialects.answer_schemas import ANSWERS
-from tests.gateway.site import CONTEXT_TOKENS, Site
+from tests.gateway.fuzzing import site_in_thread
 
 OPERATIONS = 28
 CHECKED = [
@@ -33,29 +30,8 @@ FEW = settings(
 
 @pytest.fixture(scope="module")
 def url(vocabulary):
-    """A site that lives in a thread, since hypothesis runs a test many times in no event loop."""
-    started: list[str] = []
-    ready = threading.Event()
-    done = asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with Site(vocabulary, max_body_bytes=50_000) as site:
-            # Also long enough for requests that ignore the end.
-            site.answer_ids = site.answer_ids * (CONTEXT_TOKENS // len(site.answer_ids) + 1)
-            for engine in site.decodes:
-                engine.num_at_once = 100
-            started.append(site.url)
-            ready.set()
-            await done.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert ready.wait(30)
-    yield started[0]
-    loop.call_soon_threadsafe(done.set)
-    thread.join()
-    loop.close()
+    with site_in_thread(vocabulary, max_body_bytes=50_000, endless=True) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """Expert replicas behind a DNS name: found, sorted by what they hold, refused, dropped."""
 
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 
 from services.attention.experts.experts import DispatchLimits, RemoteExperts
 from services.checkpoint.placement import expert_placement
-from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.runtime import discovery
 from services.runtime.errors import ExpertsUnavailable
@@ -16,19 +15,6 @@ from tests.services.expert.serving import ServerThread, plain_sum, random_work
 
 NAME = "dns:m-expert.ns.svc:50051"
 NUM_SHARDS = 2
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

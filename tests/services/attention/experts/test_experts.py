@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import ExitStack
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ import torch
 from services.attention.experts.experts import LocalExperts
 from services.attention.experts.metrics import DROPPED_ANSWERS
 from services.checkpoint.placement import expert_placement
-from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import load_expert_shard
 from services.runtime.errors import ExpertsUnavailable, WireError
@@ -27,19 +25,6 @@ from tests.services.attention.experts.dispatching import (
 from tests.services.expert.serving import ServerThread, plain_sum, random_work
 
 LAYER = 2
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @TRANSPORTS

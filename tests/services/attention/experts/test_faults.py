@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,9 @@ import torch
 
 from services.attention.experts.in_flight import MAX_CALLS
 from services.attention.experts.metrics import DROPPED_ANSWERS, REPEATED_CALLS
-from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.errors import ExpertsUnavailable, WireError
 from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, connected, dispatch, until, waiting
 from tests.services.expert.serving import ExpertProcess, ServerThread, plain_sum, random_work, short_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 async def drained(process):

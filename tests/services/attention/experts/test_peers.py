@@ -1,28 +1,14 @@
 """Who is connected to, and who is refused."""
 
 import asyncio
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 
 import pytest
 
 from services.attention.experts.experts import parse_experts
-from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.errors import CheckpointError, ExpertsUnavailable
 from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, dispatch, opened
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,17 @@
 import asyncio
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
 
 from services.expert.wire_socket import INTRODUCTION_S, MAX_STRANGERS
-from services.local.random_checkpoint.write import write_random_checkpoint
 from services.runtime.errors import CheckpointError
 from services.wire.frames import CallName, encode_request
 from services.wire.stream import INTRODUCTION, with_length
 from tests.services.attention.experts.dispatching import assert_same, connected, dispatch, opened
 from tests.services.expert import serving
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_random_checkpoint(path)
-    return path
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 async def assert_serves(experts, model, transport):
