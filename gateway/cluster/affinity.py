@@ -1,10 +1,12 @@
-"""Prefix affinity: which prefill replica computed which beginning of a prompt."""
+"""Affinity: the replica that has met the beginning of a prompt or of a conversation before."""
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import xxhash
+
+from protos.tokenizer_pb2 import RenderRequest
 
 CHUNK_TOKENS = 256
 
@@ -18,6 +20,16 @@ def chain_hashes(token_ids: Sequence[int]) -> list[int]:
         digest.update(raw[start : start + CHUNK_TOKENS].tobytes())
         hashes.append(digest.intdigest())
     return hashes
+
+
+def conversation_key(request: RenderRequest) -> bytes:
+    """Return a name that all turns of a conversation share: a digest of its messages up to the user's first."""
+    digest = xxhash.xxh3_64()
+    for message in request.messages:
+        digest.update(message.SerializeToString(deterministic=True))
+        if message.role == "user":
+            break
+    return digest.digest()
 
 
 class PrefixMap:

@@ -1,9 +1,14 @@
 """Policies that choose the replica of the next call: functions from loads to one replica."""
 
+import math
 from collections.abc import Mapping, Sequence
+
+import xxhash
 
 from gateway.cluster.replicas import Replica
 from services.runtime.errors import Overloaded
+
+RENDER_BOUND = 1.25
 
 
 def choose_prefill(replicas: Sequence[Replica], cached_tokens: Mapping[str, int]) -> Replica:
@@ -20,6 +25,17 @@ def choose_decode(replicas: Sequence[Replica]) -> Replica:
     if not roomy:
         raise Overloaded(f"the queues of all {len(replicas)} decode replicas are full", retry_after_s=1.0)
     return max(roomy, key=lambda replica: replica.free_blocks)
+
+
+def choose_renderer(replicas: Sequence[Replica], key: bytes) -> Replica:
+    """Return the replica that renders the conversations of this key, or the next in their order if it is too busy.
+
+    Each key has an order of all replicas (rendezvous hashing), so a replica that comes or goes moves only its share.
+    Too busy means a quarter more open calls than the average: so no key can pile its work up on one replica.
+    """
+    bound = math.ceil(RENDER_BOUND * (1 + sum(replica.num_rendering for replica in replicas)) / len(replicas))
+    ranked = sorted(replicas, key=lambda replica: xxhash.xxh3_64_intdigest(replica.address.encode() + key))
+    return next(replica for replica in ranked if replica.num_rendering < bound)
 
 
 class RoundRobin:

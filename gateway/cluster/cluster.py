@@ -1,12 +1,13 @@
 """The cluster behind the gateway: the replicas of every role, and the calls that any of them can answer."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from gateway.cluster.affinity import PrefixMap
-from gateway.cluster.choose import RoundRobin
+from gateway.cluster.affinity import PrefixMap, conversation_key
+from gateway.cluster.choose import RoundRobin, choose_renderer
 from gateway.cluster.demand import DemandBook
 from gateway.cluster.hand_over import HandOver
 from gateway.cluster.replicas import ATTENTION, TOKENIZER, VISION, Replica, ReplicaPool
@@ -93,8 +94,17 @@ class Cluster:
         return self._model
 
     async def render(self, request: RenderRequest, context: RequestContext) -> RenderResponse:
-        """Return the prompt of a conversation."""
-        return await self._ask_tokenizer(lambda replica: replica.tokenizer.Render, request, context)
+        """Return the prompt of a conversation, from the replica that remembers its earlier turns unless it is busy."""
+
+        async def ask(replica: Replica, left_s: float) -> RenderResponse:
+            replica.num_rendering += 1
+            try:
+                return await replica.tokenizer.Render(request, timeout=left_s, metadata=context.metadata)
+            finally:
+                replica.num_rendering -= 1
+
+        choose = partial(choose_renderer, key=conversation_key(request))
+        return await self._ask(self.tokenizers, choose, self._settings.tokenizer_s, context, ask)
 
     async def tokenize(self, text: str, context: RequestContext, *, allow_special: bool) -> list[int]:
         """Return the tokens of a text; `allow_special` makes special tokens of what looks like them."""
@@ -136,7 +146,7 @@ class Cluster:
     async def _ask(
         self,
         pool: ReplicaPool,
-        policy: RoundRobin,
+        policy: Callable[[Sequence[Replica]], Replica],
         at_most_s: float,
         context: RequestContext,
         ask: Callable[[Replica, float], Awaitable[T]],

@@ -49,6 +49,7 @@ class Replica:
     serving: bool = False
     load: GetLoadResponse = field(default_factory=GetLoadResponse)
     sent: list[tuple[float, int]] = field(default_factory=list)  # (when, tokens) of calls the load doesn't show yet
+    num_rendering: int = 0  # open calls that render a conversation
 
     @property
     def attention(self) -> "AttentionServiceAsyncStub":

@@ -16,7 +16,7 @@ from services.tokenizer.long_work import LongWork
 from services.tokenizer.metrics import TOKENS, ParserMetrics
 from services.tokenizer.parser import Parser
 from services.tokenizer.parser_options import options_from_proto
-from services.tokenizer.rendering import render_prompt
+from services.tokenizer.rendering import Renderer
 from services.tokenizer.vocabulary import Vocabulary
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,8 +25,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class TokenizerServicer(TokenizerServiceServicer):
     """Text to tokens and back. Stateless between calls; a parser lives as long as its stream."""
 
-    def __init__(self, vocabulary: Vocabulary, work: LongWork, max_request_bytes: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, work: LongWork, max_request_bytes: int, max_remembered_bytes: int
+    ) -> None:
         self._vocabulary = vocabulary
+        self._renderer = Renderer(vocabulary, max_remembered_bytes)
         self._work = work
         self._max_request_bytes = max_request_bytes
 
@@ -42,7 +45,7 @@ class TokenizerServicer(TokenizerServiceServicer):
     async def Render(self, request: pb.RenderRequest, context: Context) -> pb.RenderResponse:
         size_bytes = self._size(request, "messages")
         check_conversation(request, self._vocabulary.context_tokens)
-        response = await self._work.run(size_bytes, partial(render_prompt, request, self._vocabulary))
+        response = await self._work.run(size_bytes, partial(self._renderer.render, request))
         TOKENS.labels("prompts").inc(len(response.token_ids))
         return response
 

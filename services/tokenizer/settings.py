@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from services.runtime.settings import ServiceSettings
 
@@ -18,4 +18,8 @@ class TokenizerSettings(ServiceSettings):
     )
     max_request_bytes: PositiveInt = Field(
         16 * 1024 * 1024, description="Size of one gRPC request, about ten times a full context."
+    )
+    max_remembered_bytes: NonNegativeInt = Field(
+        256 * 1024 * 1024,
+        description="Memory for texts and their tokens, so that the next turn encodes only what is new.",
     )

@@ -33,7 +33,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._work = LongWork(1, 16, 1 << 28)
-        self._servicer = TokenizerServicer(vocabulary, self._work, 2**24)
+        self._servicer = TokenizerServicer(vocabulary, self._work, 2**24, 2**20)
         self._server: grpc.aio.Server | None = None
         self.address = "127.0.0.1:0"
 

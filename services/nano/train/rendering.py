@@ -16,7 +16,7 @@ from protos.tokenizer_pb2 import ChatMessage, ContentPart, ToolCall
 from services.checkpoint.markers import Marker
 from services.nano.train.sample import Json, Sample, Video
 from services.tokenizer.declaration import declare
-from services.tokenizer.encoding import Prompt, encode_prompt
+from services.tokenizer.encoding import PromptEncoder
 from services.tokenizer.messages import Message, messages_from_proto
 from services.tokenizer.template import PromptOptions, Segment, render
 from services.tokenizer.tools import parse_tools
@@ -54,9 +54,10 @@ class Example:
 def example(sample: Sample, vocabulary: Vocabulary, config: MediaConfig) -> Example:
     """The sample as the services would render it, its last answer included."""
     items: list[Item] = []
-    prompt = encode_prompt(segments(sample, config, items), vocabulary)
-    targets = _targets(prompt, sample, vocabulary)
-    return Example(sample.skill, prompt.token_ids, targets, items, [span.offset for span in prompt.media])
+    prompt = PromptEncoder(vocabulary, max_remembered_bytes=0).encode(segments(sample, config, items))
+    token_ids = list(prompt.token_ids)
+    targets = _targets(token_ids, sample, vocabulary)
+    return Example(sample.skill, token_ids, targets, items, [span.offset for span in prompt.media])
 
 
 def segments(sample: Sample, config: MediaConfig, items: list[Item]) -> list[Segment]:
@@ -130,9 +131,8 @@ def _item(frames: Sequence[Image.Image], size: FrameSize, config: MediaConfig, i
     return MediaRef(grid_t=grid.frames, grid_h=grid.rows, grid_w=grid.columns, num_tokens=size.num_tokens)
 
 
-def _targets(prompt: Prompt, sample: Sample, vocabulary: Vocabulary) -> list[bool]:
+def _targets(ids: Sequence[int], sample: Sample, vocabulary: Vocabulary) -> list[bool]:
     """True from behind what opens an answer, `<think>` or `<think></think>`, to the end of the turn."""
-    ids = prompt.token_ids
     begin, end, opens, turn_ends = (
         vocabulary.marker_ids[marker] for marker in (Marker.THINK_BEGIN, Marker.THINK_END, Marker.ASSISTANT, Marker.END)
     )

@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from gateway.cluster.affinity import CHUNK_TOKENS, PrefixMap, chain_hashes
-from gateway.cluster.choose import RoundRobin, choose_decode, choose_prefill
+from gateway.cluster.affinity import CHUNK_TOKENS, PrefixMap, chain_hashes, conversation_key
+from gateway.cluster.choose import RoundRobin, choose_decode, choose_prefill, choose_renderer
 from gateway.cluster.replicas import Replica
 from protos.attention_pb2 import GetLoadResponse
+from protos.tokenizer_pb2 import ChatMessage, ContentPart, RenderRequest
 from services.runtime.errors import Overloaded
 
 
@@ -94,3 +95,42 @@ def test_prefix_map():
     assert seen.cached_tokens([1]) == {}, "the oldest are forgotten"
     assert seen.cached_tokens([7, 8, 9]) == {"c": 3 * CHUNK_TOKENS}
     assert seen.cached_tokens([]) == {}
+
+
+def conversation(*texts: str) -> RenderRequest:
+    roles = ("system", "user", "assistant", "user")
+    return RenderRequest(
+        messages=[
+            ChatMessage(role=role, content=[ContentPart(text=text)]) for role, text in zip(roles, texts, strict=False)
+        ]
+    )
+
+
+def test_all_turns_of_a_conversation_have_one_key():
+    first = conversation_key(conversation("Be brief.", "Hi"))
+    assert first == conversation_key(conversation("Be brief.", "Hi", "Hello.", "And now?"))
+    assert (
+        len({first, conversation_key(conversation("Be brief.", "Ho")), conversation_key(conversation("", "Hi"))}) == 3
+    )
+    assert conversation_key(RenderRequest()) == conversation_key(RenderRequest())
+
+
+def test_a_conversation_stays_with_its_replica():
+    replicas = [replica(name) for name in "abcd"]
+    keys = [bytes([number]) * 8 for number in range(200)]
+    chosen = [choose_renderer(replicas, key).address for key in keys]
+    assert chosen == [choose_renderer(replicas[::-1], key).address for key in keys]
+    assert all(chosen.count(name) > 200 / 4 / 2 for name in "abcd")
+    without = [choose_renderer(replicas[1:], key).address for key in keys]
+    assert all(now == before for before, now in zip(chosen, without, strict=True) if before != "a")
+
+
+def test_a_busy_replica_gives_a_conversation_to_another():
+    replicas = [replica(name) for name in "abc"]
+    favourite = choose_renderer(replicas, b"key")
+    given = []
+    for _ in range(30):
+        given.append(choose_renderer(replicas, b"key"))
+        given[-1].num_rendering += 1
+    assert given[0] is favourite
+    assert max(one.num_rendering for one in replicas) <= 1.25 * 30 / 3 + 1

@@ -3,7 +3,9 @@
 import json
 
 from protos.media_pb2 import MediaRef, VideoChunk
-from protos.tokenizer_pb2 import ChatMessage, ContentPart, RenderRequest, ToolCall
+from protos.tokenizer_pb2 import ChatMessage, ContentPart, RenderRequest, RenderResponse, ToolCall
+from services.tokenizer.rendering import Renderer
+from services.tokenizer.vocabulary import Vocabulary
 
 
 def image(num_tokens=1) -> ContentPart:
@@ -43,3 +45,8 @@ def request_from_json(messages, tools=None, **flags) -> RenderRequest:
         tools_json=json.dumps(tools) if tools else "",
         **{"thinking": True, "add_generation_prompt": True} | flags,
     )
+
+
+def render_prompt(request: RenderRequest, vocabulary: Vocabulary) -> RenderResponse:
+    """Render by a renderer that remembers nothing."""
+    return Renderer(vocabulary, max_remembered_bytes=0).render(request)

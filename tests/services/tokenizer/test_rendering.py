@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 from protos.tokenizer_pb2 import CONTENT, REASONING, ChatMessage, ContentPart, RenderRequest, ToolCall
 from services.checkpoint.markers import Marker
 from services.runtime.errors import InvalidRequest
-from services.tokenizer.encoding import encode_prompt
 from services.tokenizer.messages import MAX_MEDIA_TOKENS
-from services.tokenizer.rendering import render_prompt
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS
-from tests.services.tokenizer.conversations import image, request_from_json, video
+from tests.services.tokenizer.conversations import image, render_prompt, request_from_json, video
 
 TOOLS = '[{"type":"function","function":{"name":%s,"description":%s,"parameters":%s}}]'
 
@@ -254,4 +252,3 @@ def test_bad_requests_name_the_field(tiny, messages, change, field):
 
 def test_an_empty_conversation_has_an_empty_prompt(tiny):
     assert render_prompt(RenderRequest(), tiny).token_ids == []
-    assert encode_prompt([], tiny).token_ids == []

@@ -23,6 +23,7 @@ from tests.services.tokenizer.conversations import request_from_json
 
 TOOL = pb.DeclaredTool(name="f", properties=["a"])
 MAX_REQUEST_BYTES = 1_000_000
+MAX_REMEMBERED_BYTES = 1 << 20
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def work():
 
 @pytest.fixture
 async def stub(tiny, work):
-    servicer = TokenizerServicer(tiny, work, MAX_REQUEST_BYTES)
+    servicer = TokenizerServicer(tiny, work, MAX_REQUEST_BYTES, MAX_REMEMBERED_BYTES)
     server, address = await start_server(lambda server: add_TokenizerServiceServicer_to_server(servicer, server))
     async with open_channel(address) as channel:
         yield TokenizerServiceStub(channel)
@@ -243,7 +244,7 @@ def tiny_messages(count, *, calls=0, parts=0):
 )
 async def test_a_conversation_that_cannot_fit_is_refused_at_once(tiny, request_, message):
     work = LongWork(threads=1, max_waiting=4, max_waiting_bytes=1 << 24)
-    servicer = TokenizerServicer(tiny, work, 1 << 24)
+    servicer = TokenizerServicer(tiny, work, 1 << 24, 0)
     started = time.perf_counter()
     with pytest.raises(RequestTooLarge, match=message) as caught:
         await servicer.Render(request_, None)
