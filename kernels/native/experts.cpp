@@ -1,8 +1,8 @@
 // The routed experts of a message in one call: down(silu(gate(x)) * up(x)), weighted and summed per token.
 //
-// One expert is one run of bytes: gate and up words, their scales, down words, their scales. Gate and up blocks of 16
-// rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...), so four blocks give 32 numbers of the inner
-// vector, which is one group of columns of `down`: the result is packed for the second product where it is made.
+// The bytes of one expert are contiguous: gate and up words, their scales, down words, their scales. Gate and up blocks
+// of 16 rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...). So four blocks give 32 numbers of the inner
+// vector, one group of columns of `down`, and the task that computes them packs them for the second product.
 #include "products.h"
 
 namespace moonshard {
@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t TASK_BLOCKS = 4;
 constexpr int64_t TASK_ROWS = TASK_BLOCKS * ROWS;  // 64 rows: 32 of gate and 32 of up, or 64 of down
-constexpr int64_t WAVE_ROWS = 2048;                // packed rows that are held at once
+constexpr int64_t WAVE_ROWS = 2048;                // most packed rows in memory at a time
 
 struct Shape {
   int64_t hidden, width;
@@ -29,7 +29,7 @@ Matrix down_of(const uint8_t* expert, const Shape& s) {
   return {words, reinterpret_cast<const uint16_t*>(words + s.words2()), s.width / GROUP};
 }
 
-// The tokens of one expert: `first` counts assignments before it in the message, `row` packed rows.
+// The tokens of one expert. `first` is the number of assignments before it in the message, `row` that of packed rows.
 template <class Tiling>
 struct Job {
   const uint8_t* expert;
@@ -127,7 +127,7 @@ struct Wave {
     Product::template pack<X>(row, job.tiling, task, call.shape.hidden, inputs_of(job));
   }
 
-  // 32 numbers of the inner vector of every token of one expert.
+  // Computes 32 numbers of the inner vector of every token of one expert.
   void gate_up(int64_t task) const {
     const int64_t chunks = call.shape.width / GROUP, chunk = task % chunks;
     const Job<Tiling>& job = sorted.jobs[begin + task / chunks];
@@ -147,7 +147,8 @@ struct Wave {
       }
   }
 
-  // 64 columns of the output, every token: experts add up in the order of their index, whoever else is in the batch.
+  // Computes 64 columns of the output for every token. Experts are added in the order of their index, so that a result
+  // does not depend on the rest of the batch.
   void down(int64_t task) const {
     const int64_t blocks = call.shape.hidden / ROWS, block = task * TASK_BLOCKS;
     const int64_t here = block + TASK_BLOCKS < blocks ? TASK_BLOCKS : blocks - block;
@@ -193,7 +194,7 @@ void run(const Call& c) {
   } while (begin < sorted.num_jobs);
 }
 
-// The checkpoint has column 8 w + j in bits 4 j of a word; ours has the even columns in the low half.
+// Reorders a word: the checkpoint has column 8 w + j in bits 4 j to 4 j + 3; here the even columns are in the low half.
 inline uint32_t even_then_odd(uint32_t word) {
   const auto squeeze = [](uint32_t v) {
     v &= 0x0F0F0F0F;
@@ -203,7 +204,7 @@ inline uint32_t even_then_odd(uint32_t word) {
   return squeeze(word) | squeeze(word >> 4) << 16;
 }
 
-// One block: rows [row, row + 16) of a checkpoint matrix.
+// Packs one block: rows [row, row + 16) of a checkpoint matrix.
 void pack_block(const uint32_t* packed, const uint16_t* scale, int64_t row, int64_t columns, uint32_t* words,
                 uint16_t* scales) {
   for (int64_t r = 0; r < ROWS; r++) {
@@ -222,7 +223,7 @@ extern "C" {
 
 int64_t expert_bytes(int64_t hidden, int64_t width) { return Shape{hidden, width}.bytes(); }
 
-// One expert of the checkpoint -> one run of expert_bytes(hidden, width) bytes.
+// Packs one expert of the checkpoint into expert_bytes(hidden, width) bytes.
 void pack_expert(const uint32_t* gate, const uint16_t* gate_scale, const uint32_t* up, const uint16_t* up_scale,
                  const uint32_t* down, const uint16_t* down_scale, int64_t hidden, int64_t width, uint8_t* out,
                  int64_t threads) {

@@ -1,4 +1,4 @@
-"""The routed experts through a compiled library: packing one by one, and the whole MLP of a message in one call."""
+"""The routed experts in native code: they are packed one by one, and one call computes the whole MLP of a message."""
 
 import ctypes
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _DTYPES = (torch.int32, torch.bfloat16) * 3  # words and scales of gate, up and 
 
 @dataclass(frozen=True)
 class PackedExperts(ExpertWeights):
-    """One run of bytes per expert (experts.cpp), their addresses, and that of the function that applies them."""
+    """The packed bytes of each expert (experts.cpp), their addresses, and the address of the native `expert_mlp`."""
 
     experts: tuple[Tensor, ...]
     addresses: ctypes.Array[ctypes.c_void_p]
@@ -25,8 +25,6 @@ class PackedExperts(ExpertWeights):
 
 
 class Experts:
-    """Packs routed experts and applies them."""
-
     def __init__(self, library: Library) -> None:
         self._library = library
 

@@ -12,7 +12,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 
 
-# Maps that are tried as one: what each of their keys does has a test of its own.
+# Maps that are changed as a whole here: other tests cover their keys.
 WHOLE = {"settings", "pod", "securityContext"}
 
 
@@ -27,7 +27,7 @@ def resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaves(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every key that has no keys of ours below it, with its schema."""
+    """Yield every key that has no named keys below it, with its schema."""
     for key, part in schema["properties"].items():
         full = resolved(part)
         if full.get("properties") and key not in WHOLE:

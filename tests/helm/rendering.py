@@ -14,7 +14,7 @@ OVERLAYS = sorted(path.stem.removeprefix("values-") for path in CHART.glob("valu
 RELEASE, NAMESPACE = "moonshard", "ai"
 SHARDED = {"prefill": {"shards": 2}, "decode": {"shards": 3}}
 
-# What the overlays leave out, so that every line of every template is rendered by some of these.
+# Values that the overlays leave at their defaults, so that every template line is rendered in one of the variants.
 EVERYTHING = {
     "imagePullSecrets": ["registry"],
     "model": {"preload": {"enabled": True, "image": "hf:1", "command": ["hf", "download"], "existingSecret": "hf"}},
@@ -63,7 +63,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
 
 
 def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
-    """Later values over earlier ones, as Helm merges files."""
+    """Merge values as Helm merges files: later ones win."""
     result: dict[str, Any] = {}
     for more in values:
         for key, value in more.items():
@@ -73,7 +73,7 @@ def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def templates(values: Mapping[str, Any]) -> dict[str, str]:
-    """Template -> text, after the schema has had its say, as in an install."""
+    """Validate the values by the schema, as an install does; return the rendered text of each template."""
     chart().validate_schema(dict(values))
     rendered = chart().render(dict(values), name=RELEASE, namespace=NAMESPACE)
     return {path.removeprefix("moonshard/templates/"): text for path, text in rendered.items()}
@@ -86,25 +86,25 @@ def _objects(values: str) -> tuple[dict[str, Any], ...]:
 
 
 def objects(values: Mapping[str, Any] | str = "defaults") -> tuple[dict[str, Any], ...]:
-    """All objects of a release, of values or of the variant of that name. Rendered once; not to be changed."""
+    """Return all objects of a release with these values or the variant of that name. Cached: do not change them."""
     return _objects(json.dumps(VARIANTS[values] if isinstance(values, str) else values, sort_keys=True))
 
 
 def find(kind: str, name: str = "", values: Mapping[str, Any] | str = "defaults") -> dict[str, Any]:
-    """The object of this kind whose name is the release's, with `-name` behind it if there is one."""
+    """Return the object of this kind that is called as the release, followed by `-name` if a name is given."""
     full = f"{RELEASE}-{name}" if name else RELEASE
     (found,) = [one for one in objects(values) if one["kind"] == kind and one["metadata"]["name"] == full]
     return found
 
 
 def names(kind: str, values: Mapping[str, Any] | str = "defaults") -> set[str]:
-    """Of all objects of a kind, without the release's name."""
+    """Return the names of all objects of a kind, without the release's name."""
     found = (one["metadata"]["name"] for one in objects(values) if one["kind"] == kind)
     return {name.removeprefix(RELEASE).removeprefix("-") for name in found}
 
 
 def pods(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[str, Any]]:
-    """Component -> pod spec, of everything that has pods."""
+    """Return the pod spec of every component that has pods."""
     found = {}
     for one in objects(values):
         if one["kind"] in {"Deployment", "StatefulSet", "Job"}:
@@ -116,14 +116,14 @@ def pods(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[str, An
 
 
 def processes(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[str, Any]]:
-    """Component -> container, of our own long-running processes."""
+    """Return the container of each of our long-running processes, by component."""
     others = {"smoke", "preload"}
     ours = {name: pod for name, pod in pods(values).items() if name not in others and not name.startswith("redis")}
     return {name: pod["containers"][0] for name, pod in ours.items()}
 
 
 def environment(container: Mapping[str, Any]) -> dict[str, str]:
-    """The variables of a container; what a pod only knows when it runs is shown by its path."""
+    """Return the variables of a container; a value from a field of the pod is given as the field's path."""
     return {
         entry["name"]: entry["value"] if "value" in entry else entry["valueFrom"]["fieldRef"]["fieldPath"]
         for entry in container["env"]

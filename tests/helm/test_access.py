@@ -1,4 +1,4 @@
-"""Which processes may connect to each other, and where secrets are: what is needed, and nothing beyond it."""
+"""Processes may make only the connections that they need, and secrets appear only as mounted files."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.helm.rendering import (
     templates,
 )
 
-# The arrows of the life of a request, and who keeps the cluster running.
+# (caller, called, port): the calls that a request causes, and those of the autoscaler and `helm test`.
 ARROWS = {
     *((("gateway"), role, 50051) for role in ("tokenizer", "vision", "prefill", "decode")),
     *(((role), "expert", port) for role in ("prefill", "decode") for port in (50051, 50053)),
@@ -36,7 +36,7 @@ def policies(values="defaults"):
 
 
 def arrows(values, direction):
-    """(from, to, port) of all rules between our own pods, as the pods of one end say."""
+    """Return (caller, called, port) of all rules between our own pods, from the policies of one end."""
     found = set()
     for component, policy in policies(values).items():
         for rule in policy[direction]:
@@ -49,7 +49,7 @@ def arrows(values, direction):
 
 
 def outside(component, values="defaults"):
-    """Ports to anywhere."""
+    """Return the ports that a component may call at any address."""
     return {
         port["port"] for rule in policies(values)[component]["egress"] if "to" not in rule for port in rule["ports"]
     }
@@ -100,7 +100,7 @@ def test_the_gateway_is_reached_from_the_ingress():
 def test_who_calls_outside():
     assert {component for component in policies() if outside(component)} == {"autoscaler"}
     assert outside("autoscaler") == {443, 6443}
-    # The collector, an external Redis, and media of any host, each where it is set.
+    # The trace collector, an external Redis and media from any host are allowed only where they are configured.
     assert outside("tokenizer", EVERYTHING) == {4318}
     assert outside("gateway", EVERYTHING) == {4318, 80, 443}
     assert outside("decode", FIXED) == {6380}
@@ -119,7 +119,7 @@ def test_secrets_are_mounted_and_never_in_variables_or_arguments():
         for one in [*pod.get("initContainers", []), *pod["containers"]]:
             values = [entry.get("valueFrom", {}) for entry in one.get("env", [])]
             assert not [value for value in values if "secretKeyRef" in value], component
-            # The Job that fetches the model is not ours: it gets what its command asks for.
+            # The Job that fetches the model runs a foreign program, which may need variables.
             assert "envFrom" not in one or component == "preload"
     mounted = {v["secret"]["secretName"] for pod in pods(EVERYTHING).values() for v in pod["volumes"] if "secret" in v}
     assert mounted == {"tls", "redis", "mac", "keys", "smoke"}
@@ -153,7 +153,7 @@ def test_every_process_has_the_certificate_and_probes_that_need_none(component):
 
 
 def test_nothing_that_is_secret_is_a_value():
-    """A key of values.yaml that would hold a secret has the name of one: all of ours name objects."""
+    """Values name secrets; none contains one."""
     text = templates(EVERYTHING)
     loaded = [one for path, part in text.items() if path.endswith(".yaml") for one in yaml.safe_load_all(part) if one]
     dumped = json.dumps(loaded).lower()

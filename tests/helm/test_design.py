@@ -1,4 +1,4 @@
-"""How each process runs in Kubernetes, and the mistakes that other charts make."""
+"""The design rules of the chart, one test each: how each process runs, scales, starts and stops."""
 
 import pytest
 
@@ -48,7 +48,7 @@ class TestGateway:
 
     def test_is_ready_while_it_can_serve_or_hold(self):
         assert container("gateway")["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
-        # With a wake time /health is 200 with every role at zero: the autoscaler gets to see who waits.
+        # With a wake time /health is 200 also while every role is at zero, so that requests can wake the roles.
         assert float(environment(container("gateway"))["MOONSHARD_WAKE_S"]) > 0
         assert "MOONSHARD_WAKE_S" not in environment(container("gateway", FIXED))
 
@@ -98,7 +98,7 @@ class TestSharded:
     def test_attention_has_half_an_hour_or_more_to_start(self, role):
         probe = container(role)["startupProbe"]
         assert 30 * 60 <= probe["periodSeconds"] * probe["failureThreshold"] <= 60 * 60
-        # It waits for experts and further shards as long: none gives up before the others have loaded.
+        # It waits as long for experts and further shards, so that it does not fail before they have loaded.
         assert environment(container(role))["MOONSHARD_STARTUP_S"] == "3600"
 
     @pytest.mark.parametrize("role", SHARDED)
@@ -110,7 +110,7 @@ class TestSharded:
     @pytest.mark.parametrize("role", SHARDED)
     def test_is_scaled_by_the_autoscaler(self, role):
         assert f"statefulset/moonshard-{role}" in environment(container("autoscaler"))["MOONSHARD_ROLES"]
-        # An upgrade must not set back what the autoscaler has set.
+        # An upgrade must not reset the number that the autoscaler has set.
         assert "replicas" not in find("StatefulSet", role)["spec"]
 
     def test_prefill_and_decode_cannot_drift(self):
@@ -185,13 +185,13 @@ def test_grpc_is_never_behind_a_plain_cluster_ip(variant):
         if one["kind"] == "Service" and any(port["port"] == 50051 for port in one["spec"]["ports"]):
             name = one["metadata"]["name"]
             assert one["spec"].get("clusterIP") == "None" or name.endswith("-autoscaler"), name
-            # DNS says who exists; who is ready is learnt from the processes.
+            # DNS lists every pod; callers ask each pod whether it is ready.
             assert one["spec"].get("publishNotReadyAddresses") or name.endswith("-autoscaler"), name
 
 
 @each_variant
 def test_no_readiness_depends_on_a_role_at_zero(variant):
-    """Each probe asks the process itself, and the gateway is told that somebody wakes the roles."""
+    """Each probe asks the process itself, and the gateway knows that an autoscaler wakes the roles."""
     for component, one in processes(variant).items():
         probe = one["readinessProbe"]
         assert ("grpc" in probe) == (component in GRPC)
@@ -206,7 +206,7 @@ def test_loading_is_given_time_by_startup_probes(variant):
     assert "initialDelaySeconds" not in text
     for component, one in processes(variant).items():
         assert "startupProbe" in one, component
-        # Alive is asked otherwise than ready: a process that loads or drains is not killed for it.
+        # Liveness differs from readiness, so that a process that loads or drains is not killed.
         ways = [{key: one[probe][key] for key in one[probe] if key in {"grpc", "httpGet"}} for probe in PROBES]
         assert ways[0] != ways[1], component
 
@@ -277,7 +277,7 @@ def test_the_autoscalers_role_names_its_own_workloads_only():
         ("statefulsets", "get", "list", "watch"): [f"moonshard-{role}" for role in ("decode", "expert", "prefill")],
         ("statefulsets/scale", "get", "update"): [f"moonshard-{role}" for role in ("decode", "expert", "prefill")],
         ("leases", "get", "update"): ["moonshard-leader"],
-        ("leases", "create"): None,  # what is created has no name yet
+        ("leases", "create"): None,  # rules for `create` cannot name the object
     }
     (subject,) = find("RoleBinding", "autoscaler")["subjects"]
     assert (subject["kind"], subject["name"]) == ("ServiceAccount", "moonshard-autoscaler")

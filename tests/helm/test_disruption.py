@@ -1,4 +1,4 @@
-"""Evictions and slow starts: what Kubernetes is allowed to end, and how long it waits."""
+"""Evictions and slow starts: which pods Kubernetes may end, and how long it waits for a start."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_budgets_never_forbid_to_drain_a_node(variant):
 
 
 def test_budgets_count_whole_replicas():
-    """A replica that lacks a shard serves nothing: its other shards may be evicted as well."""
+    """A replica without one of its shards serves nothing, so its other shards may be evicted as well."""
     allowed = {role: find("PodDisruptionBudget", role, EVERYTHING)["spec"]["maxUnavailable"] for role in ROLES}
     assert allowed == {"tokenizer": 1, "vision": 1, "prefill": 2, "decode": 3, "expert": 4}
     assert find("PodDisruptionBudget", "gateway")["spec"]["maxUnavailable"] == 1
@@ -26,5 +26,5 @@ def test_budgets_count_whole_replicas():
 
 @each_variant
 def test_slow_starts_fail_no_probe(variant):
-    """A probe that waits one second for a process that imports torch fills the events with failures."""
+    """Importing torch takes seconds; a probe with a shorter timeout would report failures at every start."""
     assert all(one["startupProbe"]["timeoutSeconds"] >= 5 for one in processes(variant).values())

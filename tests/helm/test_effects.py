@@ -1,4 +1,4 @@
-"""Every key of values.yaml has an effect: nothing is accepted and ignored."""
+"""Every key of values.yaml has an effect: no value is accepted and ignored."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from tests.helm.rendering import EVERYTHING, FIXED, merged, templates
 
 LIMITED = {"gateway": {"keysSecret": "keys", "requestsPerMinute": 1}}
 
-# What else has to be set for a key to have its effect: the first pattern that fits.
+# Pattern of keys -> values without which these keys have no effect; the first pattern that matches counts.
 BESIDE: list[tuple[str, dict[str, Any]]] = [
     (r"model\.volume\.reference", {"model": {"volume": {"kind": "oci", "reference": "k2:1"}}}),
     (r"service\.(nodePort|loadBalancerClass)", {"service": {"type": "LoadBalancer"}}),
@@ -28,7 +28,7 @@ BESIDE: list[tuple[str, dict[str, Any]]] = [
     (r"monitoring\.(labels|scrapeSeconds)", {"monitoring": EVERYTHING["monitoring"]}),
 ]
 
-# What a key is changed to, where that does not follow from its type: by its path, or by its last word.
+# Other values of keys whose type does not suggest one: by path, or by the last part of the path.
 SAMPLES: dict[str, Any] = {
     "image.repository": "example.com/moonshard",
     "gpuResource": "amd.com/gpu",
@@ -57,7 +57,7 @@ SAMPLES: dict[str, Any] = {
     **dict.fromkeys(("sampleRatio", "layerRatio"), 0.5),
 }
 
-# What every role has. Its own name goes in, so that one rendering shows all of them at once.
+# Keys of every role. The role's name is part of the value, so that one rendering shows the effect in all roles.
 PLACEMENT = {
     **dict.fromkeys(("requests", "limits"), lambda path: {f"example.com/{path}": "1"}),
     "nodeSelector": lambda path: {"mark": path},
@@ -67,7 +67,7 @@ PLACEMENT = {
 }
 PLACED = [path for path in LEAVES if path.rpartition(".")[2] in PLACEMENT]
 
-# Keys that change nothing that is rendered: what they do instead.
+# Keys that change no rendered object, with their effect.
 NO_EFFECT = {
     "expert.scaleToZero": "admits expert.minReplicas: 0, which validations.yaml refuses without it",
     "global": "what an umbrella chart passes to all its charts",
@@ -75,7 +75,7 @@ NO_EFFECT = {
 
 
 def another(path: str, schema: Mapping[str, Any], now: Any) -> Any:
-    """A value that the schema admits and that is not the present one."""
+    """Return a value that the schema admits, other than the present one."""
     key = path.rpartition(".")[2]
     if path in SAMPLES or key in SAMPLES:
         return SAMPLES.get(path, SAMPLES.get(key))
@@ -89,7 +89,7 @@ def another(path: str, schema: Mapping[str, Any], now: Any) -> Any:
 
 @functools.cache
 def before(values: str) -> dict[str, str]:
-    """What these values render, once for all keys that start from them."""
+    """Render these values, once for all keys that start from them."""
     return templates(json.loads(values))
 
 

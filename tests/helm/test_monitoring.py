@@ -1,4 +1,4 @@
-"""Dashboards and rules: Prometheus understands every query, and every metric and label in it is one that we export."""
+"""Dashboards and rules: Prometheus parses every query, and we export every metric and label in it."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ from tests.helm.rendering import EVERYTHING, find, names
 from tests.monitoring import CHART, DASHBOARDS, RULES, RULES_FILE, metrics_in, panels, promtool, queries
 
 ROOT = CHART.parents[1]
-PROMETHEUS_OWN = {"namespace", "pod", "le"}  # labels that come with scraping and with histograms
+PROMETHEUS_OWN = {"namespace", "pod", "le"}  # labels added by scraping and by histograms
 _OF_HISTOGRAM = ("_bucket", "_sum", "_count")
 SUFFIXES = dict.fromkeys(("Histogram", "PlainHistogram", "HistogramMetricFamily"), _OF_HISTOGRAM)
 
@@ -39,7 +39,7 @@ tests:
 
 @functools.cache
 def exported():
-    """Sample name -> labels, of every metric that the source of a process makes."""
+    """Return the labels of every sample that the processes' source code can export, by sample name."""
     found = {}
     for path in itertools.chain((ROOT / "services").rglob("*.py"), (ROOT / "gateway").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -50,7 +50,7 @@ def exported():
                 kind = getattr(node.func, "id", "")
                 given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "labels")]
                 labels = {label.value for one in given if isinstance(one, ast.List) for label in one.elts}
-                # A helper takes the one label as a word.
+                # A helper of the code takes a single label as a string.
                 labels |= set(words[2:]) if kind in {"_counter", "PlainHistogram"} else set()
                 counts = kind in {"_counter", "CounterMetricFamily"}
                 for suffix in SUFFIXES.get(kind, ("_total" if counts else "",)):
@@ -105,7 +105,7 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path):
         blocks='moonshard:kv_blocks_used:ratio{namespace="a", pod="d"}',
         firing=", ".join(samples),
     )
-    # The recorded ratio of namespace b has no failing request, so no sample.
+    # Namespace b has no failing request, so its ratio has no sample.
     file = tmp_path / "alerts.yaml"
     file.write_text(text)
     done = promtool("test", "rules", str(file))

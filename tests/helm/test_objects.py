@@ -1,4 +1,4 @@
-"""Every variant of the chart passes lint, and every object is what two versions of Kubernetes say that it is."""
+"""Every variant of the chart passes lint, and every object fits the schemas of two versions of Kubernetes."""
 
 import functools
 
@@ -11,15 +11,15 @@ from referencing import Registry, Resource
 
 from tests.helm.rendering import CHART, VARIANTS, chart, environment, objects, pods, templates
 
-# The oldest that Chart.yaml admits, and the newest that there are schemas for.
+# The oldest version that Chart.yaml admits, and the newest that has schemas.
 VERSIONS = {"1.28": "v1.28.0", "1.37": "v1.37.0"}
-# Objects of operators, whose types no Kubernetes release describes. test_design.py holds what we say in them.
+# Objects of operators, which have no schema in Kubernetes; test_design.py checks them.
 CUSTOM = {"PodMonitor", "PrometheusRule", "HTTPRoute", "ScaledObject", "TriggerAuthentication"}
 
 
 @functools.cache
 def validator(version: str, kind: str, api_version: str) -> jsonschema.Draft202012Validator:
-    """Of the strict schemas, which refuse unknown fields."""
+    """Return a validator by the strict schemas, which refuse unknown fields."""
     folder = f"kubernetes-json-schema/{VERSIONS[version]}-local-strict"
     group, _, api = api_version.rpartition("/")
     name = f"{kind.lower()}-{group.split('.')[0]}-{api}" if group else f"{kind.lower()}-{api}"

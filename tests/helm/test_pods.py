@@ -1,4 +1,4 @@
-"""What a user may add to pods, to all by `pods` and to one role by its `pod`; and how the chart fits elsewhere."""
+"""Additions to pods (`pods` for all, `pod` for one role), and the chart in other clusters and charts."""
 
 import pytest
 from helm_python import HelmValuesError
@@ -107,7 +107,7 @@ def test_init_containers_of_the_user_run_before_the_wait_for_the_model():
 
 
 def test_openshift_chooses_the_ids():
-    """Its restricted-v2 refuses pods that ask for ids outside of the namespace's range."""
+    """OpenShift's policy restricted-v2 refuses pods with user ids outside the namespace's range."""
     ids = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
     for component, spec in pods({"pods": {"securityContext": ids}}).items():
         assert set(spec["securityContext"]) == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}, component
@@ -151,7 +151,7 @@ def test_node_port_and_load_balancer_class():
 
 
 def test_uninstall_leaves_no_lease():
-    """The Lease is an object of the release, without a holder that an upgrade would set back."""
+    """The Lease is an object of the release, without a holder that an upgrade would reset."""
     assert "spec" not in find("Lease", "leader")
     assert environment(processes()["autoscaler"])["MOONSHARD_LEASE"] == "moonshard-leader"
     assert not names("Lease", {"autoscaling": {"mode": "keda"}})

@@ -1,4 +1,4 @@
-"""The chart and the processes agree on every variable: each that is set is known, and its value is taken."""
+"""The processes know every variable that the chart sets, and accept its value."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ MODULES = {
     **dict.fromkeys(("prefill", "decode"), "services.attention"),
     **{name: f"services.{name}" for name in ("tokenizer", "vision", "expert", "autoscaler")},
 }
-# What the pod knows when it runs.
+# Values that Kubernetes fills in when the pod runs.
 DOWNWARD = {
     "metadata.name": "moonshard-decode-5",
     "metadata.namespace": "ai",
@@ -32,7 +32,7 @@ DOWNWARD = {
 
 @pytest.fixture(autouse=True)
 def a_gpu_and_a_key(monkeypatch):
-    """Pods that ask for a GPU or mount a key have one."""
+    """Pretend that a GPU and a key exist: pods that need them get them."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("services.runtime.settings.open_sealer", lambda path: None)
 
@@ -68,7 +68,7 @@ def test_every_variable_is_known_and_its_value_taken(component, variant, monkeyp
 
 
 def test_a_pod_finds_its_shard_and_those_after_it(monkeypatch):
-    """Ordinal 5 of replicas with three shards each is the last shard of the second; ordinal 3 is its engine."""
+    """With three shards a replica, ordinal 5 is the last shard of the second replica; ordinal 3 is its engine."""
     given = variables(processes(EVERYTHING)["decode"])
     for name, value in given.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""The script of `helm test`, run as its pod would, against a gateway that answers."""
+"""The script of `helm test`, run as its pod runs it, against a real gateway."""
 
 import asyncio
 import sys

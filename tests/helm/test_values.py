@@ -1,4 +1,4 @@
-"""values.yaml and its schema: every key has a comment; what is wrong is refused, and the message says why."""
+"""values.yaml and its schema: every key has a comment; a wrong value is refused, and the message names it."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ def test_the_schema_knows_the_keys_of_the_file_and_no_others():
 
 
 def test_every_object_of_the_schema_refuses_unknown_keys():
-    # A map of the user's own words, such as labels, says what its values are; a few are Kubernetes' own types.
+    # Maps with free keys, such as labels, give the type of their values; these are Kubernetes' own types.
     affinity = {"nodeAffinity", "podAffinity", "podAntiAffinity"}
     kubernetes = {*affinity, "namespaceSelector", "podSelector", "ipBlock", "global", "named"}
 
@@ -47,7 +47,7 @@ def test_every_object_of_the_schema_refuses_unknown_keys():
 
 
 def test_every_key_has_a_comment():
-    """On its line or above it. What every role has (resources, placement) is Kubernetes' own and speaks for itself."""
+    """The comment stands on the key's line or above it. Fields that Kubernetes defines need none."""
     plain = {"requests", "limits", "resources", "nodeSelector", "tolerations", "affinity", "annotations", "enabled"}
     plain |= {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"}
     lines = (CHART / "values.yaml").read_text().splitlines()

@@ -1,10 +1,9 @@
-{{/* Name of the release's objects. */}}
 {{- define "moonshard.name" -}}
 {{- $default := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
 {{- default $default .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* What a Service or a policy finds the pods of one component by. Argument: (list $ COMPONENT). */}}
+{{/* Labels by which a Service or a policy selects the pods of one component. Argument: (list $ COMPONENT). */}}
 {{- define "moonshard.selector" -}}
 app.kubernetes.io/name: moonshard
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
@@ -40,17 +39,17 @@ image: {{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.ta
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
-{{/* host of a Service, as other pods resolve it. Argument: (list $ NAME-SUFFIX). */}}
+{{/* DNS name of a Service. Argument: (list $ NAME-SUFFIX). */}}
 {{- define "moonshard.host" -}}
 {{ include "moonshard.name" (index . 0) }}-{{ index . 1 }}.{{ (index . 0).Release.Namespace }}.svc
 {{- end }}
 
-{{/* All replicas of a role, as processes find them: every record of its headless Service. Argument: (list $ ROLE). */}}
+{{/* Resolves to all pods of a role: its headless Service has a record for each. Argument: (list $ ROLE). */}}
 {{- define "moonshard.place" -}}
 dns:{{ include "moonshard.host" . }}:50051
 {{- end }}
 
-{{/* Whether a role exists at all: its name or nothing. Argument: (list $ ROLE). */}}
+{{/* The name of a role that is installed, else nothing. Argument: (list $ ROLE). */}}
 {{- define "moonshard.has" -}}
 {{- $role := index . 1 -}}
 {{- $values := index (index . 0).Values $role -}}
@@ -58,7 +57,7 @@ dns:{{ include "moonshard.host" . }}:50051
 {{- if and (gt (int $values.maxReplicas) 0) (gt (int $shards) 0) }}{{ $role }}{{ end -}}
 {{- end }}
 
-{{/* Whether `helm test` can ask the gateway: without keys, or with one of its own. */}}
+{{/* Whether `helm test` can call the gateway: no key is needed, or it has one. */}}
 {{- define "moonshard.hasSmoke" -}}
 {{- if or (not .Values.gateway.keysSecret) .Values.gateway.smokeKeySecret }}true{{ end -}}
 {{- end }}
@@ -68,12 +67,12 @@ dns:{{ include "moonshard.host" . }}:50051
 {{- if not .Values.store.urls }}true{{ end -}}
 {{- end }}
 
-{{/* Whether API keys have limits, which Redis counts for all gateways. */}}
+{{/* Whether API keys have rate limits, which Redis counts for all gateways together. */}}
 {{- define "moonshard.limits" -}}
 {{- if or .Values.gateway.requestsPerMinute .Values.gateway.tokensPerMinute }}true{{ end -}}
 {{- end }}
 
-{{/* The Redis servers of the chart: name suffix -> memory, what happens when it is full, key of its resources. */}}
+{{/* The chart's Redis servers: name suffix -> memory, eviction policy, key of its resources in values. */}}
 {{- define "moonshard.redisServers" -}}
 {{- if include "moonshard.ownRedis" . }}
 {{- range $i := until (int .Values.redis.instances) }}
@@ -85,7 +84,7 @@ redis-limits: {memory: {{ .Values.redis.limitsMaxMemory }}, policy: noeviction, 
 {{- end }}
 {{- end }}
 
-{{/* Comma list of the instances that values spread over. */}}
+{{/* URLs of the servers over which values are spread, joined by commas. */}}
 {{- define "moonshard.storeUrls" -}}
 {{- $urls := .Values.store.urls -}}
 {{- if include "moonshard.ownRedis" . -}}
@@ -96,7 +95,7 @@ redis-limits: {memory: {{ .Values.redis.limitsMaxMemory }}, policy: noeviction, 
 {{ join "," $urls }}
 {{- end }}
 
-{{/* The roles that the autoscaler owns: name -> workload, shards, bounds in whole replicas, load of one replica. */}}
+{{/* Roles that the autoscaler scales: name -> workload, shards, bounds in replicas, target load of a replica. */}}
 {{- define "moonshard.scaledRoles" -}}
 {{- $targets := dict "vision" "targetRequests" "prefill" "targetQueuedTokens" "decode" "targetGenerations" "expert" "targetGenerations" -}}
 {{- $roles := dict -}}
@@ -116,7 +115,7 @@ redis-limits: {memory: {{ .Values.redis.limitsMaxMemory }}, policy: noeviction, 
 {{ toJson $roles }}
 {{- end }}
 
-{{/* The spec.replicas of a workload, unless something scales it: then an upgrade must leave the number alone. */}}
+{{/* spec.replicas of a workload; left out where something scales it, because an upgrade would reset the number. */}}
 {{- define "moonshard.replicas" -}}
 {{- $ := index . 0 -}}
 {{- $role := index . 1 -}}

@@ -1,4 +1,4 @@
-{{/* What the pods of all our processes have in common. */}}
+{{/* Parts that the pods of all our processes share. */}}
 
 {{/* Variables of every process. Argument: (list $ DRAIN-SECONDS). */}}
 {{- define "moonshard.commonEnv" -}}
@@ -33,7 +33,7 @@
 - { name: MOONSHARD_THREADS, value: {{ $threads | quote }} }
 - { name: OMP_NUM_THREADS, value: {{ $threads | quote }} }
 {{- if hasKey $role "gpus" }}
-{{- /* Said outright: a pod that asked for a GPU and finds none stops instead of computing on its CPU. */}}
+{{- /* Explicit, so that a pod with a GPU resource that finds no GPU stops instead of computing on its CPU. */}}
 - { name: MOONSHARD_DEVICE, value: {{ ternary "cuda" "cpu" (gt (int $role.gpus) 0) }} }
 {{- end }}
 {{- end }}
@@ -52,7 +52,7 @@
 {{- end }}
 {{- end }}
 
-{{/* What the user adds. Argument: the settings of a role. */}}
+{{/* Variables from `settings` of a role. Argument: these settings. */}}
 {{- define "moonshard.moreEnv" -}}
 {{- range $name, $value := . }}
 - { name: MOONSHARD_{{ $name }}, value: {{ $value | toString | quote }} }
@@ -67,8 +67,8 @@
 {{- end }}
 
 {{/*
-Probes of every gRPC process. Ready: it serves. Alive: its loop answers, also while it loads, waits or drains. A process
-that loads is given its time by the startup probe, before which nobody asks whether it is alive. Argument: seconds.
+Probes of every gRPC process. Ready: it serves. Alive: its event loop answers, also while it loads, waits or drains. The
+startup probe gives a process time to load: until it succeeds, Kubernetes runs no liveness probe. Argument: seconds.
 */}}
 {{- define "moonshard.grpcProbes" -}}
 startupProbe:
@@ -87,7 +87,6 @@ livenessProbe:
   failureThreshold: 6
 {{- end }}
 
-{{/* Of every container. */}}
 {{- define "moonshard.containerSecurity" -}}
 securityContext:
   allowPrivilegeEscalation: false
@@ -95,7 +94,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* `pods` with a role's `pod` over it; lists are joined. As JSON. Argument: (list $ VALUES-OF-THE-ROLE). */}}
+{{/* `pods` merged with a role's `pod`, which wins; lists are joined. JSON. Argument: (list $ VALUES-OF-THE-ROLE). */}}
 {{- define "moonshard.podValues" -}}
 {{- $all := (index . 0).Values.pods -}}
 {{- $own := get (index . 1) "pod" | default dict -}}
@@ -120,14 +119,14 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* A list of `pods` and of a role's `pod`, as YAML; nothing if it is empty. Argument: (list $ VALUES-OF-THE-ROLE LIST). */}}
+{{/* One list of these merged values as YAML; nothing if it is empty. Argument: (list $ VALUES-OF-THE-ROLE LIST). */}}
 {{- define "moonshard.podList" -}}
 {{- with get (include "moonshard.podValues" . | fromJson) (index . 2) }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
-{{/* Of every pod. Argument: (list $ VALUES-OF-THE-ROLE COMPONENT). */}}
+{{/* Fields of every pod spec. Argument: (list $ VALUES-OF-THE-ROLE COMPONENT). */}}
 {{- define "moonshard.podSpec" -}}
 {{- $ := index . 0 -}}
 {{- $values := index . 1 -}}
@@ -168,7 +167,7 @@ topologySpreadConstraints:
         {{- include "moonshard.selector" (list $ (index . 2)) | nindent 8 }}
 {{- end }}
 
-{{/* Resources with the GPUs of a role. Argument: (list $ ROLE). */}}
+{{/* Resources of a role's container, its GPUs included. Argument: (list $ ROLE). */}}
 {{- define "moonshard.resources" -}}
 {{- $values := index (index . 0).Values (index . 1) -}}
 {{- $resources := deepCopy $values.resources -}}
@@ -180,7 +179,7 @@ resources:
   {{- toYaml $resources | nindent 2 }}
 {{- end }}
 
-{{/* What is mounted where. Argument: (list $ USES), of "tls", "store", "mac", "keys", "model", "shm". */}}
+{{/* volumeMounts of a container. Argument: (list $ USES), of "tls", "store", "mac", "keys", "model", "shm". */}}
 {{- define "moonshard.mounts" -}}
 {{- $ := index . 0 -}}
 {{- $uses := index . 1 -}}
@@ -208,7 +207,7 @@ resources:
 {{- end }}
 {{- end }}
 
-{{/* The volumes of these mounts. Argument: (list $ USES SHM-SIZE). */}}
+{{/* Volumes for these mounts. Argument: (list $ USES SHM-SIZE). */}}
 {{- define "moonshard.volumes" -}}
 {{- $ := index . 0 -}}
 {{- $uses := index . 1 -}}
@@ -243,7 +242,7 @@ resources:
 {{- end }}
 {{- end }}
 
-{{/* Where the checkpoint comes from. Argument: (list $ READ-ONLY). */}}
+{{/* The volume with the checkpoint. Argument: (list $ READ-ONLY). */}}
 {{- define "moonshard.modelVolume" -}}
 {{- $volume := (index . 0).Values.model.volume -}}
 - name: model

@@ -1,7 +1,7 @@
-// Decode attention on the tile unit: all heads of a row share the latents, so both of its products are products of tiles.
+// Decode attention on the tile unit: all heads of a row share the latents, so both products multiply tiles.
 //
-//   scores [positions, heads]  keys as they lie in the cache are the tokens, queries the weights
-//   sums [heads, latents]      softmax weights, transposed, are the tokens, pairs of positions of the latents the weights
+//   scores [positions, heads]  tokens: keys as they are in the cache; weights: queries
+//   sums [heads, latents]      tokens: softmax weights, transposed; weights: latents, in pairs of positions
 #pragma once
 #include "tokens.h"
 #include "../attention_math.h"
@@ -11,7 +11,7 @@ namespace {
 
 struct TransposedWeights;
 
-// Rows to columns, 16 x 16 words.
+// Swaps rows and columns of 16 x 16 words.
 inline void transpose(W16 (&rows)[16]) {
   __m512i pairs[16], quads[16];
 #pragma GCC unroll 8
@@ -41,7 +41,7 @@ inline void transpose(W16 (&rows)[16]) {
 }
 
 struct TileMath : Bf16Math {
-  // Whole steps: a tile of positions that is read where it lies has no others.
+  // Rounded up to whole steps, because a tile of positions that is read in place has no part of a step.
   static int64_t units(int64_t count) { return up_to(count, STEP) / 2; }
   static bool as_cached(int64_t tokens, int64_t width, int64_t stride) {
     return tokens % TILE_ROWS == 0 && width % STEP == 0 && stride % 2 == 0;
@@ -78,7 +78,7 @@ struct TileMath : Bf16Math {
   }
 
  private:
-  // P tiles of positions from t on times G tiles of heads.
+  // Multiplies P tiles of positions, from t on, by G tiles of heads.
   template <int P, int G>
   static void score_block(const Tokens<uint32_t>& keys, int64_t t, int64_t units, const uint32_t* queries,
                           int64_t lanes, float* scores, bool fetch) {
@@ -105,7 +105,7 @@ struct TileMath : Bf16Math {
     if constexpr (P > 1 && G > 1) tile_store_rows<7>(scores + TILE_ROWS * lanes + LANES, lane_bytes);
   }
 
-  // Sixteen heads: weights [tokens][lanes] -> [words / 16][16 heads][16 pairs of positions], zeros past the last.
+  // Sixteen heads: weights [tokens][lanes] -> [words / 16][16 heads][16 pairs of positions], padded with zeros.
   static void transpose_weights(const float* weights, int64_t tokens, int64_t lanes, int64_t words, uint32_t* out) {
     for (int64_t first = 0; first < words; first += STEP_WORDS, out += STEP_WORDS * LANES) {
       W16 rows[16];

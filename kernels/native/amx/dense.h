@@ -1,9 +1,9 @@
 // bf16 weights on the tile unit: linears, and the scores and values of attention.
 //
-// A packed block of 16 rows (linear.cpp: pairs of columns, one row per lane) is a run of weight tiles as it stands, one
-// KiB per 32 columns. Sums stay in four tiles, 2 x 2 or 1 x 4 (tokens x blocks), and take the columns in order: one
-// accumulator per (token, row), whatever the tiling. The unit adds 32 columns as two chains, the even and the odd ones,
-// each of fused multiply-adds from zero; it does so for every row alike.
+// A packed block of 16 rows (linear.cpp: pairs of columns, one row per lane) already is a sequence of weight tiles, one
+// KiB per 32 columns. Sums stay in four tiles, 2 x 2 or 1 x 4 (tokens x blocks), and take the columns in order, so each
+// (token, row) has one accumulator with every tiling. The unit adds 32 columns as two chains of fused multiply-adds from
+// zero, one of the even and one of the odd columns, in the same way for every row.
 #pragma once
 #include "tokens.h"
 
@@ -12,8 +12,8 @@ namespace {
 
 constexpr int64_t AHEAD_BYTES = 2048;  // prefetched in each block's stream
 
-// T tiles of tokens times R blocks of rows, `steps` steps. Tokens are `x_apart` bytes apart, blocks `w_apart`.
-// c  [T * height, R * 16], row_bytes apart; continued if `resume`
+// Multiplies T tiles of tokens by R blocks of rows over `steps` steps. Tiles are `x_apart` bytes apart, blocks `w_apart`.
+// c  [T * height, R * 16], rows row_bytes apart; with `resume` the products are added to it
 template <int T, int R, bool PREFETCH>
 void dense_tile(const uint8_t* x, int64_t x_apart, int64_t step_bytes, const uint8_t* w, int64_t w_apart, int64_t steps,
                 uint8_t* c, int64_t tile_bytes, int64_t row_bytes, bool resume) {
@@ -52,10 +52,10 @@ void dense_tile(const uint8_t* x, int64_t x_apart, int64_t step_bytes, const uin
 
 struct DenseTiles : TileProduct {
   using Weights = DenseBf16;
-  static constexpr int64_t TASK_TILES = 32;  // 512 tokens, times a pass: half a MiB in the second cache
-  static constexpr int64_t PASS_STEPS = 16;  // 2 x 16 KiB of weights stay in the first cache
+  static constexpr int64_t TASK_TILES = 32;  // 512 tokens and a pass: half a MiB, in the second-level cache
+  static constexpr int64_t PASS_STEPS = 16;  // 2 x 16 KiB of weights stay in the first-level cache
 
-  // Blocks of a task: enough that reading the tokens again for each does not count, few enough to share them out.
+  // Blocks of a task: enough to make reading the tokens again for each task cheap, few enough to occupy all threads.
   static int64_t task_blocks(int64_t all_blocks, int64_t tiles, int64_t threads) {
     return std::clamp<int64_t>(all_blocks / (threads * 4) / 2 * 2, 4, tiles > 2 ? 16 : 4);
   }
@@ -72,7 +72,8 @@ struct DenseTiles : TileProduct {
   }
 
  private:
-  // `count` tiles of tokens that have the columns of these steps alone. A step of the matrix is a pair of columns.
+  // Multiplies `count` tiles of tokens, packed with only the columns of these steps. A step of the matrix is a pair of
+  // columns.
   static void multiply_steps(const Matrix& w, int64_t block, int64_t blocks, int64_t first_step, int64_t num_steps,
                              const Unit* tokens, int64_t height, int64_t count, float* c, int64_t row_stride,
                              bool resume) {

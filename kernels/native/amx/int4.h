@@ -1,19 +1,19 @@
-// INT4 weights on the tile unit, nibble times scale exact.
+// INT4 weights on the tile unit; each weight is exactly nibble times scale.
 //
 // One TDPBF16PS multiplies up to 16 tokens with 16 weight rows over 32 columns: exactly one group. Weights enter as
-// bf16(nibble - 8), which is exact, and the sum of a group comes out unscaled; it is multiplied by the scales of its 16
-// rows and added to the running sums, which stay in vector registers. So every (token, row) has one accumulator that
-// takes the groups in order, whatever else is in the call:
+// bf16(nibble - 8), which is exact, so the unit gives the unscaled sum of a group. This is multiplied by the scales of its
+// 16 rows and added to the running sums in vector registers. So every (token, row) has one accumulator that takes the
+// groups in order and does not depend on the rest of the call:
 //
 //     sum = fma(even chain + odd chain of the group, scale, sum)
 //
-// The three stages of a group run a few groups apart, so that neither waits for what the one before has just stored:
+// The three stages of a group run a few groups apart, so that no stage waits for a store of the stage before:
 //
 //     widen     256 bytes of nibbles -> 1 KiB of bf16, the layout of a tile: 16 rows of (16 weight rows x 2 columns)
 //     multiply  load tokens and weights, clear, TDPBF16PS, store `height` rows
 //     add       one fused multiply-add per token, from memory
 //
-// The nibbles are stored as for AVX512 (int4_tiles.h): shifting a vector and looking up its words yields rows of the tile.
+// The nibbles are stored as for AVX512 (int4_tiles.h): a shift and a look-up turn a vector into rows of the tile.
 #pragma once
 #include "tokens.h"
 #include "../int4_tiles.h"
@@ -21,15 +21,15 @@
 namespace moonshard {
 namespace {
 
-constexpr int SUM_TILES = 4;     // products under way: a tile of sums is stored four products after it was computed
+constexpr int SUM_TILES = 4;     // products in progress: a tile of sums is stored four products after it was computed
 constexpr int BEHIND = 1;        // and added one product later
-constexpr int PARTS = 4;         // stored tiles of unscaled sums that are held
-constexpr int AHEAD = 2;         // groups widened before the one that is multiplied
-constexpr int RING_GROUPS = 4;   // with one tile of tokens: widened groups that are held
+constexpr int PARTS = 4;         // stored tiles of unscaled sums
+constexpr int AHEAD = 2;         // groups by which widening is ahead of multiplying
+constexpr int RING_GROUPS = 4;   // with one tile of tokens: widened groups in memory
 constexpr int64_t PANEL_GROUPS = 4;  // with several tiles of tokens: groups widened together
 
-// 256 bytes of nibbles as a tile of weights. Sixteen look-ups (one micro-operation each on ports 0 and 5) and the shifts
-// (port 0) bound it; a load one byte further on replaces a shift by eight.
+// Widens 256 bytes of nibbles to a tile of weights. Sixteen look-ups (one micro-operation each on ports 0 and 5) and the
+// shifts (port 0) bound its speed; loading one byte further on replaces a shift by eight.
 inline void widen_group(const uint8_t* from, W16 values, uint8_t* to) {
 #pragma GCC unroll 4
   for (int v = 0; v < 4; v++, from += 64, to += 4 * TILE_ROW) {
@@ -41,7 +41,7 @@ inline void widen_group(const uint8_t* from, W16 values, uint8_t* to) {
   }
 }
 
-// One tile of at most 16 tokens, all columns at once: bound by memory.
+// One tile of at most 16 tokens takes all columns in one pass; its speed is bound by memory.
 //
 // M tokens times R blocks of 16 rows.
 // x        packed tokens
@@ -73,8 +73,8 @@ void int4_tile(const Matrix& w, int64_t block, const uint8_t* x, uint8_t* widene
       widen_group(from, values, widened + ((g & (RING_GROUPS - 1)) * R + r) * TILE_BYTES);
     }
   };
-  // Products are numbered u = group * R + block. Product u: tokens and weights are loaded, the tile that it will use is
-  // stored with the sums of product u - 4, cleared, and multiplied into; the sums of product u - 5 are added.
+  // Products are numbered u = group * R + block. Step u loads tokens and weights; stores the sums of product u - 4 from
+  // the tile that product u needs; clears this tile and multiplies into it; adds the stored sums of product u - 5.
   const int64_t groups = w.steps, products = groups * R;
   const auto step = [&]<int I>(int64_t u, std::integral_constant<int, I>) __attribute__((always_inline)) {
     constexpr int r = I % R, A = R == 4 ? 0 : I / R % 2, B = 2 + I % 2, C = 4 + I % SUM_TILES;
@@ -111,7 +111,7 @@ void int4_tile(const Matrix& w, int64_t block, const uint8_t* x, uint8_t* widene
     step(u, std::integral_constant<int, 3>());
     if (++u == products + SUM_TILES) break;
   }
-  // The last sums are stored; BEHIND of them are still to be added.
+  // All sums are stored; the last BEHIND of them are still to be added.
   for (; u < products + SUM_TILES + BEHIND; u++) {
     if (u < SUM_TILES + BEHIND) continue;
     const int64_t done = u - SUM_TILES - BEHIND;
@@ -127,12 +127,12 @@ void int4_tile(const Matrix& w, int64_t block, const uint8_t* x, uint8_t* widene
   sums.save(c, row_stride);
 }
 
-// Several tiles of M tokens each, times `blocks` blocks of 16 rows: bound by the tile unit and the store port.
+// Several tiles of M tokens each, times `blocks` blocks of 16 rows; the speed is bound by the tile unit and the store port.
 //
-// Columns and blocks are cut into panels of at most PANEL_GROUPS groups of one block. A panel is widened once for all tokens,
-// while the one before it is multiplied; panels follow each other pass by pass, so that a pass of the tokens stays in the
-// first cache for all blocks. The products of all panels form one pipeline as above; the sums of a tile are exchanged
-// with c at the ends of its panels.
+// Columns and blocks are cut into panels of at most PANEL_GROUPS groups of one block. A panel is widened once for all
+// tokens, while the panel before it is multiplied. The panels of all blocks with the same columns follow one another, so
+// that these columns of the tokens stay in the first-level cache. The products of all panels form one pipeline as above;
+// the sums of a tile are loaded from c and saved to c at the ends of its panels.
 //
 // x        packed tokens, `x_apart` bytes from tile to tile
 // widened  memory for [2, PANEL_GROUPS, 1 KiB]
@@ -196,7 +196,7 @@ void int4_panels(const Matrix& w, int64_t block, int64_t blocks, const uint8_t* 
       if (now.group == 0) {
         tokens = x + now.tile * x_apart + now.first * M * TILE_ROW;
         if (now.tile == 0) {
-          while (wide_group < wide_groups) widen();  // only where panels differ in length
+          while (wide_group < wide_groups) widen();  // panels may differ in length
           next_panel();
           until = 0;
         }
@@ -235,7 +235,7 @@ void int4_panels(const Matrix& w, int64_t block, int64_t blocks, const uint8_t* 
 using Int4Tile = void (*)(const Matrix&, int64_t, const uint8_t*, uint8_t*, float*, int64_t);
 using Int4Panels = void (*)(const Matrix&, int64_t, int64_t, const uint8_t*, int64_t, int64_t, uint8_t*, float*, int64_t);
 
-// The functions for heights 1 .. 16 / R, and 9 .. 16.
+// int4_tile for heights 1 .. 16 / R, int4_panels for heights 9 .. 16.
 template <int R, int... M>
 Int4Tile choose_tile_of(int64_t height, std::integer_sequence<int, M...>) {
   static constexpr Int4Tile functions[] = {int4_tile<M + 1, R>...};
@@ -256,7 +256,7 @@ inline Int4Panels choose_int4_panels(int64_t height) {
 
 struct WidenedWeights;
 
-constexpr int64_t PANEL_TILES = 8;  // tiles of tokens that share a panel: with it, they stay in the first cache
+constexpr int64_t PANEL_TILES = 8;  // tiles of tokens that share a panel; all stay in the first-level cache
 
 struct Int4Tiles : TileProduct {
   static void multiply(const Matrix& w, int64_t block, int64_t blocks, const Unit* tokens, const TokenTiles& tiling,

@@ -1,7 +1,7 @@
 // Tokens packed for the tile unit, and the shapes of the eight tiles.
 //
-// Tokens are cut into tiles of equal height (at most 16), padded with rows of zeros. A tile of tokens is stored step by
-// step, a step being 32 columns: `height` rows of 64 bytes, so that one step is loaded from one run of memory.
+// Tokens are cut into tiles of equal height (at most 16), padded with rows of zeros. A tile of tokens is stored in steps
+// of 32 columns, each `height` rows of 64 bytes, so that a step is loaded from contiguous memory.
 #pragma once
 #include <algorithm>
 
@@ -37,8 +37,8 @@ inline TileShapes tile_shapes(int64_t height, int64_t words) {
   return s;
 }
 
-// The tile unit of this thread for the length of a product. The state is given up at the end, for the kernel would have
-// to save it at every switch.
+// The tile unit of this thread during a product. The state is released at the end; otherwise the operating system would
+// save it at every context switch.
 class TileUnit {
  public:
   TileUnit() = default;
@@ -57,7 +57,7 @@ class TileUnit {
   int64_t height_ = 0, words_ = 0;
 };
 
-// What both products of the tile unit have in common (product.h): how tokens lie in memory.
+// Layout of tokens in memory, shared by both products of the tile unit (product.h).
 struct TileProduct {
   using Tiling = TokenTiles;
   using Unit = uint32_t;

@@ -1,4 +1,4 @@
-// The tile unit (AMX) of Sapphire Rapids and later: eight registers of up to 16 rows of 64 bytes, and one product.
+// The tile unit (AMX) of Sapphire Rapids and later: eight registers of up to 16 rows of 64 bytes, and their product.
 //
 // With MOONSHARD_EMULATED_AMX the same names come from unit_emulated.h, in plain C++, for CPUs without the unit.
 #pragma once
@@ -12,7 +12,7 @@ constexpr int64_t TILE_ROWS = 16;    // rows of a tile
 constexpr int64_t TILE_ROW = 64;     // bytes of a row: 32 bf16 or 16 float32
 constexpr int64_t TILE_BYTES = 1024;
 
-// What LDTILECFG reads: palette 1, then the bytes per row and the rows of each tile.
+// Operand of LDTILECFG: palette 1, then the bytes per row and the rows of each tile.
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
@@ -31,7 +31,7 @@ struct alignas(64) TileShapes {
 namespace moonshard {
 namespace {
 
-// Linux gives a process the 8 KiB of tile state per thread only if it asks. Once asked, all its threads have them.
+// Linux provides the 8 KiB of tile state per thread only on request. One request is enough for all threads of a process.
 inline bool tiles_permitted() {
   constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
   static const bool yes = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
@@ -41,8 +41,8 @@ inline bool tiles_permitted() {
 inline void tile_configure(const TileShapes& shapes) { asm volatile("ldtilecfg %0" ::"m"(shapes)); }
 inline void tile_release() { asm volatile("tilerelease"); }
 
-// ROWS rows, 64 bytes apart. The memory operands say exactly what is read and written, so that the compiler may keep
-// running sums in registers across them (a clobber of all memory would not let it).
+// ROWS rows, 64 bytes apart. The memory operands name exactly the bytes read and written, so that the compiler may keep
+// running sums in registers across them, which a clobber of all memory would prevent.
 template <int T, int ROWS>
 inline void tile_load(const uint8_t* from) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(TILE_ROW), "i"(T),

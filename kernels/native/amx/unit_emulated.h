@@ -1,4 +1,4 @@
-// The tile unit in plain C++, after the pseudocode of Intel's manual (TDPBF16PS): for CPUs without AMX, and to check it.
+// The tile unit in plain C++, after the pseudocode in Intel's manual (TDPBF16PS): for tests on CPUs without AMX.
 #pragma once
 #include <cmath>
 
@@ -53,7 +53,8 @@ inline float bf16_at(const uint8_t* row, int i) {
   std::memcpy(&value, &bits, 4);
   return normal(value);
 }
-// The sixteen columns of a row side by side, so that the compiler can use vectors: each is a chain of its own.
+// The innermost loop runs over the sixteen columns of a row, whose sums are independent, so that the compiler can use
+// vectors.
 template <int C, int A, int B>
 inline void tile_dot() {
   const TileShapes& s = tiles().shapes;
