@@ -1,8 +1,8 @@
-"""Sorts assignments by expert into token tiles, and sums what comes back: permutation without moving a token.
+"""Sorts assignments by expert into token tiles, and sums the experts' results; tokens themselves are not moved.
 
 An assignment is one (token, expert) pair; its slot is token * top_k + k. The products gather tokens through the slots
-and write each result to its own slot; `combine` reads them back in the order of k. Nothing here depends on timing:
-slots stand in ascending order within an expert, and the sum of a token has one order.
+and write each result to its own slot; `combine` reads them back in the order of k. No result depends on timing: slots
+are in ascending order within an expert, and a token's sum always has the same order.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ TILE_ROOM = 64  # token tiles of an expert written at a time
 
 
 class TokenTiles(NamedTuple):
-    """Which assignments the token tiles of one size hold. Room for the worst case; only `num_tiles` are written."""
+    """The assignments in token tiles of one size. There is room for the worst case; `num_tiles` tiles are used."""
 
     tokens: int  # of a tile
     slots: Tensor  # [max_tiles * tokens] i32; the number of assignments where a tile has room left
@@ -33,7 +33,7 @@ class TokenTiles(NamedTuple):
 
 
 def combine_tiles(width: int, device: str) -> RowTiles:
-    """A thousand columns of one token a program."""
+    """A program takes a thousand columns of one token."""
     return RowTiles(64 if device == "interpreter" else 1, min(power_of_2(width, 16), 1024), 4)
 
 
@@ -42,10 +42,10 @@ def align_kernel(
     topk_ids, slots, tile_experts, num_tiles, num_slots, num_experts, slots_stride, tiles_stride,
     NUM_SIZES: tl.constexpr, EXPERTS_TILE: tl.constexpr, TILE: tl.constexpr, ROOM: tl.constexpr,
 ):  # fmt: skip
-    """One program an expert: counts all assignments to know its place, then lists its own.
+    """One program per expert: it counts all assignments to find the expert's place, then lists the expert's own.
 
-    Tiles have SMALLEST tokens, twice as many, ...; an expert takes the first of NUM_SIZES that holds all it has, or
-    several of the last. Tiles of size i are listed from i times the stride on.
+    The NUM_SIZES sizes of tiles are SMALLEST tokens, twice as many, and so on. An expert gets one tile of the first
+    size that holds all its tokens, or several of the largest. The list of size i begins at i times the stride.
     """
     expert = tl.program_id(0)
     offset = tl.arange(0, TILE)
@@ -88,7 +88,7 @@ def combine_kernel(
     parts, topk_ids, topk_weights, out, num_tokens, width, num_experts,
     TOP_K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """out[token] = sum over k of weight * parts[token * TOP_K + k], without the assignments of other shards."""
+    """out[token] = sum over k of weight * parts[token * TOP_K + k]; assignments of other shards are left out."""
     token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = (token < num_tokens)[:, None] & (column < width)[None, :]
@@ -105,13 +105,13 @@ def combine_kernel(
 
 
 def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[TokenTiles]:
-    """Token tiles with one expert each: of 16 tokens, of 32, ..., so many sizes. Every expert is in one of them.
+    """Sort assignments into token tiles of `num_sizes` sizes (16 tokens, 32, ...); a tile has tokens of one expert.
 
     topk_ids  [tokens, top_k] i32, contiguous; -1 is dropped
     """
     num_slots, device = topk_ids.numel(), topk_ids.device
     sizes = [SMALLEST.value << size for size in range(num_sizes)]
-    # One tile an expert that has more than half of it, at most; of the largest, any number.
+    # An expert takes one tile of a size only if it fills more than half of it; of the largest size it may take several.
     most = [min(num_experts, num_slots // (size // 2 + 1) if size > SMALLEST.value else num_slots) for size in sizes]
     most[-1] = min(num_slots, num_experts + num_slots // sizes[-1])
     tiles_stride = cdiv(max(most), 4) * 4  # each list begins on 16 bytes
@@ -131,9 +131,9 @@ def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[Tok
 
 
 def combine(parts: Tensor, topk_ids: Tensor, topk_weights: Tensor, num_experts: int) -> Tensor:
-    """The weighted sum of each token's assignments, [tokens, width] f32.
+    """Return the weighted sum of each token's assignments, [tokens, width] f32.
 
-    parts  [tokens * top_k, width]; rows of assignments that were dropped are not read
+    parts  [tokens * top_k, width]; rows of dropped assignments are not read
     """
     tokens, top_k = topk_ids.shape
     width = parts.shape[1]

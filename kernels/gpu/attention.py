@@ -1,4 +1,4 @@
-"""MLA on a GPU: the two forms, in files of their own."""
+"""MLA on a GPU: its form for decode rows and its form for prompt chunks."""
 
 from torch import Tensor
 
@@ -8,8 +8,6 @@ from kernels.interface import LinearWeight
 
 
 class Attention(Dense):
-    """`mla_decode` and `mla_prefill`."""
-
     def mla_decode(
         self,
         q_latent: Tensor,

@@ -1,4 +1,4 @@
-"""Absorbed attention over the paged latent KV: every row's context in splits side by side, then their combination.
+"""Absorbed attention over the paged latent KV: one launch computes splits of every row's context, one combines them.
 
 How a context is split depends on its own length and, at the sizes of K2.6 on Hopper, on the class of the number of
 rows, so a row's result is the same to the bit in every batch of its class.
@@ -20,27 +20,28 @@ LOG2_E = 1.4426950408889634
 
 
 class DecodeTiles(NamedTuple):
-    """Working sizes of one shape class. All but the first fix how sums are split, and so the result's last bits."""
+    """Working sizes of one shape class. All except `tile_h` determine the order of sums, so a result's last bits."""
 
     tile_h: int  # heads per program
     tile_t: int  # tokens at a time
     num_warps: int
     num_stages: int
     split_tiles: int = 16  # 1024 tokens at 64 a tile: the partial sums cost a fifth of the latents' bytes
-    max_splits: int = 64  # enough to fill 132 multiprocessors from two rows on
+    max_splits: int = 64  # two rows fill 132 multiprocessors
     combine_splits: int = 8  # splits that a program of the combination adds at a time
     combine_parts: int = 1  # programs of the combination that share the columns of a head
 
 
 def decode_tiles(heads: int, latent: int, dtype: torch.dtype) -> DecodeTiles:
-    """All heads of a model in one program, as far as registers and shared memory go, so latents are read once."""
+    """One program takes all heads of a model if registers and shared memory suffice, so that latents are read once."""
     if dtype == torch.float32:  # for parity with the CPU, not for speed
         return DecodeTiles(16, 16, 4, 1, split_tiles=64) if latent > 128 else DecodeTiles(32, 64, 4, 1)
     tile_h = min(64, power_of_2(heads, 16))
     return DecodeTiles(tile_h, 64, 8 if tile_h == 64 else 4, 2)
 
 
-# By the largest number of rows, as measured on an H200. Few rows want many programs, many rows little to combine.
+# Largest number of rows -> tiles, measured on an H200. Few rows need many splits to fill the GPU; with many rows, fewer
+# splits save work in the combination.
 HOPPER_TILES: Final = {
     2: DecodeTiles(64, 64, 8, 2, split_tiles=1, max_splits=128, combine_splits=16, combine_parts=4),
     16: DecodeTiles(64, 64, 8, 2, split_tiles=4, max_splits=32),
@@ -50,13 +51,13 @@ HOPPER_TILES: Final = {
 
 
 def hopper_tiles(rows: int) -> DecodeTiles:
-    """Of the class of a batch at the sizes of K2.6."""
+    """Return the tiles for a batch at the sizes of K2.6."""
     return next(tiles for most, tiles in HOPPER_TILES.items() if rows <= most)
 
 
 @triton.jit
 def _split_tiles(context_len, TILE_T: tl.constexpr, SPLIT_TILES: tl.constexpr, MAX_SPLITS: tl.constexpr):
-    """Tiles of the context that one split takes: at least SPLIT_TILES, more where MAX_SPLITS would not do."""
+    """Tiles of the context in one split: at least SPLIT_TILES, more if MAX_SPLITS splits do not cover the context."""
     return tl.maximum(SPLIT_TILES, tl.cdiv(tl.cdiv(context_len, TILE_T), MAX_SPLITS))
 
 
@@ -95,7 +96,7 @@ def mla_decode_split_kernel(
     """One split of one row for TILE_H heads; grid (rows, splits, head tiles). Splits past the context return.
 
     TOKEN      numbers of a token in the cache, bytes in FP8
-    FP8_GROUP  numbers with one of `kv_scales`; 0: the cache holds what is multiplied, and the two pointers are not used
+    FP8_GROUP  numbers that share one of `kv_scales`; 0: the cache is not FP8, and kv_scales and rope_keys are unused
     """
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -127,7 +128,7 @@ def mla_decode_split_kernel(
     for tile in range(first, last):
         position = tile * TILE_T + tl.arange(0, TILE_T)
         inside = position < context_len
-        if BLOCK_TOKENS % TILE_T == 0:  # a tile lies in one block: one entry of the table, read a tile ahead
+        if BLOCK_TOKENS % TILE_T == 0:  # a tile is in one block: its entry of the table is read one tile ahead
             token = block.to(tl.int64) * cache_block + (position % BLOCK_TOKENS) * TOKEN
             block = tl.load(table + tl.minimum(tile + 1, last - 1) * TILE_T // BLOCK_TOKENS)
         else:
@@ -171,7 +172,7 @@ def mla_decode_combine_kernel(
     SPLIT_TILES: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
 ):
-    """Mean of a row's splits, each weighed by its sum of exponentials; grid (rows, heads, columns / TILE_L)."""
+    """Mean of a row's splits, weighted by their sums of exponentials; grid (rows, heads, columns / TILE_L)."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     c = tl.program_id(2) * TILE_L + tl.arange(0, TILE_L)
@@ -191,7 +192,7 @@ def mla_decode_combine_kernel(
         weight = tl.exp2(tl.load(log_sums + at, mask=inside, other=-float("inf")) - peak)
         part = tl.load(partial + at[:, None] * LATENT + c[None, :], mask=inside[:, None] & column_inside, other=0.0)
         mean += tl.sum(weight[:, None] * part, 0)
-    # Only a row without context has no weight at all, and zeros for a result.
+    # A row without context has a total of 0, and zeros as its result.
     mean = mean / tl.where(count == 0, 1.0, total)
     tl.store(out + (row * heads + head) * LATENT + c, mean, mask=c < LATENT)
 
@@ -205,9 +206,9 @@ def mla_decode(
     softmax_scale: float,
     tiles: DecodeTiles | None = None,
 ) -> Tensor:
-    """As `kernels.mla_decode`; the grid depends on shapes alone, so that a captured launch serves any context.
+    """As `kernels.mla_decode`. The grid depends only on shapes, so that a captured launch serves any context.
 
-    tiles  of the Triton kernel, which then computes it; without them the Gluon kernel does where it can
+    tiles  forces the Triton kernel with these tiles; without them the Gluon kernel is used where it is able to
     """
     rows, heads, latent = q_latent.shape
     rope, block_tokens = q_rope.shape[2], cache.shape[1]
@@ -248,5 +249,5 @@ def mla_decode(
 
 
 def count_splits(capacity_tokens: int, tiles: DecodeTiles) -> int:
-    """Splits that a context of at most `capacity_tokens` can need."""
+    """Return the most splits that a context of `capacity_tokens` can need."""
     return max(1, min(tiles.max_splits, cdiv(cdiv(capacity_tokens, tiles.tile_t), tiles.split_tiles)))

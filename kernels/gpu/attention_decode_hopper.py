@@ -1,9 +1,9 @@
-"""The splits of absorbed attention on Hopper at the sizes of K2.6, in Gluon, which says who computes what.
+"""The splits of absorbed attention on Hopper at the sizes of K2.6, in Gluon, which assigns work to warpgroups.
 
-Plain Triton lets both warpgroups compute all scores of a tile. Here each scores half of its tokens, the two exchange
-probabilities through shared memory, and each sums half of the latent's columns. Tiles come by TMA, two in flight.
-Triton does not interpret Gluon: without a GPU, tests run the functions below by `tests/kernels/gluon.py` and compile
-them.
+In plain Triton each of the two warpgroups computes all scores of a tile. Here each computes the scores of half the
+tokens, both exchange probabilities through shared memory, and each sums half of the latent's columns. TMA loads the
+tiles, two in flight. Triton cannot interpret Gluon: without a GPU, tests run these functions with
+`tests/kernels/gluon.py` and compile them.
 """
 
 from typing import Final
@@ -30,11 +30,11 @@ TILE_T: Final = 64
 STAGES: Final = 2
 NUM_WARPS: Final = 8
 
-barrier = getattr(gl, "thread_barrier", None) or gl.barrier  # its name in Triton 3.6, and since
+barrier = getattr(gl, "thread_barrier", None) or gl.barrier  # in Triton 3.6 it is called barrier
 
 
 def takes(q_latent: Tensor, q_rope: Tensor, cache: Tensor) -> bool:
-    """Whether the kernel below serves these tensors: the sizes of K2.6 in bf16 on Hopper, aligned as TMA needs it."""
+    """Whether the kernel can take these tensors: the sizes of K2.6 in bf16 on Hopper, aligned for TMA."""
     sizes = (*q_latent.shape[1:], q_rope.shape[2])
     strides = (*q_latent.stride()[:2], *q_rope.stride()[:2])
     return (
@@ -51,11 +51,11 @@ def takes(q_latent: Tensor, q_rope: Tensor, cache: Tensor) -> bool:
 @gluon.jit
 def _request(latents, tail, ropes, block, tile, last_tile, i, latent_tiles, rope_tiles, arrived,
              block_rows, BLOCK_TOKENS: gl.constexpr, TILE_T: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
-    """Asks for a tile of the context, the i-th of this program."""
+    """Requests a tile of the context, the i-th of this program."""
     stage = i % STAGES
     row = block * block_rows + tile * TILE_T % BLOCK_TOKENS
     mbarrier.expect(arrived.index(stage), latents.block_type.nbytes + ropes.block_type.nbytes)
-    if tile == last_tile:  # zeros past the context: what is there may be no numbers, which no weight of 0 would undo
+    if tile == last_tile:  # reads zeros past the context: memory there may hold NaN, and 0 * NaN is NaN
         tma.async_copy_global_to_shared(tail, [row, 0], arrived.index(stage), latent_tiles.index(stage))
     else:
         tma.async_copy_global_to_shared(latents, [row, 0], arrived.index(stage), latent_tiles.index(stage))
@@ -71,7 +71,7 @@ def mla_decode_hopper_kernel(  # noqa: PLR0915
 ):  # fmt: skip
     """One split of one row, all heads; grid (rows, splits). As `mla_decode_split_kernel`, with two warpgroups.
 
-    The cache is seen as rows of LATENT + ROPE numbers; block_rows: of them from one block of this cache to the next.
+    The cache is addressed as rows of LATENT + ROPE numbers; its blocks are block_rows rows apart.
     """
     row = gl.program_id(0).to(gl.int64)
     split = gl.program_id(1)
@@ -103,7 +103,7 @@ def mla_decode_hopper_kernel(  # noqa: PLR0915
     q_latent_tile = gl.allocate_shared_memory(gl.bfloat16, [HEADS, LATENT], latent_layout)
     q_rope_tile = gl.allocate_shared_memory(gl.bfloat16, [HEADS, ROPE], rope_layout)
     weights = gl.allocate_shared_memory(gl.bfloat16, [HEADS, TILE_T], weight_layout)
-    arrived = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())  # the last one: the query
+    arrived = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())  # the last: the query
     for i in gl.static_range(STAGES + 1):
         mbarrier.init(arrived.index(i), count=1)
     mbarrier.expect(arrived.index(STAGES), q_l.block_type.nbytes + q_r.block_type.nbytes)
@@ -172,10 +172,10 @@ def launch(
     split_tiles: int,
     max_splits: int,
 ) -> None:
-    """Fills partial and log_sums, which are [rows, splits, heads, ...]."""
+    """Fill partial and log_sums, [rows, splits, heads, ...]."""
     rows, num_splits = log_sums.shape[:2]
     block_rows = cache.stride(0) // (LATENT + ROPE)
-    # Descriptors are made on the GPU, in memory that Triton asks for by a function that belongs to the thread.
+    # The GPU builds the descriptors in memory that Triton gets from an allocator function, which is set per thread.
     triton.set_allocator(_scratch)
     mla_decode_hopper_kernel[(rows, num_splits)](
         q_latent, q_rope, cache, block_tables, context_lens, partial, log_sums, scale, num_splits,

@@ -18,7 +18,7 @@ from kernels.interface import LinearWeight
 from kernels.reference.latent_fp8 import is_fp8, widened
 
 LOG2_E = 1.4426950408889634
-PIECE_TOKENS = 16_384  # of the context, expanded at a time: 512 MiB of keys and values with 64 heads
+PIECE_TOKENS = 16_384  # context expanded at a time: 512 MiB of keys and values with 64 heads
 
 
 class PrefillTiles(NamedTuple):
@@ -73,7 +73,7 @@ def mla_prefill_kernel(
 
     first_query, first_key  positions of the chunk's first query and of the piece's first key
     """
-    # The longest work first, so that no long tile is left over at the end.
+    # The tiles with most work start first, so that none of them is still running alone at the end.
     start = (tl.num_programs(0) - 1 - tl.program_id(0)) * TILE_Q
     head = tl.program_id(1).to(tl.int64)
     query = start + tl.arange(0, TILE_Q)
@@ -101,7 +101,7 @@ def mla_prefill_kernel(
         peak = tl.load(state_peak + state, mask=query < tokens, other=0.0)
         total = tl.load(state_total + state, mask=query < tokens, other=1.0)
         mean = tl.load(state_mean + state[:, None] * VALUE + v[None, :], mask=alive & (v < VALUE)[None, :], other=0.0)
-    # Positions relative to the piece: a query sees the keys up to its own.
+    # Positions are relative to the piece; a query sees the keys up to its own position.
     own = first_query - first_key + query
     visible = tl.minimum(first_query - first_key + tl.minimum(start + TILE_Q, tokens), num_keys)
     full = tl.maximum(tl.minimum(first_query - first_key + start + 1, num_keys), 0) // TILE_K * TILE_K
@@ -149,7 +149,7 @@ def _attend(
     TILE_V: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """One tile of keys; those beyond a query's own position only exist in MASKED tiles."""
+    """Add one tile of keys. Only MASKED tiles may have keys after a query's own position."""
     key = begin + tl.arange(0, TILE_K)
     n = tl.arange(0, TILE_N)
     r = tl.arange(0, TILE_R)
@@ -167,7 +167,7 @@ def _attend(
     scores = tl.dot(q_r, tl.trans(k_r), scores, input_precision="ieee") * scale
     if MASKED:
         scores = tl.where(key[None, :] <= own[:, None], scores, -float("inf"))
-    # A query tile may see keys that its first rows do not: their peak stays what it was.
+    # The first rows of a query tile may see none of these keys; their peak then stays unchanged.
     new_peak = tl.maximum(peak, tl.max(scores, 1))
     safe = tl.where(new_peak == -float("inf"), 0.0, new_peak)
     p = tl.exp2(scores - safe[:, None])
@@ -196,7 +196,7 @@ def mla_prefill(
     assert q_nope.stride(2) == q_rope.stride(2) == 1
     tiles = prefill_tiles(nope, q_nope.dtype)
     out = torch.empty(tokens, heads, v_dim, dtype=q_nope.dtype, device=cache.device)
-    # Whole blocks and whole tiles: keys past the end of a piece are not masked.
+    # A piece has whole blocks and whole tiles, because keys past its end are not masked.
     unit = math.lcm(block_tokens, tiles.tile_k)
     piece = max(1, piece_tokens // unit) * unit
     pieces = range(0, context_len, piece)

@@ -1,7 +1,7 @@
 """Products with bf16 weights: cuBLAS through PyTorch, which sums in float32.
 
-cuBLAS picks its algorithm by shape, so a row's last bit may depend on how many rows are in the call. It may not round
-partial sums to bf16, which PyTorch allows it by default.
+cuBLAS chooses its algorithm by shape, so a row's last bit may depend on the number of rows in the call. Partial sums are
+not rounded to bf16: that option of PyTorch is switched off.
 """
 
 import torch
@@ -15,7 +15,7 @@ torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 class Dense:
-    """`linear` and `head_linear` with the weights as they came."""
+    """`linear` and `head_linear` with unpacked weights."""
 
     def pack_linear(self, weight: Tensor) -> LinearWeight:
         return PlainLinear((weight.shape[0], weight.shape[1]), weight.nbytes, weight.contiguous())
@@ -39,7 +39,7 @@ class Dense:
 
 
 def widening_product(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
-    """bf16 in, float32 out, without rounding in between."""
+    """Product of bf16 matrices with a float32 result that was never rounded to bf16."""
     if x.is_cuda:
         return torch.mm(x, weight.T, out_dtype=out_dtype)
     return functional.linear(x.float(), weight.float()).to(out_dtype)

@@ -1,4 +1,4 @@
-"""What the tile tables are looked up by, and small arithmetic that wrappers share."""
+"""The class of a device, by which tile tables are indexed, and small arithmetic for launches."""
 
 from functools import cache
 from typing import Final, Literal, NamedTuple
@@ -12,15 +12,13 @@ MAX_SHARED_BYTES: Final = 232_448  # of one program on Hopper
 
 
 class RowTiles(NamedTuple):
-    """Rows and columns of one program, and its warps."""
-
-    rows: int
+    rows: int  # of one program
     columns: int
     num_warps: int
 
 
 def device_class(tensor: Tensor) -> DeviceClass:
-    """`interpreter` for a CPU tensor, which only Triton's interpreter takes (tests); `sm_90` for Hopper; or `other`."""
+    """Return `interpreter` for a CPU tensor (Triton's interpreter, in tests), `sm_90` for Hopper, else `other`."""
     return "interpreter" if tensor.is_cpu else _class_of(tensor.device)
 
 
@@ -35,5 +33,5 @@ def cdiv(value: int, divisor: int) -> int:
 
 
 def power_of_2(value: int, at_least: int = 1) -> int:
-    """The smallest power of two that is no smaller than both."""
+    """Return the smallest power of two that is at least `value` and `at_least`."""
     return max(at_least, 1 << (value - 1).bit_length() if value > 1 else 1)

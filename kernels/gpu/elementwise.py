@@ -1,7 +1,6 @@
-"""Norm, SwiGLU, rotary embedding and cache writes: one pass over memory each.
+"""Norm, SwiGLU, rotary embedding and cache writes, each in one pass over memory.
 
-A program of a norm takes rows at their whole width, so a sum never leaves it, and a row's result does not depend on the
-other rows.
+A program of a norm takes whole rows, so each sum stays in one program and a row's result does not depend on other rows.
 """
 
 import torch
@@ -15,7 +14,7 @@ from kernels.reference.latent_fp8 import GROUP, is_fp8, parts, quantized
 
 
 def norm_tiles(width: int, device: str) -> RowTiles:
-    """A whole row a program: 7168 columns are seven 16-byte accesses of each thread of eight warps."""
+    """One whole row a program: 7168 columns are seven 16-byte accesses per thread with eight warps."""
     columns = power_of_2(width, 16)
     if device == "interpreter":
         return RowTiles(32, columns, 1)
@@ -23,13 +22,13 @@ def norm_tiles(width: int, device: str) -> RowTiles:
 
 
 def flat_tiles(width: int, device: str) -> RowTiles:
-    """Where columns do not meet: about 2048 elements a program."""
+    """For operations without sums over columns: about 2048 elements a program."""
     columns = min(power_of_2(width, 16), 1024)
     return RowTiles(32 if device == "interpreter" else max(1, 2048 // columns), columns, 4)
 
 
 def rope_tiles(heads: int, device: str) -> tuple[int, int]:
-    """Tokens and heads of one program, which is one warp."""
+    """Tokens and heads of one program of one warp."""
     return 32 if device == "interpreter" else 1, min(power_of_2(heads), 8)
 
 
@@ -49,7 +48,7 @@ def _turn(position, frequency):
 
 @triton.jit
 def _rotated(pairs, cos, sin, DTYPE: tl.constexpr):
-    """Pairs [..., TILE, 2], each turned."""
+    """Rotate pairs [..., TILE, 2]."""
     even, odd = tl.split(pairs.to(tl.float32))
     return tl.join(even * cos - odd * sin, even * sin + odd * cos).to(DTYPE)
 
@@ -99,7 +98,7 @@ def rope_kernel(
     x, positions, inv_freq, out, num_rows, heads, half, token_stride, head_stride,
     ROWS: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A row is a token: its sines and cosines, which cost more than the rest, serve HEADS heads at once."""
+    """A row is a token. Its sines and cosines cost more than all else, so they are computed once for HEADS heads."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     pair = tl.arange(0, TILE)
@@ -139,10 +138,10 @@ def norm_rope_store_kernel(
     num_rows, block_tokens, kv_lora, half, block_stride, token_stride, latent_stride, rope_stride, eps,
     FP8_GROUP: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, HALF_TILE: tl.constexpr,
 ):  # fmt: skip
-    """`write_latent` of the normalised latent and the rotated key, neither of which is in memory before.
+    """`write_latent` of the normalised latent and the rotated key, which stay in registers until then.
 
     kv_scales, rope_keys  of the first token of the cache
-    FP8_GROUP             numbers with one scale; 0: the cache holds numbers as they are
+    FP8_GROUP             numbers that share a scale; 0: the cache is not FP8
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     slot = tl.load(slots + row, mask=row < num_rows, other=0)
@@ -172,8 +171,6 @@ def norm_rope_store_kernel(
 
 
 class Elementwise:
-    """The operations that read and write each number once."""
-
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, x.shape[-1]).contiguous()
         num_rows, width = rows.shape

@@ -24,35 +24,35 @@ class ProductTiles(NamedTuple):
     num_stages: int
 
 
-# By (tokens of a tile, device). With few tokens memory is the bound: small programs, four to an SM. With many it is the
-# tensor cores: 128 tokens share the unpacking, and two programs to an SM cover each other's waits.
+# Index: tokens of a tile, device. Few tokens are bound by memory: small programs, four per SM. Many tokens are bound by
+# the tensor cores: 128 tokens share the unpacking, and two programs per SM hide each other's waits.
 TILES: Final[dict[tuple[int, DeviceClass], ProductTiles]] = {
     (16, "sm_90"): ProductTiles(columns=128, num_warps=4, num_stages=4),
     (32, "sm_90"): ProductTiles(columns=128, num_warps=4, num_stages=4),
     (64, "sm_90"): ProductTiles(columns=64, num_warps=8, num_stages=4),
     (128, "sm_90"): ProductTiles(columns=64, num_warps=8, num_stages=3),
 }
-# Float32 runs are for comparison, not for speed: no tensor cores, 16 tokens a tile.
+# Float32 runs serve comparison, not speed: no tensor cores, 16 tokens a tile.
 FLOAT32_TILES: Final = ProductTiles(columns=64, num_warps=8, num_stages=2)
-# The interpreter's cost is per operation, not per element.
+# The interpreter's time depends on the number of operations, not of elements.
 INTERPRETER_TILES: Final = ProductTiles(columns=128, num_warps=4, num_stages=1)
 
 
 def product_tiles(tokens: int, dtype: torch.dtype, device: DeviceClass) -> ProductTiles:
-    """The working sizes with so many tokens a tile."""
+    """Return the working sizes for tiles with this many tokens."""
     if device == "interpreter":
         return INTERPRETER_TILES
     return FLOAT32_TILES if dtype == torch.float32 else TILES.get((tokens, device), TILES[tokens, "sm_90"])
 
 
 def num_sizes(tokens: int, dtype: torch.dtype) -> int:
-    """How many sizes of tile a call with so many tokens may need: no expert gets more than all tokens."""
+    """Return the number of tile sizes that a call may need: an expert gets at most all its tokens."""
     return 1 if dtype == torch.float32 else sum(tokens > size // 2 for size in (32, 64, 128)) + 1
 
 
 @dataclass(frozen=True)
 class FragmentExperts(ExpertWeights):
-    """All experts in one run each, in the order of int4.py; gate and up rows interleaved."""
+    """All experts in the layout of int4.py, each contiguous; gate and up rows interleaved."""
 
     gate_up_words: Tensor
     gate_up_scales: Tensor
@@ -61,8 +61,6 @@ class FragmentExperts(ExpertWeights):
 
 
 class Experts:
-    """Packs routed experts and applies them."""
-
     def pack_experts(self, experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
         packed: list[tuple[Tensor, ...]] = []
         hidden = width = 0

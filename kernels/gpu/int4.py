@@ -1,11 +1,11 @@
-"""INT4 weights in the order in which tensor cores take them, and the grouped product with them.
+"""INT4 weights in the order of tensor-core fragments, and the grouped product with them.
 
 Weights are operand A of the product, W X^T, so that 16 tokens suffice for a wgmma and an unpacked weight never leaves
-the registers. What a thread loads is its own fragment: int32 words [N / rows, K / columns, R, 8, 4, G, 2] with
-R = rows / 16, G = columns / 32. In word [r, h, l, g, s], nibble m is p = 0 and nibble m + 4 is p = 1, m = 2 j + i, of
+the registers. Each thread loads its own fragment: int32 words [N / rows, K / columns, R, 8, 4, G, 2] with
+R = rows / 16, G = columns / 32. In word [r, h, l, g, s], nibble 2 j + i + 4 p is the weight of
     row 16 r + 8 i + h   column 32 g + 16 s + 8 j + 2 l + p
 Scales are int32 [N / rows, K / columns, R, 8, G]: row 16 r + h in the low half, row 16 r + 8 + h in the high half.
-Gate and up rows alternate in runs of 8, so i = 0 is a gate row and i = 1 the up row that belongs to it.
+Gate and up rows alternate in runs of 8, so i = 0 is a gate row and i = 1 the corresponding up row.
 """
 
 import torch
@@ -17,19 +17,19 @@ from kernels.reference.text import GROUP
 
 
 def packed_tile(num_rows: int, num_columns: int) -> tuple[int, int]:
-    """Rows and columns of one contiguous run of packed weights: 128 x 64 where the matrix allows."""
+    """Return rows and columns of one contiguous tile of packed weights: 128 x 64 if the matrix is divisible by it."""
     rows = next(rows for rows in (128, 64, 32, 16) if num_rows % rows == 0)
     return rows, 64 if num_columns % 64 == 0 else GROUP
 
 
 def interleave(gate: Tensor, up: Tensor) -> Tensor:
-    """[width, ...] twice to [2 * width, ...]: 8 gate rows, then the 8 up rows that belong to them, and so on."""
+    """Join two [width, ...] to [2 * width, ...]: 8 gate rows, then the corresponding 8 up rows, and so on."""
     runs = [part.reshape(-1, 8, *part.shape[1:]) for part in (gate, up)]
     return torch.stack(runs, dim=1).flatten(0, 2)
 
 
 def pack(words: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix of the checkpoint in the layout above.
+    """Pack a matrix of the checkpoint in the layout of this module.
 
     words    [N, K / 8] i32, eight columns a word, the first in the lowest bits; value + 8
     scale    [N, K / 32] bf16
@@ -74,7 +74,7 @@ def _unpack_asm(word, low, high):
 
 @triton.jit
 def _twice_asm(pair):
-    """Each half of a pair of scales, in both halves of a word."""
+    """Two words: the low scale of a pair in both halves, and the high scale in both halves."""
     return tl.inline_asm_elementwise(
         "prmt.b32 $0, $2, $2, 0x1010; prmt.b32 $1, $2, $2, 0x3232;",
         constraints="=r,=r,r",
@@ -92,7 +92,7 @@ def _weight(word, scale, NIBBLE: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def _unpack(word, pair, RUNS: tl.constexpr, R: tl.constexpr, G: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
-    """Weights [RUNS, R, 8, 4, G, 2 (s), 2 (j), 2 (i), 2 (p)] of words and scale pairs as they lie in memory."""
+    """Unpack words and scale pairs in memory order to weights [RUNS, R, 8, 4, G, 2 (s), 2 (j), 2 (i), 2 (p)]."""
     word = tl.reshape(word, (RUNS, R, 8, 4, G, 2))
     pair = tl.reshape(pair, (RUNS, R, 8, G))
     if ASM:
@@ -122,10 +122,10 @@ def grouped_product_kernel(
     TOKENS: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr, PACKED_K: tl.constexpr,
     SWIGLU: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """out[slot] = act(W[expert of the tile] x[slot // slots_per_row]), weights as described above.
+    """out[slot] = act(W[expert of the tile] x[slot // slots_per_row]), weights in the layout of this module.
 
     Grid: (num_rows / TILE_N, at least the number of token tiles). SWIGLU: act(gate, up) = silu(gate) * up.
-    A token's sums run over the columns in order, TILE_K at a time, whatever the other tokens of its tile are.
+    A token's sums take the columns in order, TILE_K at a time, and do not depend on the other tokens of its tile.
     """
     R: tl.constexpr = TILE_N // 16
     RUNS: tl.constexpr = TILE_K // PACKED_K
@@ -138,8 +138,8 @@ def grouped_product_kernel(
     expert = tl.load(tile_experts + tile).to(tl.int64)
     slot = tl.load(slots + tile * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     is_token = slot < num_slots
-    # One index, not one for each dimension: only so does the compiler see 16 contiguous bytes for every thread, which
-    # it then copies without bank conflicts in the shared memory that they wait in.
+    # One index instead of one per dimension, because only then does the compiler see 16 contiguous bytes per thread and
+    # copy them through shared memory without bank conflicts.
     word_at = tl.arange(0, TILE_N * TILE_K // 8)
     pair_at = tl.arange(0, R * 8 * TILE_K // 32)
     first = (expert * (num_rows // TILE_N) + row_tile) * num_columns

@@ -1,6 +1,6 @@
-"""Latents to FP8 and back inside a kernel, in integer arithmetic: equal to `reference/latent_fp8.py` to the bit.
+"""Latents to FP8 and back inside a kernel, in integer arithmetic; bits equal those of `reference/latent_fp8.py`.
 
-Conversions are not used: Triton's interpreter rounds ties its own way, and a GPU's are slower than shifting.
+Triton's conversions are not used: its interpreter rounds ties differently, and on a GPU they are slower than shifts.
 """
 
 import triton
@@ -16,7 +16,7 @@ TWO_TO_120 = tl.constexpr(2.0**120)
 
 @triton.jit
 def quantize(values, GROUP: tl.constexpr):
-    """e4m3 codes u8 of float32 values [ROWS, TILE], and their scales f32 [ROWS, TILE / GROUP]."""
+    """Return e4m3 codes u8 of float32 values [ROWS, TILE], and their scales f32 [ROWS, TILE / GROUP]."""
     grouped = tl.reshape(values, (values.shape[0], values.shape[1] // GROUP, GROUP))
     bits = grouped.to(tl.int32, bitcast=True)
     peak = tl.max(bits & 0x7FFFFFFF, axis=2)
@@ -25,7 +25,7 @@ def quantize(values, GROUP: tl.constexpr):
     small = tl.abs(grouped) * ((254 - exponent) << 23).to(tl.float32, bitcast=True)[:, :, None]
     word = small.to(tl.int32, bitcast=True)
     normal = ((word + 0x7FFFF + ((word >> 20) & 1)) >> 20) - (120 << 3)
-    # Below 2^-6 codes count multiples of 2^-9, to which adding 2^14 rounds.
+    # Below 2^-6 a code is a multiple of 2^-9; adding 2^14 rounds to such multiples.
     denormal = (small + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
     codes = tl.where(small < 0.015625, denormal, normal) | ((bits >> 24) & 0x80)
     return tl.reshape(codes, (values.shape[0], values.shape[1])).to(tl.uint8), scale
@@ -33,9 +33,9 @@ def quantize(values, GROUP: tl.constexpr):
 
 @triton.jit
 def widen(codes, scale, GROUP: tl.constexpr):
-    """Numbers in bfloat16, which holds them exactly, of codes u8 [TILE_T, TILE_L] and scales f32 [TILE_T, groups]."""
+    """Return codes u8 [TILE_T, TILE_L] times scales f32 [TILE_T, groups] in bfloat16, which is exact."""
     words = codes.to(tl.int16)
-    # A code's exponent and digits, shifted to where bfloat16 has them, are its number times 2^-120.
+    # A code's exponent and mantissa, shifted to their places in bfloat16, are its number times 2^-120.
     numbers = (((words & 0x80) << 8) | ((words & 0x7F) << 4)).to(tl.bfloat16, bitcast=True)
     grouped = tl.reshape(numbers, (codes.shape[0], codes.shape[1] // GROUP, GROUP))
     factor = (scale * TWO_TO_120).to(tl.bfloat16)
@@ -46,7 +46,7 @@ def widen(codes, scale, GROUP: tl.constexpr):
 def load_widened(
     cache, kv_scales, token, inside, LATENT: tl.constexpr, TILE_L: tl.constexpr, GROUP: tl.constexpr
 ):  # fmt: skip
-    """Latents [TILE_T, TILE_L] of the tokens that begin at the bytes `token` of the cache, zeros where not `inside`."""
+    """Load latents [TILE_T, TILE_L]; `token`: byte offsets of tokens in the cache; zeros where not `inside`."""
     column = tl.arange(0, TILE_L)
     group = tl.arange(0, TILE_L // GROUP)
     mask = inside[:, None] & (column < LATENT)[None, :]

@@ -1,4 +1,4 @@
-"""What turns logits into log-probabilities: the log of the sum of a row's exponentials."""
+"""The log of the sum of a row's exponentials, which turns logits into log-probabilities."""
 
 import torch
 import triton

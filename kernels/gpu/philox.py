@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def uniform(seed, position):
-    """The number in [0, 1) of Philox-4x64-10 with this key and counter, 53 random bits."""
+    """Return a number in [0, 1) with 53 random bits from Philox-4x64-10 with this key and counter."""
     x0 = position.to(tl.uint64, bitcast=True)
     k0 = seed.to(tl.uint64, bitcast=True)
     x1 = x0 * 0

@@ -1,4 +1,4 @@
-"""The router: logits by cuBLAS, then one pass that chooses and weighs."""
+"""The router: logits by cuBLAS, then one pass that chooses experts and their weights."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ NUM_WARPS = 4
 
 
 def token_rows(device: str) -> int:
-    """Tokens of one program: on a GPU one, because a program's rounds of maxima follow one another."""
+    """Tokens of one program: on a GPU one, because the rounds of maxima of a program are sequential."""
     return 64 if device == "interpreter" else 1
 
 
@@ -23,9 +23,10 @@ def choose_kernel(
     NORMALIZE: tl.constexpr, ROWS: tl.constexpr, GROUPS_TILE: tl.constexpr, EXPERTS_TILE: tl.constexpr,
     TOP_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Rounds of the largest choice, of equals the lowest place; a token's experts lie in a tile [groups, experts].
+    """Each round takes the expert with the largest score, of equal ones the lowest place.
 
-    Places are in the order of the ids, with room to the next power of two behind each group and behind the last one.
+    A token's experts are in a tile [groups, experts]. Places follow the order of ids; both dimensions are padded to a
+    power of two.
     """
     TILE: tl.constexpr = GROUPS_TILE * EXPERTS_TILE
     token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -36,7 +37,7 @@ def choose_kernel(
     at = logits + token[:, None] * (GROUP_EXPERTS * NUM_GROUPS) + expert[None, :]
     scores = tl.sigmoid(tl.load(at, mask=inside, other=0.0))
     choice = scores + tl.load(bias + expert, mask=is_expert, other=0.0)[None, :]
-    # A NaN counts as the largest, as in PyTorch's sort; the least number that counts is above what is not an expert.
+    # NaN counts as the largest, as in PyTorch's sort. Padding gets a value below the least score of an expert.
     choice = tl.where(choice != choice, 3.0e38, tl.maximum(choice, -3.0e38))  # noqa: PLR0124
     if NUM_GROUPS > 1:
         kept = _kept_groups(choice, is_expert, GROUP_EXPERTS, NUM_GROUPS, TOPK_GROUPS, ROWS, GROUPS_TILE, EXPERTS_TILE)
@@ -68,7 +69,7 @@ def _kept_groups(
     choice, is_expert, GROUP_EXPERTS: tl.constexpr, NUM_GROUPS: tl.constexpr, TOPK_GROUPS: tl.constexpr,
     ROWS: tl.constexpr, GROUPS_TILE: tl.constexpr, EXPERTS_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Which places are in the groups whose two best experts have the largest sum."""
+    """Whether each place is in one of the groups whose two best experts have the largest sums."""
     grouped = tl.reshape(tl.where(is_expert[None, :], choice, float("-inf")), (ROWS, GROUPS_TILE, EXPERTS_TILE))
     best = tl.argmax(grouped, axis=2)
     sums = tl.max(grouped, axis=2)
@@ -87,15 +88,13 @@ def _kept_groups(
 
 
 def _logits(hidden: Tensor, gate: Tensor) -> Tensor:
-    """hidden gate^T in float32. Products of bf16 numbers are exact in it; TF32 would choose other experts."""
+    """hidden gate^T in float32, where products of bf16 numbers are exact; TF32 would choose other experts."""
     if hidden.dtype == gate.dtype == torch.bfloat16:
         return widening_product(hidden, gate, torch.float32)
     return hidden.float() @ gate.float().T
 
 
 class Router:
-    """`route`."""
-
     def route(
         self,
         hidden: Tensor,

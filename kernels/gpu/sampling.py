@@ -1,9 +1,10 @@
 """The next token of every row by search instead of sorting.
 
-What a row keeps is a beginning of its tokens in the order of descending logit, and so is what lies before the token
-drawn. Each such beginning ends at a threshold, which a search of the float's 32 ordered bits finds, WAYS thresholds per
-pass over the row. Many programs share a row. What they found in one launch they add up at the start of the next, each
-for itself and in one order, so a row goes from state to state without atomics, and the same way in every batch.
+Order a row's tokens by descending logit. The tokens that top_k and top_p keep are a prefix of this order, and so are
+the tokens before the drawn one. Each prefix ends at a threshold, which a search of the float's 32 ordered bits finds; it
+tries WAYS thresholds per pass over the row. Several programs share a row: each finds the sums of its part in one launch,
+and at the start of the next launch every program adds the sums of all parts in the same order. So a row needs no
+atomics and takes the same steps in every batch.
 """
 
 import torch
@@ -23,7 +24,7 @@ WAYS = 16
 PART_WARPS = 8
 STATE = tl.constexpr(8)  # numbers of a row's state, in the order of `advance_kernel`
 
-# What a row waits for: the weight of all its tokens, then for each limit a search and the sums above what it found.
+# Phases of a row: the weight of all its tokens, then for each limit a search, and the sums above the found threshold.
 MASS = tl.constexpr(0)
 TOP_K = tl.constexpr(1)
 TOP_K_ABOVE = tl.constexpr(2)
@@ -36,7 +37,7 @@ DONE = tl.constexpr(7)
 
 @triton.jit
 def _key(logit):
-    """An integer in the order of the logits: 0 and -0 are equal."""
+    """Return an integer with the order of the logits; 0 and -0 give the same."""
     bits = (logit + 0.0).to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
 
@@ -49,7 +50,7 @@ def _logit(key):
 
 @triton.jit
 def _load(row, allowed, begin, vocab, MASKED: tl.constexpr, TILE_V: tl.constexpr):
-    """A tile of logits, and which of its tokens take part."""
+    """Load a tile of logits, with a mask of the tokens that may be drawn."""
     token = begin + tl.arange(0, TILE_V)
     inside = token < vocab
     logit = tl.load(row + token, mask=inside, other=-float("inf"))
@@ -65,7 +66,7 @@ def _weight(logit, peak, temperature):
 
 @triton.jit
 def largest_kernel(logits, allowed, tops, vocab, MASKED: tl.constexpr, PART: tl.constexpr):
-    """Of a part of a row: largest logit, the lowest id that has it, how many are no numbers; grid (rows, parts)."""
+    """For a part of a row: the largest logit, the lowest id that has it, the number of NaN; grid (rows, parts)."""
     index = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     token, logit, inside = _load(logits + index * vocab, allowed + index * vocab, part * PART, vocab, MASKED, PART)
@@ -83,7 +84,7 @@ def begin_kernel(
     logits, allowed, temperatures, min_ps, tops, state, sums, token_ids, largest, vocab,
     MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Greedy rows are done; of the others, each part's weight and the smallest key that has any; grid (rows, parts)."""
+    """Finish greedy rows; for others store each part's weight and smallest key with a weight; grid (rows, parts)."""
     index = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     parts = tl.num_programs(1)
@@ -91,7 +92,7 @@ def begin_kernel(
     place = tops + (index * parts + other) * 3
     bests = tl.load(place, mask=other < parts, other=-float("inf"))
     best = tl.max(bests, 0).to(tl.float32)
-    # Of equal logits the lowest id: the first part that has one. NaN counts as larger than anything.
+    # Of equal logits the lowest id, in the first part that has one. NaN counts as the largest.
     ids = tl.load(place + 1, mask=(other < parts) & (bests == best), other=2147483647.0)
     broken = tl.sum(tl.load(place + 2, mask=other < parts, other=0.0), 0)
     usable = (broken == 0) & (best > -float("inf")) & (best < float("inf"))
@@ -119,11 +120,11 @@ def _is_search(phase):
 
 @triton.jit
 def _narrowed(total, low, high, cut, cut_amount, target, strict, WAYS: tl.constexpr):
-    """The interval left of a search for the largest key from which upwards the tokens reach the target."""
+    """Narrow the search for the largest key whose tokens, from it upwards, reach the target; return the interval."""
     thresholds = low + (high - low) * tl.arange(0, WAYS) // WAYS
     amounts = total + tl.where(thresholds <= cut, cut_amount, 0.0)
     enough = tl.where(strict, amounts > target, amounts >= target)
-    enough = enough | (thresholds == low)  # taken as sufficient, whatever rounding says
+    enough = enough | (thresholds == low)  # sufficient by definition, also if rounding says otherwise
     return tl.max(tl.where(enough, thresholds, low), 0), tl.min(tl.where(enough, high, thresholds), 0)
 
 
@@ -131,7 +132,7 @@ def _narrowed(total, low, high, cut, cut_amount, target, strict, WAYS: tl.conste
 def _take(
     row, allowed, key, place, counts, token_id, vocab, MASKED: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr
 ):
-    """Stores the id of the token with this key that has `place` such tokens before it, if it is of this part."""
+    """Store the id of the token with this key that has `place` such tokens before it, if this part holds it."""
     part = tl.program_id(1)
     other = tl.arange(0, PARTS)
     before = tl.sum(tl.where(other < part, counts, 0.0), 0).to(tl.int32)
@@ -147,7 +148,7 @@ def _look(
     row, allowed, out, phase, low, high, cut, peak, temperature, least, vocab,
     MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """The sums of this part that the phase asks for."""
+    """Store the sums of this part that the phase needs."""
     _, logit, inside = _load(row, allowed, tl.program_id(1) * PART, vocab, MASKED, PART)
     weight = _weight(logit, peak, temperature)
     key = _key(logit)
@@ -168,12 +169,13 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
     token_ids, largest, vocab,
     MASKED: tl.constexpr, WAYS: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One pass over a row: takes what its parts found in the last one, and has them find the next; grid (rows, parts).
+    """One pass over a row: combines the sums of the pass before, then computes the next ones; grid (rows, parts).
 
-    state    phase; low and high: the key searched for is in [low, high); lowest key that may be drawn; cut: tokens at
-             or below it do not count, but for cut_amount at the cut itself; weight of what is kept; target of a search
-    sums     of each part: in a search, weight or number of the tokens from each of WAYS thresholds upwards;
-             above a key, the weight above it, how many have exactly this key, how many are above
+    state    phase; low, high: the key searched for is in [low, high); lowest: smallest key that may be drawn; cut:
+             tokens with this key count cut_amount in all, tokens below it nothing; mass: weight of the kept tokens;
+             target of the search
+    sums     for each part. In a search: weight or number of the tokens at or above each of WAYS thresholds. After it:
+             weight of the tokens above a key, number of tokens with this key, number of tokens above it
     """
     index = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -217,7 +219,7 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
         lowest = tl.min(keys, 0).to(tl.int64)
         cut = lowest - 1
         cut_amount = 0.0 * mass
-    else:  # sums above the key that was found
+    else:  # the search has ended: sums above the found key
         weight = _weight(_logit(low), peak, temperature)
         ends = True
         if phase == TOP_K_ABOVE:
@@ -237,7 +239,7 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
         if part == 0:
             tl.store(next_state, DONE * 1.0)
         return
-    if ends:  # the next limit that the row has
+    if ends:  # begin the row's next limit
         low = lowest
         high = highest + 1
         if (phase == MASS) & (top_k > 0) & (top_k < vocab):
@@ -265,7 +267,7 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
 
 
 def num_passes(ways: int) -> int:
-    """Launches of `advance_kernel` until every row is done: for each limit a search of 32 bits and the sums above."""
+    """Return how many launches of `advance_kernel` finish every row: for each limit a search of 32 bits and its sums."""
     bits = ways.bit_length() - 1
     return 3 * (cdiv(32, bits) + 1) + 1
 

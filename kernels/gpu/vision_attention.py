@@ -1,4 +1,4 @@
-"""Attention of the vision tower: every row to all rows of its own item, items of any length side by side."""
+"""Attention of the vision tower: every row attends to all rows of its own item; items may differ in length."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +17,7 @@ NUM_WARPS, NUM_STAGES = 4, 3
 
 @triton.jit
 def _rows(place, column, inside, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALL_COLUMNS: tl.constexpr):
-    """Columns of rows, zeros past the width and, where MASKED, in rows that are not inside."""
+    """Load columns of rows, zeros past the width and, where MASKED, in rows that are not inside."""
     if MASKED:
         return tl.load(place + column[None, :], mask=inside & (column < WIDTH)[None, :], other=0.0)
     if ALL_COLUMNS:
@@ -29,7 +29,7 @@ def _rows(place, column, inside, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALL_
 def _attend(q_a, q_b, k, v, key_start, end, k_row, v_row, head, scale, peak, total, mean_a, mean_b,
             WIDTH: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, TILE_K: tl.constexpr,
             MASKED: tl.constexpr):  # fmt: skip
-    """The running softmax after one more tile of keys; MASKED: that may end inside of it."""
+    """Update the running softmax by one tile of keys; MASKED: the item may end inside the tile."""
     ALL_COLUMNS: tl.constexpr = FIRST <= WIDTH
     key = key_start + tl.arange(0, TILE_K)
     inside = (key < end)[:, None]
@@ -64,7 +64,7 @@ def vit_attention_kernel(
 
     tiles  [tiles, 3] i32: first row of the tile, first and last + 1 row of its item
 
-    A head is FIRST + SECOND columns wide, powers of two that waste less than the next power of two (72 = 64 + 16 - 8).
+    A head takes FIRST + SECOND columns, two powers of two, which waste less than one (72 needs 64 + 16, not 128).
     """
     entry = tiles + tl.program_id(0) * 3
     start = tl.load(entry).to(tl.int64)
@@ -102,7 +102,7 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
     """As `kernels.vit_attention`."""
     rows, heads, width = q.shape
     assert sum(lengths) == rows
-    # A head's columns lie side by side, which the compiler must know to load 16 bytes at a time.
+    # The compiler must know that a head's columns are contiguous to load 16 bytes at a time.
     assert all(x.stride()[1:] == (width, 1) for x in (q, k, v))
     out = torch.empty(rows, heads, width, dtype=q.dtype, device=q.device)
     if rows == 0:
@@ -119,12 +119,12 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
 
 @lru_cache(maxsize=8)
 def tiles_on(device: torch.device, lengths: tuple[int, ...]) -> Tensor:
-    """`tile_list` on the device: all layers of the tower ask for the same."""
+    """Return `tile_list` on the device, cached because all layers of the tower need the same."""
     return tile_list(lengths).to(device)
 
 
 def tile_list(lengths: Sequence[int]) -> Tensor:
-    """(first row of the tile, first row of the item, its end) of every tile, [tiles, 3] i32."""
+    """Return (first row of the tile, first row of the item, end of the item) of every tile, [tiles, 3] i32."""
     tiles = []
     begin = 0
     for length in lengths:
@@ -134,6 +134,6 @@ def tile_list(lengths: Sequence[int]) -> Tensor:
 
 
 def column_parts(width: int) -> tuple[int, int]:
-    """Two powers of two, at least 16 each as tensor cores need, that hold `width` columns."""
+    """Return two powers of two, each at least 16 for tensor cores, with `width` columns or more in sum."""
     first = power_of_2(width // 2 + 1, 16)
     return first, power_of_2(width - first, 16)

@@ -1,12 +1,12 @@
 // Absorbed MLA attention of one query token per row over the paged latent KV cache.
 //
 // A context is cut into tiles of TILE_TOKENS positions, counted from its start. Each tile gives a partial result with
-// its own maximum; partials are merged in the order of the tiles. Nothing in this depends on the other rows, on the
-// number of threads or on whether the tiles of a row were computed by one thread or by several.
+// its own maximum; partials are merged in the order of the tiles. So a result depends neither on the other rows nor on
+// the number of threads that compute the tiles of its row.
 //
-// All heads of a row share the latents: a tile of them is read once, and its scores are the tokens times the queries of
-// all heads as weights, heads in the lanes; its result is the softmax weights, transposed, times the latents. `Math` says
-// in which numbers and how.
+// All heads of a row share the latents, so a tile of them is read once. Its scores are a product of the tokens with the
+// queries of all heads, heads in the lanes; its result is a product of the transposed softmax weights with the latents.
+// `Math` defines the number format and both products.
 #ifdef MOONSHARD_AMX
 #include "amx/attention.h"
 #endif
@@ -36,7 +36,7 @@ struct Context {
   int64_t tiles(int64_t row) const { return (int64_t(context_lens[row]) + TILE_TOKENS - 1) / TILE_TOKENS; }
 };
 
-// What is known of all heads of a row after some tiles.
+// Softmax state of all heads of a row after some tiles.
 struct Partial {
   float* maximum;  // [lanes]
   float* weight;   // [lanes], sum of the softmax weights
@@ -45,7 +45,7 @@ struct Partial {
 Partial partial_at(const Context& c, float* memory) { return {memory, memory + c.lanes(), memory + 2 * c.lanes()}; }
 int64_t partial_size(const Context& c) { return c.lanes() * (c.wide() + 2); }
 
-// The queries of a row as weights. Lanes past the last head, and columns past the last, are zero.
+// Packs the queries of a row as weights. Lanes past the last head and columns past the last are zero.
 template <class Math>
 int64_t query_units(const Context& c) {
   return Math::units(c.width()) * c.lanes();
@@ -66,7 +66,7 @@ struct TileTokens;
 struct TileScores;
 struct TileMaximum;
 
-// The tokens of a tile: where they are if one block holds them as the products want them, else a copy.
+// The tokens of a tile: in place if one block holds all of them in the layout of the products, else a copy.
 template <class Math>
 Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t begin, int64_t tokens) {
   using T = typename Math::Cached;
@@ -89,7 +89,7 @@ Tokens<typename Math::Unit> read_tokens(const Context& c, int64_t row, int64_t b
   return {memory, units, nullptr};
 }
 
-// Moves `total` to the maximum of both, for sixteen heads; keep and take are what old and new sums are worth there.
+// Moves `total` to the larger of both maxima, for sixteen heads. `keep` and `take` are the factors of old and new sums.
 void join_weights(const Partial& total, const Partial& next, int64_t lane, float* keep, float* take) {
   const F16 before = load(total.maximum + lane), now = load(next.maximum + lane), top = max(before, now);
   const F16 kept = exp(sub(before, top)), taken = exp(sub(now, top));
@@ -101,7 +101,7 @@ void join_weights(const Partial& total, const Partial& next, int64_t lane, float
 
 struct MergeFactors;
 
-// Heads [first, first + count) of a later partial into an earlier one.
+// Merges heads [first, first + count) of a later partial into an earlier one.
 void merge(const Context& c, int64_t first, int64_t count, const Partial& total, const Partial& next) {
   float* keep = scratch<MergeFactors, float>(2 * c.lanes());
   float* take = keep + c.lanes();
@@ -114,7 +114,7 @@ void merge(const Context& c, int64_t first, int64_t count, const Partial& total,
   }
 }
 
-// Scores -> softmax weights of this tile alone, for sixteen heads, with their maximum and sum.
+// Turns scores into softmax weights of this tile alone, for sixteen heads, with their maximum and sum.
 template <class Math>
 void soften(const Context& c, int64_t tokens, float* scores, float* maximum, float* weight) {
   const int64_t lanes = c.lanes();
@@ -133,7 +133,7 @@ void soften(const Context& c, int64_t tokens, float* scores, float* maximum, flo
   store(weight, total);
 }
 
-// One tile of a row. The first becomes `p`, later ones are merged into it, with the same arithmetic as `merge`.
+// Computes one tile of a row. The first tile becomes `p`; later ones are merged into it with the arithmetic of `merge`.
 template <class Math>
 void attend_tile(const Context& c, int64_t row, const typename Math::Unit* queries, int64_t tile, bool first,
                  const Partial& p) {
@@ -174,7 +174,7 @@ struct RowPartials;
 struct SharedQueries;
 struct SharedPartials;
 
-// All tiles of one row on this thread.
+// Computes all tiles of one row on this thread.
 template <class Math>
 void attend_row(const Context& c, int64_t row) {
   auto* queries = scratch<Queries, typename Math::Unit>(query_units<Math>(c));
@@ -184,7 +184,7 @@ void attend_row(const Context& c, int64_t row) {
   finish<typename Math::Cached>(c, row, 0, c.heads, total);
 }
 
-// The same with the tiles shared out in waves; the partials of a wave are then merged in order, by one thread per
+// Computes one row on several threads: they share the tiles of a wave, then merge its partials in order, each thread for
 // sixteen heads.
 template <class Math>
 void attend_row_together(const Context& c, int64_t row, int64_t threads) {
@@ -196,7 +196,7 @@ void attend_row_together(const Context& c, int64_t row, int64_t threads) {
   pack_queries<Math>(c, row, queries);
   for (int64_t begin = 0; begin < tiles; begin += wave) {
     const int64_t count = begin + wave < tiles ? wave : tiles - begin;
-    // The very first tile goes where all are merged.
+    // The first tile of the context becomes the total.
     const auto place = [&](int64_t tile) {
       return begin + tile == 0 ? total : partial_at(c, memory + (tile + 1) * size);
     };
@@ -218,7 +218,7 @@ void run(const Context& c, int64_t threads) {
     tiles += c.tiles(row);
     longest = c.tiles(row) > longest ? c.tiles(row) : longest;
   }
-  // A row that would keep one thread busy after all others are done is shared out instead.
+  // Threads share a row that would otherwise keep one of them busy after all others are done.
   if (threads > 1 && longest > 1 && longest * threads > tiles) {
     for (int64_t row = 0; row < c.rows; row++)
       if (c.context_lens[row] > 0) attend_row_together<Math>(c, row, threads);

@@ -1,7 +1,7 @@
-// In which numbers decode attention computes: float32 everywhere, or pairs of bf16 where the CPU multiplies those.
+// Number formats of decode attention: float32 everywhere, or pairs of bf16 on CPUs that multiply them.
 //
-// Lanes are heads, sixteen to a register. Every (token, head) score and every (head, latent) sum has one accumulator that
-// takes its terms in order, so a result depends neither on the blocking nor on the other heads.
+// Lanes are heads, sixteen to a register. Every (token, head) score and every (head, latent) sum has one accumulator
+// that takes its terms in order, so a result depends neither on the blocking nor on the other heads.
 #pragma once
 #include "parallel.h"
 #include "simd.h"
@@ -13,19 +13,19 @@ constexpr int64_t TILE_TOKENS = 64;
 constexpr int64_t LANES = 16;
 constexpr int64_t K26_WIDTH = 512 + 64;  // numbers of a cached token in every released model
 constexpr int WIDE = TILE_REGISTERS >= 16 ? 2 : 1;  // registers of latents, or of heads, that a product takes at once
-constexpr int64_t CHUNK = WIDE * LANES;             // latents that lie side by side
+constexpr int64_t CHUNK = WIDE * LANES;             // latents side by side in memory
 
 inline int64_t up_to(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// Tokens of a tile as the products read them.
+// Tokens of a tile in the layout of the products.
 template <class Unit>
 struct Tokens {
   const Unit* at;
   int64_t stride;     // units from one to the next
-  const Unit* ahead;  // the tile that comes next, to be fetched meanwhile, or nullptr
+  const Unit* ahead;  // the next tile, to be prefetched meanwhile, or nullptr
 };
 
-// How a tile's result joins what a row has: (nothing) or old * keep + new * take, per head.
+// How a tile's result joins the sums of its row: as the first one, or old * keep + new * take for each head.
 struct Joining {
   const float* keep = nullptr;
   const float* take = nullptr;
@@ -42,8 +42,8 @@ struct Joining {
 struct TileValues;
 struct TileWeights;
 
-// out[m][r] of M tokens and R times sixteen lanes: sum of x[m * x_token + k * x_step] times w[k * w_step + r * 16 + lane]
-// X_TOKEN is x_token if the compiler is to know it, else 0: sixteen rows are then one address register instead of sixteen.
+// out[m][r] of M tokens and R times 16 lanes: sum over k of x[m * x_token + k * x_step] * w[k * w_step + r * 16 + lane].
+// X_TOKEN is x_token as a constant, or 0 for any: with a constant, sixteen rows need one address register, not sixteen.
 template <class Math, int M, int R, int64_t X_TOKEN = 0>
 void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step, const typename Math::Unit* w,
                   int64_t w_step, int64_t steps, float* out, int64_t out_token, const Joining& joining = {},
@@ -56,7 +56,7 @@ void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step,
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) sums[m][r] = zeros();
   for (int64_t k = 0; k < steps; k++, x += x_step, w += w_step) {
-    // One line a step: sixteen rows at once are more streams than the hardware follows.
+    // One line of the cache a step: the hardware prefetcher cannot follow sixteen rows at once.
     if (X_TOKEN != 0 && k / M * LINE < steps) __builtin_prefetch(ahead + k % M * x_token + k / M * LINE, 0, 2);
     typename Math::Lanes weight[R];
 #pragma GCC unroll 16
@@ -72,7 +72,7 @@ void tile_product(const typename Math::Unit* x, int64_t x_token, int64_t x_step,
     for (int r = 0; r < R; r++) joining.put(out + m * out_token + r * LANES, sums[m][r], m);
 }
 
-// What all numbers share. `Math` says how a unit looks and what multiplies it.
+// The part that both formats share. `Math` defines a unit of memory and its products.
 template <class Math>
 struct VectorMath {
   // scores [tokens][lanes] = keys times queries [units][lanes]
@@ -136,7 +136,7 @@ struct FloatMath : VectorMath<FloatMath<T>> {
   static Lanes load_lanes(const float* w) { return load(w); }
   static F16 multiply_add(F16 sum, F16 w, float x) { return fma(splat(x), w, sum); }
   static F16 rounded(F16 weight) { return weight; }
-  // One head's numbers [first, first + count) of the key into its lane.
+  // Puts numbers [first, first + count) of one head's query into its lane.
   static void put(const T* from, int64_t first, int64_t count, int64_t lane, int64_t lanes, float* queries) {
     for (int64_t d = 0; d < count; d++) queries[(first + d) * lanes + lane] = widen(from[d]);
   }
@@ -146,9 +146,9 @@ struct FloatMath : VectorMath<FloatMath<T>> {
     for (; d + LANES <= width; d += LANES) store(to + d, load(from + d));
     for (; d < width; d++) to[d] = widen(from[d]);
   }
-  // Softmax weights [tokens][lanes] serve as they are.
+  // Softmax weights [tokens][lanes] are used unchanged.
   static const float* pack_weights(const float* weights, int64_t, int64_t, float*) { return weights; }
-  // -> [latents / CHUNK][tokens][CHUNK], so that a product reads one run of memory; zeros past the last latent.
+  // Packs tokens to [latents / CHUNK][tokens][CHUNK], contiguous for each product; zeros past the last latent.
   static void pack_values(const Tokens<float>& keys, int64_t tokens, int64_t latent, int64_t, float* out) {
     for (int64_t t = 0; t < tokens; t++)
       for (int64_t d = 0; d < latent; d += CHUNK) {
@@ -161,15 +161,15 @@ struct FloatMath : VectorMath<FloatMath<T>> {
 };
 
 #ifdef MOONSHARD_BF16_DOT
-// Words of two bf16, neighbours in the summed dimension: two columns of a key, two tokens of the values. The softmax
-// weights are rounded to bf16 and summed as rounded.
+// Words of two bf16 that are neighbours in the summed dimension: two columns of a key, two tokens of the values. The
+// softmax weights are rounded to bf16, and their sum is the sum of the rounded weights.
 struct Bf16Math : VectorMath<Bf16Math> {
   using Cached = uint16_t;
   using Unit = uint32_t;
   using Lanes = W16;
 
   static int64_t units(int64_t count) { return (count + 1) / 2; }
-  // Whether the products can read a tile of tokens where it lies, `stride` bf16 from one to the next.
+  // Whether the products can read a tile of tokens in place; `stride` counts bf16 from one token to the next.
   static bool as_cached(int64_t, int64_t, int64_t stride) { return stride % 2 == 0; }
   static Lanes load_lanes(const uint32_t* w) { return load_words(w); }
   static F16 multiply_add(F16 sum, W16 w, uint32_t x) { return bf16_dot(sum, w, x); }
@@ -183,7 +183,7 @@ struct Bf16Math : VectorMath<Bf16Math> {
   }
   static void read(const uint16_t* from, int64_t width, uint32_t* to) { std::memcpy(to, from, size_t(width) * 2); }
 
-  // Weights are bf16 numbers in float32: the upper halves of two tokens make a word.
+  // Weights are bf16 numbers in float32: the upper halves of two tokens' weights make a word.
   static const uint32_t* pack_weights(const float* weights, int64_t tokens, int64_t lanes, uint32_t* out) {
     const F16 none = zeros();
     for (int64_t t = 0; t < tokens; t += 2)
@@ -194,7 +194,7 @@ struct Bf16Math : VectorMath<Bf16Math> {
     return out;
   }
 
-  // Tokens -> [latents / CHUNK][steps][CHUNK], the two tokens of a step in one word; zeros past the last of both.
+  // Packs tokens to [latents / CHUNK][steps][CHUNK], the two tokens of a step in one word; padded with zeros.
   static void pack_values(const Tokens<uint32_t>& keys, int64_t tokens, int64_t latent, int64_t steps, uint32_t* out) {
     for (int64_t t = 0; t < 2 * steps; t += 2)
       for (int64_t d = 0; d < latent; d += CHUNK) {

@@ -1,9 +1,9 @@
-// Causal MLA attention of a prompt chunk: keys and values are already projected from the latents.
+// Causal MLA attention of a prompt chunk, after keys and values have been projected from the latents.
 //
 // One task is one head: it packs the head's keys and values once, as weights of tiles.h, then takes the queries in
-// chunks. The context is cut into tiles of TILE_TOKENS positions counted from its start, and each row goes through its
-// tiles in order (running maximum, sum and output). A tile past a row's own position leaves the row exactly as it is, so
-// a row's result depends neither on how the prompt was cut into chunks nor on what else is in its chunk.
+// chunks. The context is cut into tiles of TILE_TOKENS positions counted from its start, and each row takes its tiles in
+// order (running maximum, sum and output). A tile past a row's own position does not change the row, so its result
+// depends neither on how the prompt was cut into chunks nor on the other rows of its chunk.
 #include "products.h"
 
 namespace moonshard {
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t TILE_TOKENS = 64;
 constexpr int64_t TILE_BLOCKS = TILE_TOKENS / ROWS;
-constexpr int64_t CHUNK_TILES = 8;  // queries of a chunk times one tile of keys stay in the first two caches
+constexpr int64_t CHUNK_TILES = 8;  // the queries of a chunk and one tile of keys stay in the first two cache levels
 
 struct Prompt {
   const void* q_nope;     // [tokens, heads, nope]
@@ -35,11 +35,11 @@ struct ChunkSums;
 struct ChunkState;
 struct RowBuffer;
 
-// One position's numbers [first, first + count) of the key into its row of a block of keys.
+// Puts numbers [first, first + count) of one position's key into its row of a block of keys.
 inline void put_key(const float* from, int64_t first, int64_t count, int64_t row, float* block) {
   for (int64_t d = 0; d < count; d++) block[(first + d) * ROWS + row] = from[d];
 }
-// One or two positions of a head's value into their step of every block of values, `block_units` apart.
+// Puts one or two positions of a head's value into their step of every block of values; blocks are `block_units` apart.
 inline void put_values(const float* from, const float*, int64_t count, float* step, int64_t block_units) {
   for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = from[d];
 }
@@ -59,7 +59,7 @@ inline void put_values(const uint16_t* from, const uint16_t*, int64_t count, flo
   for (int64_t d = 0; d < count; d++) step[d / ROWS * block_units + d % ROWS] = widen(from[d]);
 }
 
-// One head's queries, keys and values, and what is known of a chunk's rows so far.
+// One head's queries, keys and values, and the softmax state of a chunk's rows.
 template <class Product, class T>
 struct Head {
   using Kind = typename Product::Weights;
@@ -150,7 +150,8 @@ struct Head {
       Product::template pack<T>(row, tiling, tile, p.key(), out);
   }
 
-  // Scores of one row and tile -> softmax weights; the row's sums move to the new maximum. Nothing visible: all zero.
+  // Turns scores of one row and tile into softmax weights, and moves the row's sums to the new maximum. Weights are zero
+  // where the row sees no position of the tile.
   void soften(float* scores, int64_t visible, float& maximum, float& total, float* sums) const {
     if (visible <= 0) {
       std::memset(scores, 0, TILE_TOKENS * sizeof(float));
@@ -180,7 +181,7 @@ struct Head {
     for (int64_t d = 0; d < padded_v(); d += 16) store(sums + d, mul(load(sums + d), splat(keep)));
   }
 
-  // The weight as the product will see it, so that weights and their sum agree.
+  // The weight as the product reads it, so that weights and their sum agree.
   static F16 as_multiplied(F16 weight) {
     if (Kind::COLUMNS == 1) return weight;
     uint16_t half[16];

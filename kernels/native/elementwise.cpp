@@ -1,4 +1,4 @@
-// What touches each number once: norms, SwiGLU, rotary embedding, cache writes. One pass over memory each.
+// Operations that read each number once: norms, SwiGLU, rotary embedding, cache writes. Each is one pass over memory.
 #include <cmath>
 
 #include "operations.h"
@@ -9,7 +9,7 @@ namespace moonshard {
 namespace {
 
 constexpr int64_t LANES = 16;
-constexpr int64_t SMALL_WORK = int64_t(1) << 15;  // below this many numbers a second thread costs more
+constexpr int64_t SMALL_WORK = int64_t(1) << 15;  // with fewer numbers a second thread costs more than it saves
 
 template <class Body>
 void for_rows(int64_t rows, int64_t width, int64_t threads, const Body& body) {
@@ -94,7 +94,7 @@ void add_norm(const T* x, int64_t x_stride, const T* residual, int64_t residual_
   });
 }
 
-// Where the latent KV of new tokens goes. Strides count numbers.
+// The cache slots for the latent KV of new tokens. Strides count numbers.
 struct Slots {
   void* cache;
   int64_t block_stride, token_stride, block_tokens;
@@ -189,7 +189,7 @@ void rope(const void* x, int64_t is_bf16, const int64_t* positions, const float*
            token_stride, head_stride, threads);
 }
 
-// Strides in bytes: latents and keys are moved as they are.
+// Strides are in bytes: latents and keys are copied unchanged.
 void write_latent(uint8_t* cache, int64_t block_stride, int64_t token_stride, int64_t block_tokens,
                   const int64_t* slots, const uint8_t* latent, int64_t latent_stride, int64_t latent_bytes,
                   const uint8_t* rope_key, int64_t rope_stride, int64_t rope_bytes, int64_t tokens) {

@@ -1,5 +1,5 @@
-// Several operations in one call: the same functions on the same numbers, without Python between them. At one token a
-// step of a small model spends as much time there as a third of its weights take to read.
+// Several operations in one call: the same functions on the same numbers, without Python between them. In a small model,
+// Python between the operations of a one-token step takes as long as reading a third of the weights.
 #include "operations.h"
 #include "parallel.h"
 

@@ -1,8 +1,8 @@
-// Tiles for INT4 weights, groups of 32 columns with one bf16 scale per row; see tiles.h.
+// Tiles (tiles.h) for INT4 weights: groups of 32 columns with one bf16 scale per row.
 //
-// 32-bit word l of vector v = 0..3 of a group belongs to row l and holds columns 8 v .. 8 v + 7 as nibbles w + 8, the
-// even columns in the low half, lowest first, the odd columns in the high half. A nibble group is summed unscaled, then
-// added with its scale. The scales of a group are 16 bf16, one per row.
+// Word l (32 bits) of vector v = 0..3 of a group belongs to row l and holds columns 8 v .. 8 v + 7 as nibbles w + 8: the
+// even columns in the low half, lowest first, the odd columns in the high half. The sum of a group is computed unscaled,
+// then added times its scale. The scales of a group are 16 bf16, one per row.
 #pragma once
 #include "tiles.h"
 
@@ -17,9 +17,8 @@ struct Int4F32 {
   static constexpr int64_t COLUMNS = GROUP, UNITS = GROUP + 1, WORD_BYTES = 256;
   static constexpr int64_t PASS_STEPS = 32;
 
-  // A nibble is used where it stands, times 16^place, so the token's value carries 16^-place; this saves the shift.
-  // The 8 that is subtracted from every nibble becomes one start value per group: -8 times the sum of the tokens'
-  // values.
+  // A nibble is used without a shift, as nibble * 16^place, and the token's value is packed times 16^-place. Instead of
+  // subtracting 8 from every nibble, each group starts at -8 times the sum of the token's values.
   template <int R, int M>
   static void tile(const Matrix& w, int64_t block, int64_t step, int64_t end, const float* x, float* c,
                    int64_t row_stride, bool resume) {
@@ -84,7 +83,7 @@ struct Int4Bf16 {
   static constexpr int64_t COLUMNS = GROUP, UNITS = GROUP / 2, WORD_BYTES = 256;
   static constexpr int64_t PASS_STEPS = 32;
 
-  // bf16(i % 16 - 8): the look-up reads five bits, so the table repeats and the nibble needs no mask.
+  // bf16(i % 16 - 8). The look-up reads five bits; because the table repeats after 16, the fifth need not be masked.
   static W16 table() {
     uint16_t entry[32];
     for (int i = 0; i < 32; i++) entry[i] = to_bf16(float(i % 16 - 8));

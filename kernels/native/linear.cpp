@@ -1,4 +1,4 @@
-// y = x W^T for bf16 weights: packing, and the product for one weight (linear) or one per head (head_linear).
+// y = x W^T for bf16 weights: packing, and the product with one weight (linear) or one per head (head_linear).
 #include "operations.h"
 #include "products.h"
 
@@ -14,7 +14,7 @@ struct Products {
   int64_t x_token_stride, x_batch_stride, y_token_stride, y_batch_stride;
 };
 
-constexpr int64_t SMALL_WORK = int64_t(1) << 15; // below this many multiplications a second thread costs more
+constexpr int64_t SMALL_WORK = int64_t(1) << 15; // with fewer multiplications a second thread costs more than it saves
 
 struct PackedTokens;
 struct TaskSums;
@@ -77,7 +77,7 @@ using namespace moonshard;
 
 extern "C" {
 
-// Whether the system lets this process use what the library was compiled for: Linux gives out the tile unit on request.
+// Whether the system permits the instructions of this library: Linux grants the tile unit only on request.
 int64_t permitted() {
 #ifdef MOONSHARD_AMX
   return tiles_permitted();
@@ -88,7 +88,7 @@ int64_t permitted() {
 
 int64_t packed_linear_bytes(int64_t out, int64_t in) { return (out + ROWS - 1) / ROWS * ((in + 1) / 2) * 64; }
 
-// weight [out, in] bf16, row_stride elements apart -> packed, rows and columns padded with zeros
+// Packs weight [out, in] bf16, rows row_stride elements apart; pads rows and columns with zeros.
 void pack_linear(const uint16_t* weight, int64_t row_stride, int64_t out, int64_t in, uint16_t* packed,
                  int64_t threads) {
   const int64_t steps = (in + 1) / 2, row_blocks = (out + ROWS - 1) / ROWS;

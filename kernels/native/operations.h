@@ -1,4 +1,4 @@
-// Operations that others are made of (fused.cpp), as the library exports them.
+// Exported operations that fused.cpp calls.
 #pragma once
 #include <cstdint>
 

@@ -1,7 +1,7 @@
-// Sharing work among threads, and scratch memory.
+// Phases of tasks for several threads, and scratch memory.
 //
-// Work comes as phases of numbered tasks. A phase begins when all tasks of the one before are done, not when all threads
-// have arrived: a thread that the system does not run holds nobody up, for the others do its tasks.
+// Work is a sequence of phases, each with numbered tasks. A phase begins when all tasks of the phase before are done,
+// not when all threads have arrived: if the system does not run a thread, the others do its tasks.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -11,16 +11,16 @@
 
 namespace moonshard {
 
-// pool.cpp: runs job(context) on this thread, and on up to threads - 1 workers that come in time. Returns when every
-// worker that began has returned. Alone if another call is using the workers.
+// pool.cpp: runs job(context) on this thread and on up to threads - 1 workers, those that wake in time; on this thread
+// alone while another call uses the workers. Returns when every worker that began has returned.
 void run_with_workers(int64_t threads, void (*job)(const void*), const void* context);
 
-// Waits until value == wanted: a short while awake, then asleep.
+// Waits until value == wanted: first spinning for a short time, then asleep.
 void wait_for(std::atomic<int32_t>& value, int32_t wanted);
 
 namespace {
 
-// Tasks 0 .. count - 1, handed out first come first served.
+// Tasks 0 .. count - 1; each thread takes the next one.
 template <class Body>
 class Phase {
  public:
@@ -30,7 +30,7 @@ class Phase {
   void run_alone() const {
     for (int32_t task = 0; task < count_; task++) body_(int64_t(task));
   }
-  // Returns when all tasks are done, whoever did them.
+  // Returns when all tasks are done, by any thread.
   void run_together() const {
     for (int32_t task = next_.fetch_add(1); task < count_; task = next_.fetch_add(1)) {
       body_(int64_t(task));
@@ -64,8 +64,8 @@ void parallel(int64_t threads, Phase<Bodies>... phases) {
       &all);
 }
 
-// Memory that a thread keeps from call to call: fresh pages cost more than the arithmetic done in them.
-// Each user takes its own `Purpose`, so that one call can hold several.
+// Memory that a thread keeps from call to call, because touching fresh pages costs more than the arithmetic in them.
+// Each use has its own `Purpose`, so that a call can use several at once.
 template <class Purpose, class T>
 T* scratch(int64_t count) {
   struct Buffer {

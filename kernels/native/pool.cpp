@@ -1,4 +1,4 @@
-// The worker threads of the kernels: few, kept for the life of the process, awake for a moment after each job.
+// Worker threads of the kernels: few, kept for the life of the process, awake for a short time after each job.
 #include <immintrin.h>
 
 #include <chrono>
@@ -10,8 +10,8 @@
 namespace moonshard {
 namespace {
 
-// A decode step calls a kernel every few microseconds; waking a sleeping thread costs tens. Longer than this nobody
-// waits awake: on a machine with more threads than cores the waiting thread would hold up the one it waits for.
+// A decode step calls a kernel every few microseconds, while waking a sleeping thread takes tens of them. Spinning for
+// longer than this would, with more threads than cores, starve the thread that is waited for.
 constexpr auto AWAKE = std::chrono::microseconds(50);
 
 template <class Ready>
@@ -58,7 +58,7 @@ class Pool {
     }
   }
 
-  std::mutex busy_;  // held by the caller whose job the workers do
+  std::mutex busy_;  // locked by the caller whose job the workers run
   int64_t num_workers_ = 0;
   void (*job_)(const void*) = nullptr;
   const void* context_ = nullptr;

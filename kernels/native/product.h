@@ -1,12 +1,12 @@
-// Products of packed tokens with packed weights: cuts the work into the tiles of tiles.h.
+// Products of packed tokens with packed weights, cut into the tiles of tiles.h.
 //
-// Operations are written once, over a product: how tokens are cut into tiles, packed, and multiplied. `Vectors` makes one
-// of every kind of tiles.h; amx/ has those of the tile unit. A product has
+// An operation is a template over a product, which defines how tokens are cut into tiles, packed and multiplied.
+// `Vectors` makes a product of each kind in tiles.h; amx/ has the products of the tile unit. A product has
 //
-//   Tiling     cuts tokens into tiles; its packed rows may be more than its tokens
-//   Unit       what packed tokens are made of, row_units(columns) for each row
+//   Tiling     cuts tokens into tiles; it may have more packed rows than tokens
+//   Unit       element of packed tokens, row_units(columns) for each row
 //   pack       packs one tile of tokens
-//   task_blocks, TASK_TILES   how much of a large product is one task
+//   task_blocks, TASK_TILES   size of one task of a large product
 //   multiply   tiles [first, last) of packed tokens times row blocks [block, block + blocks) of a matrix
 #pragma once
 #include <utility>
@@ -26,7 +26,7 @@ struct Tiling {
       : tokens(num_tokens), tiles((num_tokens + MAX_TILE_TOKENS - 1) / MAX_TILE_TOKENS) {}
   int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
   int64_t largest() const { return (tokens + tiles - 1) / tiles; }
-  // Rows in memory: of all tiles, before a tile, and in it.
+  // Rows in memory: of all tiles, before a tile, and in a tile.
   int64_t rows() const { return tokens; }
   int64_t first_row(int64_t tile) const { return begin(tile); }
   int64_t rows_of(int64_t tile) const { return begin(tile + 1) - begin(tile); }
@@ -64,7 +64,7 @@ TileFunction<Kind> choose_tile(int blocks, int64_t tokens) {
                        : choose_tile<Kind, 1>(tokens, all);
 }
 
-// A row as words of two bf16; an odd last column gets a zero. Float32 rows are rounded into `memory`.
+// A row as words of two bf16, padded with a zero if the columns are odd. Float32 rows are rounded into `memory`.
 inline const uint16_t* bf16_row(const uint16_t* row, int64_t, uint16_t*) { return row; }
 inline const uint16_t* bf16_row(const float* row, int64_t columns, uint16_t* memory) {
   int64_t k = 0;
@@ -80,12 +80,12 @@ struct Vectors {
   using Weights = Kind;
   using Tiling = moonshard::Tiling;
   using Unit = typename Kind::Unit;
-  static constexpr int64_t TASK_TILES = 20;  // tokens of a task times one pass stay in the second cache
+  static constexpr int64_t TASK_TILES = 20;  // the tokens of a task, for one pass, stay in the second-level cache
 
   static int64_t task_blocks(int64_t, int64_t tiles, int64_t) { return tiles > 1 ? 8 : 4; }
   static int64_t row_units(int64_t columns) { return (columns + Kind::COLUMNS - 1) / Kind::COLUMNS * Kind::UNITS; }
 
-  // row(m) is the first of `columns` numbers of token m of the call. x: packed tokens of all tiles.
+  // row(m) points to the `columns` numbers of token m of the call. x: packed tokens of all tiles.
   template <class T, class Row>
   static void pack(const Row& row, const Tiling& tiling, int64_t tile, int64_t columns, Unit* x) {
     const int64_t begin = tiling.begin(tile), tokens = tiling.begin(tile + 1) - begin;
@@ -111,7 +111,7 @@ struct Vectors {
     }
   }
 
-  // One group of columns of row m of a tile, already of the dtype of the run.
+  // Puts one group of columns, already in the dtype of the run, into row m of a tile.
   static void put_group(const float* value, const Tiling& tiling, int64_t tile, int64_t m, int64_t group,
                         int64_t columns, Unit* x) {
     const int64_t tokens = tiling.rows_of(tile);
@@ -119,7 +119,7 @@ struct Vectors {
   }
 
   // c  [rows of these tiles, blocks * 16] f32, row_stride apart
-  // The columns are walked in passes short enough for the caches; the sums wait in c between passes.
+  // The columns are taken in passes that fit the caches; between passes the sums are in c.
   static void multiply(const Matrix& w, int64_t block, int64_t blocks, const Unit* x, const Tiling& tiling,
                        int64_t first, int64_t last, float* c, int64_t row_stride) {
     const int64_t pass = last - first > 1 ? Kind::PASS_STEPS : w.steps;
@@ -129,7 +129,7 @@ struct Vectors {
     }
   }
 
-  // Adds steps [step, step + steps) of the weights times tokens that have these steps alone.
+  // Adds the product of steps [step, step + steps) of the weights with tokens packed with only these steps.
   static void add(const Matrix& w, int64_t block, int64_t blocks, int64_t step, int64_t steps, const Unit* x,
                   const Tiling& tiling, float* c, int64_t row_stride) {
     multiply_steps(w, block, blocks, step, steps, x, 0, steps, tiling, 0, tiling.tiles, c, row_stride, true);

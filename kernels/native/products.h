@@ -1,4 +1,4 @@
-// The products of bf16 runs on this instruction set. Float32 runs take those of the vectors everywhere.
+// The products of bf16 runs on this instruction set. Float32 runs use `Vectors` on all of them.
 #pragma once
 #ifdef MOONSHARD_AMX
 #include "amx/dense.h"

@@ -1,4 +1,4 @@
-// The router: scores of every expert in float32, the choice by score + bias, the weights by score.
+// The router: scores every expert in float32, chooses by score + bias, weights by score.
 #include <cmath>
 
 #include "parallel.h"
@@ -23,7 +23,7 @@ struct Router {
   float* weights;  // [tokens, top_k]
 };
 
-// scores[m][e] of M tokens and E experts; sixteen partial sums each, added up in a fixed tree.
+// scores[m][e] of M tokens and E experts; each has sixteen partial sums, added in a fixed tree.
 template <int M, int E, class T>
 void score(const T* hidden, int64_t stride, const float* gate, int64_t width, float* scores, int64_t score_stride) {
   F16 sums[M][E];
@@ -53,7 +53,7 @@ void score_task(const Router& r, int64_t first_token, int64_t tokens, int64_t fi
   const T* hidden = static_cast<const T*>(r.hidden) + first_token * r.stride;
   const float* gate = r.gate + first_expert * r.width;
   float* to = scores + first_token * r.experts + first_expert;
-  // Four tokens share what is read of the gate.
+  // Four tokens share each read of the gate.
   const auto score_tokens = [&]<int M>(int64_t m) {
     const T* x = hidden + m * r.stride;
     float* out = to + m * r.experts;
@@ -66,7 +66,7 @@ void score_task(const Router& r, int64_t first_token, int64_t tokens, int64_t fi
   for (; m < tokens; m++) score_tokens.template operator()<1>(m);
 }
 
-// Index of the largest of `values`, the first of equals, NaN above all; -1 if all are taken.
+// Index of the largest value not yet taken; of equal values the first; NaN counts as the largest; -1 if all are taken.
 int64_t take_largest(const float* values, uint8_t* taken, int64_t count) {
   int64_t best = -1;
   for (int64_t i = 0; i < count; i++) {
@@ -77,7 +77,7 @@ int64_t take_largest(const float* values, uint8_t* taken, int64_t count) {
   return best;
 }
 
-// Sum of the two largest, as the group's score.
+// Score of a group: the sum of its two largest values.
 float best_two(const float* values, int64_t count) {
   float first = -INFINITY, second = -INFINITY;
   for (int64_t i = 0; i < count; i++) {

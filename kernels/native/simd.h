@@ -1,4 +1,4 @@
-// The vector vocabulary of all kernels: sixteen float32 lanes (F16) or 32-bit words (W16), whatever the registers are.
+// Vector types of all kernels: sixteen float32 lanes (F16) or 32-bit words (W16), for every size of register.
 #pragma once
 #ifdef MOONSHARD_AVX512
 #include "simd_avx512.h"

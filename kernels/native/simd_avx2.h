@@ -7,7 +7,7 @@
 namespace moonshard {
 namespace {
 
-constexpr int MAX_TILE_TOKENS = 6;     // 6 tokens x 16 rows are 12 accumulators of 16 registers
+constexpr int MAX_TILE_TOKENS = 6;     // 6 tokens x 16 rows: 12 of the 16 registers are accumulators
 constexpr int TILE_REGISTERS = 6;      // accumulators of sixteen lanes that a tile may use
 
 struct F16 {
@@ -33,7 +33,7 @@ inline F16 fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo),
 inline F16 max(F16 a, F16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline F16 min(F16 a, F16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 
-// Computes v here and reads x only after it: fixes the order in which the compiler needs registers.
+// Makes the compiler compute v here and read x only afterwards, which limits the registers in use at a time.
 inline void pin(F16& v, const float*& x) { asm volatile("" : "+x"(v.lo), "+x"(v.hi), "+r"(x)); }
 
 inline F16 round_even(F16 v) {
@@ -70,7 +70,7 @@ inline F16 high_half(W16 w) {
 
 inline W16 shift_right_4(W16 w) { return {_mm256_srli_epi32(w.lo, 4), _mm256_srli_epi32(w.hi, 4)}; }
 
-// Nibble `place` of each word where it stands: its value times 16^place. place 7 would meet the sign bit.
+// Nibble `place` of each word without a shift: its value times 16^place. Place 7 is excluded: it has the sign bit.
 template <int place>
 inline F16 nibble(W16 w) {
   static_assert(place < 7);

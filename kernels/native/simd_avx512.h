@@ -1,4 +1,4 @@
-// Sixteen lanes on a CPU with AVX512: one register. With MOONSHARD_BF16_DOT it multiplies pairs of bf16 too.
+// Sixteen lanes on a CPU with AVX512: one register. With MOONSHARD_BF16_DOT also products of pairs of bf16.
 #pragma once
 #include <immintrin.h>
 
@@ -7,7 +7,7 @@
 namespace moonshard {
 namespace {
 
-constexpr int MAX_TILE_TOKENS = 12;    // 12 tokens x 32 rows are 24 accumulators of 32 registers
+constexpr int MAX_TILE_TOKENS = 12;    // 12 tokens x 32 rows: 24 of the 32 registers are accumulators
 constexpr int TILE_REGISTERS = 24;     // accumulators of sixteen lanes that a tile may use
 
 struct F16 {
@@ -59,7 +59,7 @@ inline F16 high_half(W16 w) {
 
 inline W16 shift_right_4(W16 w) { return {_mm512_srli_epi32(w.all, 4)}; }
 
-// Nibble `place` of each word where it stands: its value times 16^place. place 7 would meet the sign bit.
+// Nibble `place` of each word without a shift: its value times 16^place. Place 7 is excluded: it has the sign bit.
 template <int place>
 inline F16 nibble(W16 w) {
   static_assert(place < 7);
@@ -71,7 +71,7 @@ inline F16 load(const uint16_t* p) {  // sixteen bf16
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
 
-// Rounded by hand, as with AVX2: the conversion instruction would flush denormals to zero.
+// Rounded in integer arithmetic, as with AVX2: the conversion instruction would flush denormals to zero.
 inline void store(uint16_t* p, F16 v) {
   const __m512i bits = _mm512_castps_si512(v.all);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -87,13 +87,13 @@ inline F16 bf16_dot(F16 c, W16 w, uint32_t x) {
   return {_mm512_dpbf16_ps(c.all, (__m512bh)w.all, (__m512bh)_mm512_set1_epi32(int(x)))};
 }
 #endif
-// Words of the upper halves of two registers: low from the even, high from the odd one.
+// Words of the upper halves of two registers: the low half from `even`, the high half from `odd`.
 inline W16 upper_halves(F16 even, F16 odd) {
   const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even.all), 16);
   const __m512i high = _mm512_and_si512(_mm512_castps_si512(odd.all), _mm512_set1_epi32(int(0xFFFF0000u)));
   return {_mm512_or_si512(low, high)};
 }
-// 32 words of one number of `even` and one of `odd` each.
+// 32 words, each with one number of `even` and one of `odd`.
 inline void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) {
   alignas(64) static constexpr uint16_t pick[2][32] = {
       {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
@@ -105,7 +105,7 @@ inline void interleave(const uint16_t* even, const uint16_t* odd, uint32_t* to) 
   _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, _mm512_load_si512(pick[1]), b));
 }
 inline W16 shift_right_16bit(W16 w, int bits) { return {_mm512_srli_epi16(w.all, unsigned(bits))}; }
-// Replaces each 16-bit lane by the entry of the table that its low five bits name.
+// Replaces each 16-bit lane by the table's entry at the index in its low five bits.
 inline W16 look_up(W16 index, W16 table) { return {_mm512_permutexvar_epi16(index.all, table.all)}; }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The inner loops of every product: a tile of up to MAX_TILE_TOKENS tokens times R blocks of 16 weight rows.
 //
-// Weights stand in blocks of 16 rows, one row per lane, and are walked along the columns in steps. Tokens are packed
-// step by step, tokens innermost, so that the loop reads one short run of memory. Each (token, row) has exactly one
-// accumulator that takes the columns in order, whatever R and M are: this makes a result independent of the batch.
+// Weights are stored in blocks of 16 rows, one row per lane; the loop takes their columns in steps. Tokens are packed
+// step by step, tokens innermost, so that a step reads contiguous memory. For every R and M each (token, row) has exactly
+// one accumulator that takes the columns in order, so a result does not depend on the batch.
 //
 //   kind        a step is    weights of a block and step   tokens of a step, times M        arithmetic
 //   PlainF32    1 column     16 float32, 64 bytes          1 float32                        float32 FMA
@@ -19,7 +19,7 @@ namespace moonshard {
 namespace {
 
 constexpr int64_t ROWS = 16;       // weight rows of a block
-constexpr int64_t PREFETCH = 1536; // bytes ahead in each block's stream, about one memory latency
+constexpr int64_t PREFETCH = 1536; // bytes ahead in each block's stream: about one memory latency
 
 struct Matrix {
   const uint8_t* words = nullptr;    // [blocks, steps, WORD_BYTES of the kind]
@@ -47,8 +47,8 @@ struct Sums {
   }
 };
 
-// sums += x weight for M tokens and R blocks. Sixteen registers hold the sums, one block's weights and one token; with
-// thirty-two, all weights stay and each token is broadcast once. `tight`: the weights need a register for a mask too.
+// sums += x weight for M tokens and R blocks. With sixteen registers these hold the sums, one block's weights and one
+// token; with thirty-two, all weights stay and each token is broadcast once. `tight`: a mask needs one more register.
 template <int R, int M, bool tight = true, class Weight>
 inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) {
   if constexpr (TILE_REGISTERS < 16) {
@@ -58,7 +58,7 @@ inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) 
 #pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
         sums[m][r] = fma(splat(x[m]), w, sums[m][r]);
-        // Keeps the compiler from loading the next token early, for which a sum would have to leave its register.
+        // Keeps the compiler from loading the next token early, because that would spill a sum.
         if (tight && M * R == TILE_REGISTERS) pin(sums[m][r], x);
       }
     }
@@ -75,7 +75,7 @@ inline void accumulate(F16 (&sums)[M][R], const float* x, const Weight& weight) 
 
 struct PlainF32 {
   using Unit = float;
-  static constexpr bool WORDS = false;  // whether a unit is two columns as they stand in memory
+  static constexpr bool WORDS = false;  // whether a unit is two columns in the layout of memory
   static constexpr int64_t COLUMNS = 1, UNITS = 1, WORD_BYTES = 64;
   static constexpr int64_t PASS_STEPS = 256;
 
@@ -99,7 +99,7 @@ struct DenseF32 {
   using Unit = float;
   static constexpr bool WORDS = false;
   static constexpr int64_t COLUMNS = 2, UNITS = 2, WORD_BYTES = 64;
-  static constexpr int64_t PASS_STEPS = 256;  // 16 KiB of a block, half of the first cache
+  static constexpr int64_t PASS_STEPS = 256;  // 16 KiB of a block, half of the first-level cache
 
   template <int R, int M>
   static void tile(const Matrix& w, int64_t block, int64_t step, int64_t end, const float* x, float* c,
@@ -118,7 +118,7 @@ struct DenseF32 {
     sums.save(c, row_stride);
   }
 
-  // Puts one step of token m of M into its place. Values past the last column are zero.
+  // Packs one step of token m of M. Values past the last column are zero.
   static void pack(const float* value, float* x, int64_t M, int64_t m) {
     x[m] = value[0];
     x[M + m] = value[1];
