@@ -1,10 +1,10 @@
 """Every tensor operation of the model, one function each; the device of the tensors chooses the implementation.
 
-Dtypes: activations are float32 or bfloat16, the dtype of the run; dense weights come as bfloat16, which both hold
+Dtypes: activations are float32 or bfloat16, the dtype of the run; dense weights come as bfloat16, which both represent
 exactly. Sums are taken in float32 and rounded once to the dtype of the run; a float32 run never rounds to bfloat16.
-`kernels/reference/text.py` is the definition of each result, `describe()` says what computes it here.
+`kernels/reference/text.py` defines each result; `describe()` names the implementations in use.
 
-A latent KV cache has the dtype of the run, or is uint8: FP8, whose last dimension is the bytes of a token
+A latent KV cache has the dtype of the run, or FP8 stored as uint8: its last dimension is then the bytes of a token
 (`kernels/reference/latent_fp8.py`) instead of kv_lora + rope.
 """
 
@@ -65,7 +65,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum of both, rounded to the dtype of the run, and its `rms_norm`.
+    """Return x + residual, rounded to the dtype of the run, and its `rms_norm`.
 
     x, residual  [tokens, width]
     returns      the sum and the norm, each like x
@@ -94,7 +94,7 @@ def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
-    """Writes tokens into the latent KV cache of one layer.
+    """Write tokens into the latent KV cache of one layer.
 
     cache     [blocks, block_tokens, kv_lora + rope], a view with any stride between blocks
     slots     [tokens] i64, block * block_tokens + offset
@@ -118,8 +118,8 @@ def norm_rope_store(
 
     cache      [blocks, block_tokens, kv_lora + rope], a view with any stride between blocks
     slots      [tokens] i64
-    latent     [tokens, kv_lora], the last dimension contiguous, as that of
-    rope_key   [tokens, rope]
+    latent     [tokens, kv_lora], the last dimension contiguous
+    rope_key   [tokens, rope], the last dimension contiguous
     weight     [kv_lora] bf16, of the norm
     positions  [tokens] i64
     inv_freq   [rope / 2] f32
@@ -128,7 +128,7 @@ def norm_rope_store(
 
 
 def pack_linear(weight: Tensor) -> LinearWeight:
-    """Prepares a dense weight [out, in] bf16 for `linear`; the caller may drop its own copy."""
+    """Pack a dense weight [out, in] bf16 for `linear`; the caller may drop its own copy."""
     return kernels_for(weight).pack_linear(weight)
 
 
@@ -143,7 +143,7 @@ def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None
 
 
 def pack_heads(weight: Tensor) -> HeadWeight:
-    """Prepares one weight per head, [heads, out, in] bf16, for `head_linear`."""
+    """Pack one weight per head, [heads, out, in] bf16, for `head_linear`."""
     return kernels_for(weight).pack_heads(weight)
 
 
@@ -167,10 +167,10 @@ def route(
     normalize: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Chooses each token's experts, all in float32 (`services/model/README.md`).
+    """Choose each token's experts, in float32 throughout (`services/model/README.md`).
 
     hidden   [tokens, hidden]
-    gate     [experts, hidden] f32, or bf16 as in the checkpoint, which tensor cores multiply just as exactly
+    gate     [experts, hidden] f32, or bf16 as in the checkpoint, which tensor cores multiply exactly too
     bias     [experts] f32, used for the choice only
     returns  ids [tokens, top_k] i32, best first; weights [tokens, top_k] f32
     """
@@ -187,7 +187,7 @@ def route(
 
 
 def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
-    """Prepares routed experts for `expert_mlp`, one at a time, so that a lazy iterable bounds the memory in use.
+    """Pack routed experts for `expert_mlp`, one at a time, so that a lazy iterable bounds the memory in use.
 
     experts  (gate_packed, gate_scale, up_packed, up_scale, down_packed, down_scale) each, as in the checkpoint, on the
              device that will hold them
@@ -200,7 +200,7 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
 
 
 def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
-    """Weighted sum of each token's local experts, down(silu(gate(x)) * up(x)).
+    """Return the weighted sum of each token's local experts, down(silu(gate(x)) * up(x)).
 
     x             [tokens, hidden]
     topk_ids      [tokens, top_k] i32, index into `experts`, -1 where another shard holds the expert
@@ -240,7 +240,7 @@ def mla_prefill(
     v_dim: int,
     softmax_scale: float,
 ) -> Tensor:
-    """Causal attention of one chunk, the last tokens of its context, which the cache already holds.
+    """Causal attention of one chunk: the last tokens of a context that is already in the cache.
 
     q_nope       [tokens, heads, nope]
     q_rope       [tokens, heads, rope], rotated
@@ -256,7 +256,7 @@ def mla_prefill(
 def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """Attention of every row to all rows of its own item: softmax(q k^T / sqrt(width)) v, softmax in float32.
 
-    q, k, v  [rows, heads, width], each head's columns side by side; items follow one another
+    q, k, v  [rows, heads, width], each head's columns contiguous; the rows of an item are consecutive
     lengths  rows of each item
     returns  [rows, heads, width]
     """
@@ -264,20 +264,20 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
 
 
 def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Draw one token of every row; also return the largest logit it was drawn from. The host does not wait.
+    """Draw one token of every row, and return also the row's largest logit. On a GPU the host does not wait.
 
     logits   [rows, vocab_size] f32, contiguous
     allowed  [rows, vocab_size] bool; None: all may be drawn, and a row with none gets token 0
-    returns  token ids [rows] i64, largest logits [rows] f32: infinite or NaN where no token can be chosen
+    returns  token ids [rows] i64, largest logits [rows] f32, infinite or NaN where no token can be chosen
     """
     return sampling_for(logits).draw(logits, shapes, allowed)
 
 
 def log_totals(logits: Tensor) -> Tensor:
-    """Log of the sum of exponentials of every row of logits [rows, vocab_size] f32: [rows] f64."""
+    """Return the log of the sum of exponentials, [rows] f64, of logits [rows, vocab_size] f32."""
     return sampling_for(logits).log_totals(logits)
 
 
 def describe(device: torch.device | None = None) -> dict[str, str]:
-    """Which implementation each operation uses on a device, the CPU if none is named; for the log line at start."""
+    """Return the implementation of each operation on a device, by default the CPU; for the log line at start."""
     return kernels_on(device or torch.device("cpu")).describe()

@@ -20,15 +20,15 @@ AUTO = "auto"
 
 
 def implementations() -> dict[str, Kernels]:
-    """Return every implementation that can run on this machine, the best last; tests compare each with `reference`."""
+    """Return every implementation that this machine can run, the best last; tests compare each with `reference`."""
     native = {name: NativeKernels(name, path) for name, path in usable_libraries().items()}
     return {"reference": reference, "portable": portable, **native}
 
 
 def chosen(setting: str) -> Kernels:
-    """Return the implementation for CPU tensors: the best one, or the one that MOONSHARD_KERNELS names.
+    """Return the implementation for CPU tensors: the best one, or the one in MOONSHARD_KERNELS.
 
-    Raises ValueError, which names the usable ones, for any other.
+    Raises ValueError with the usable names for an unknown or unusable name.
     """
     usable = implementations()
     if setting == AUTO:
@@ -38,17 +38,16 @@ def chosen(setting: str) -> Kernels:
     return usable[setting]
 
 
-# Packed weights belong to one implementation, so the choice is made once, before the first weight is packed.
+# Only the implementation that packed a weight can read it, so the choice is made once, before the first packing.
 CPU: Final[Kernels] = chosen(os.environ.get(SETTING, AUTO))
 
 
 def kernels_for(tensor: Tensor) -> Kernels:
-    """The implementation for the device that holds this tensor."""
+    """Return the implementation for the device of this tensor."""
     return CPU if tensor.is_cpu else kernels_on(tensor.device)
 
 
 def kernels_on(device: torch.device) -> Kernels:
-    """The implementation for a device."""
     if device.type == "cpu":
         return CPU
     if device.type == "cuda":
@@ -56,11 +55,10 @@ def kernels_on(device: torch.device) -> Kernels:
     raise NotImplementedError(f"no kernels for tensors on {device}")
 
 
-# Triton takes a second to load, so the modules below are imported when the first CUDA tensor comes.
+# Triton takes a second to load, so these modules are imported for the first CUDA tensor.
 
 
 def sampling_for(logits: Tensor) -> SamplingKernels:
-    """Return what draws tokens on the device that holds the logits."""
     if logits.is_cpu:
         return reference_sampling
     from kernels.gpu import sampling  # noqa: PLC0415
@@ -69,7 +67,6 @@ def sampling_for(logits: Tensor) -> SamplingKernels:
 
 
 def vision_for(tensor: Tensor) -> VisionKernels:
-    """Return the vision tower's attention for the device that holds this tensor."""
     if tensor.is_cpu:
         return reference_vision
     from kernels.gpu import vision_attention  # noqa: PLC0415
@@ -79,7 +76,6 @@ def vision_for(tensor: Tensor) -> VisionKernels:
 
 @cache
 def gpu_kernels() -> Kernels:
-    """Return the kernels for CUDA tensors."""
     from kernels.gpu.kernels import TritonKernels  # noqa: PLC0415
 
     return TritonKernels()

@@ -1,4 +1,4 @@
-"""Several operations as one: a single native call on the CPU, elsewhere one after another with the same meaning."""
+"""Several operations in one call: a single native call where there is one, else the operations one after another."""
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def absorbed_attention(
 ) -> Tensor:
     """Multi-head latent attention of one new token per row; writes its latent KV first.
 
-    [q_lat, c, k_pe] = x W_a^T;  c = norm(c);  k_pe = rope(k_pe), one for all heads
+    [q_lat, c, k_pe] = x W_a^T;  c = norm(c);  k_pe = rope(k_pe), shared by all heads
     [q_nope, q_pe][h] = (norm(q_lat) W_qb^T)[h];  q_pe = rope(q_pe);  q_abs[h] = q_nope[h] W_UK[h]
     p = softmax((q_abs[h] . c + q_pe[h] . k_pe) * s);  o[h] = (sum p c) W_UV[h]^T;  result = concat_h(o[h]) W_o^T
 
@@ -42,7 +42,7 @@ def absorbed_attention(
     cache                        [blocks, block_tokens, kv_lora + rope] view of one layer, or in FP8
     slots, positions             [rows] i64
     block_tables, context_lens   as of `mla_decode`
-    eps                          of both norms
+    eps                          used in both norms
     returns                      [rows, hidden]
     """
     kernels = kernels_for(x)

@@ -1,8 +1,8 @@
-"""What an implementation of the tensor operations looks like, and the opaque weights it packs for itself.
+"""The protocols of the tensor operations, and the opaque weights that an implementation packs for itself.
 
-Words used below: `dtype of the run` is float32 or bfloat16; all activations of a process have it. Weights come as
-bfloat16, which both hold exactly. Arithmetic accumulates in float32 and rounds once, to the dtype of the run;
-a float32 run never rounds to bfloat16. `kernels/reference/text.py` defines every result.
+The dtype of the run is float32 or bfloat16; all activations of a process have it. Weights come as bfloat16, which both
+represent exactly. Sums are taken in float32 and rounded once, to the dtype of the run; a float32 run never rounds to
+bfloat16. `kernels/reference/text.py` defines every result.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ class ExpertTensors(NamedTuple):
 
 
 class RoutedTokens(NamedTuple):
-    """Tokens and the experts that the router chose for each; never written to.
+    """Tokens and the experts that the router chose for each; read-only.
 
     hidden        [tokens, hidden] f32 or bf16
     topk_ids      [tokens, top_k] i32, global expert ids, -1 where another shard holds the expert
@@ -57,7 +57,7 @@ class HeadWeight:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """The routed experts of one layer and shard, packed. Local index = order in which they were given."""
+    """The routed experts of one layer and shard, packed. An expert's local index is its place in the packing order."""
 
     num_experts: int
     hidden: int
@@ -97,7 +97,7 @@ class MlaWeights(Protocol):
 
 
 class Kernels(Protocol):
-    """Every operation, on one device, with one set of layouts. The functions of `kernels` say what they mean."""
+    """All operations on one device, with one set of layouts; the functions of `kernels` document them."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
 
@@ -172,14 +172,12 @@ class Kernels(Protocol):
 
 
 class SamplingKernels(Protocol):
-    """What draws tokens from logits."""
-
     def draw(self, logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     def log_totals(self, logits: Tensor) -> Tensor: ...
 
 
 class VisionKernels(Protocol):
-    """What the vision tower has of its own; its other operations are PyTorch's on every device."""
+    """The vision tower's own operations; its others are PyTorch's on every device."""
 
     def vit_attention(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor: ...

@@ -1,7 +1,7 @@
-"""What each operation must move and multiply at the sizes of K2.6, and the time that an H200 needs for it at least.
+"""Bytes and FLOPs of each operation at the sizes of K2.6, and the least time that an H200 needs for them.
 
-Two measured ceilings (RESULTS.md): 4.3 TB/s for a copy on the device, bytes read and written, and 790 TFLOP/s for a
-product of bf16 matrices. A floor is the larger of both times. `python -m kernels.roofline` prints them as a table.
+Measured ceilings (RESULTS.md): 4.3 TB/s, bytes read plus bytes written, for a copy on the device; 790 TFLOP/s for a
+product of bf16 matrices. The floor is the larger of both times. `python -m kernels.roofline` prints a table of floors.
 """
 
 import sys
@@ -24,7 +24,7 @@ PREFILL = (4096, 32_768)
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes between memory and chip, each once, and floating-point operations in bf16."""
+    """Bytes between memory and chip, each moved once, and floating-point operations in bf16."""
 
     num_bytes: float
     num_flops: float = 0.0
@@ -39,12 +39,11 @@ class Cost:
 
 
 def active_experts(tokens: int) -> float:
-    """Experts that get a token, when each token takes 8 of 384 with the same chance."""
+    """Return the expected number of experts with a token, if each token draws 8 of 384 evenly."""
     return EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** tokens)
 
 
 def expert_mlp(tokens: int) -> Cost:
-    """Both products of all experts."""
     return routed(tokens, active_experts(tokens), tokens * TOP_K)
 
 
@@ -55,23 +54,20 @@ def routed(tokens: int, active: float, assignments: float) -> Cost:
 
 
 def combine(tokens: int, assignments: float | None = None) -> Cost:
-    """Reads the parts of the tokens, all 8 of each by default; writes their sums in float32."""
+    """Read the experts' results of each token, by default all 8; write their sums in float32."""
     parts = tokens * TOP_K if assignments is None else assignments
     return Cost(HIDDEN * (2 * parts + 4 * tokens))
 
 
 def align_tokens(tokens: int) -> Cost:
-    """Reads the ids, writes the slots."""
     return Cost(8 * tokens * TOP_K)
 
 
 def linear(rows: int, columns: int, tokens: int, out_bytes: int = 2) -> Cost:
-    """A dense bf16 weight."""
     return Cost(2 * rows * columns + tokens * (2 * columns + out_bytes * rows), 2 * tokens * rows * columns)
 
 
 def choose(tokens: int) -> Cost:
-    """Reads the logits, writes ids and weights."""
     return Cost(4 * tokens * (EXPERTS + 2 * TOP_K))
 
 
@@ -80,7 +76,6 @@ def rms_norm(tokens: int, width: int = HIDDEN) -> Cost:
 
 
 def add_rms_norm(tokens: int) -> Cost:
-    """Reads two rows, writes two."""
     return Cost(8 * tokens * HIDDEN)
 
 
@@ -97,13 +92,13 @@ def norm_rope_store(tokens: int) -> Cost:
 
 
 def mla_decode(rows: int, context: int) -> Cost:
-    """Every latent is read once for all heads."""
+    """Read every latent once for all heads."""
     flops = 2 * rows * context * HEADS * (2 * LATENT + ROPE)
     return Cost(2 * rows * (context * (LATENT + ROPE) + HEADS * (2 * LATENT + ROPE)), flops)
 
 
 def mla_prefill(tokens: int, context: int) -> Cost:
-    """Keys and values of the context from its latents, then causal attention of its last tokens."""
+    """Expand keys and values of the context from its latents, then attend causally from its last tokens."""
     expanded = HEADS * (NOPE + VALUE)
     pairs = tokens * (context - tokens) + tokens * (tokens + 1) / 2
     attention = Cost(
@@ -114,7 +109,6 @@ def mla_prefill(tokens: int, context: int) -> Cost:
 
 
 def sample(rows: int) -> Cost:
-    """One pass over the logits in float32."""
     return Cost(4 * rows * VOCAB)
 
 
@@ -138,12 +132,11 @@ ROWS: Final[dict[str, Callable[[int], Cost]]] = {
 
 
 def micros(seconds: float) -> str:
-    """Microseconds with about three digits."""
     return f"{seconds * 1e6:.2f}" if seconds < 1e-5 else f"{seconds * 1e6:,.0f}"
 
 
 def table() -> str:
-    """Floors in microseconds by tokens, in Markdown."""
+    """Return a Markdown table of floors in microseconds by number of tokens."""
     counts = (*DECODE, *PREFILL)
     lines = [
         "| floor, us | " + " | ".join(f"{count:,}" for count in counts) + " |",

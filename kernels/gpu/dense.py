@@ -1,7 +1,7 @@
 """Products with bf16 weights: cuBLAS through PyTorch, which sums in float32.
 
-cuBLAS chooses its algorithm by shape, so a row's last bit may depend on the number of rows in the call. Partial sums are
-not rounded to bf16: that option of PyTorch is switched off.
+cuBLAS chooses its algorithm by shape, so a row's last bit may depend on the number of rows in the call. Partial sums
+are not rounded to bf16: that option of PyTorch is switched off.
 """
 
 import torch

@@ -1,10 +1,10 @@
 """The next token of every row by search instead of sorting.
 
 Order a row's tokens by descending logit. The tokens that top_k and top_p keep are a prefix of this order, and so are
-the tokens before the drawn one. Each prefix ends at a threshold, which a search of the float's 32 ordered bits finds; it
-tries WAYS thresholds per pass over the row. Several programs share a row: each finds the sums of its part in one launch,
-and at the start of the next launch every program adds the sums of all parts in the same order. So a row needs no
-atomics and takes the same steps in every batch.
+the tokens before the drawn one. Each prefix ends at a threshold, which a search of the float's 32 ordered bits finds;
+it tries WAYS thresholds per pass over the row. Several programs share a row: each finds the sums of its part in one
+launch, and at the start of the next launch every program adds the sums of all parts in the same order. So a row needs
+no atomics and takes the same steps in every batch.
 """
 
 import torch
@@ -267,7 +267,7 @@ def advance_kernel(  # noqa: PLR0912, PLR0915 - one state after another
 
 
 def num_passes(ways: int) -> int:
-    """Return how many launches of `advance_kernel` finish every row: for each limit a search of 32 bits and its sums."""
+    """Return the launches of `advance_kernel` that finish every row: for each limit a search of 32 bits and sums."""
     bits = ways.bit_length() - 1
     return 3 * (cdiv(32, bits) + 1) + 1
 

@@ -1,1 +1,1 @@
-"""Native CPU kernels: C++ sources, their build, and the Python side that calls them."""
+"""Native CPU kernels: C++ sources, their build, and the Python functions that call them."""

@@ -1,4 +1,4 @@
-"""MLA over the paged latent KV through a compiled library."""
+"""MLA over the paged latent KV in native code."""
 
 import ctypes
 
@@ -13,8 +13,6 @@ from kernels.reference.text import gather_context
 
 
 class Attention(Dense):
-    """Absorbed attention of the decode step, projected attention of a prompt chunk."""
-
     def mla_decode(
         self,
         q_latent: Tensor,

@@ -1,11 +1,11 @@
 """Compile the native CPU kernels: one library per instruction set, from the same sources.
 
-`protos/build.py` runs this at every install; by hand it is `python kernels/native/build.py`. The C++ compiler is `CXX`,
-else g++. Without a compiler, on another architecture, or if a compilation fails, stderr says why, and the libraries
-that were built, or the portable kernels, serve instead.
+`protos/build.py` runs this at every install; `python kernels/native/build.py` runs it by hand. The C++ compiler is
+`CXX`, else g++. Without a compiler, on another architecture, or if a compilation fails, stderr gives the reason, and
+the libraries that were built, or the portable kernels, are used.
 
-For tests there are two kinds of libraries that nothing serves with: `--emulate` puts plain C++ in the place of the
-tile unit, `--sanitize address` and `--sanitize thread` instrument every access. Both need `--into FOLDER`.
+Two kinds of libraries are for tests only: `--emulate` replaces the tile unit by plain C++; `--sanitize address` and
+`--sanitize thread` instrument every access. Both need `--into FOLDER`.
 """
 
 import argparse
@@ -30,15 +30,15 @@ LIBRARIES = {
     "amx": [*_AVX512, *_BF16_DOT, "-DMOONSHARD_AMX"],
 }
 
-# Kept off: -ffast-math, for a result must not depend on the shape of a loop. -Wuninitialized is wrong inside
-# GCC 12's own AVX512 headers.
+# No -ffast-math, because a result must not depend on the shape of a loop. -Wuninitialized is off because GCC 12 raises
+# it wrongly inside its AVX512 headers.
 FLAGS = [
     *("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
 EMULATE = ["-O1", "-DMOONSHARD_EMULATED_AMX"]
-# A sanitizer reports by stopping the process; -O1 keeps its reports readable.
+# A sanitizer stops the process at its first report; -O1 keeps reports readable.
 SANITIZE = {
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
@@ -46,14 +46,14 @@ SANITIZE = {
 
 
 def library_path(name: str, folder: Path = FOLDER) -> Path:
-    """Return where the library for an instruction set is, or would be."""
+    """Return the path of the library for an instruction set, whether it exists or not."""
     return folder / f"kernels_{name}.so"
 
 
 def build(folder: Path = FOLDER, extra: Sequence[str] = (), names: Sequence[str] = tuple(LIBRARIES)) -> list[str]:
-    """Compile what is missing or older than its sources; return the paths of all libraries there are.
+    """Compile the libraries that are missing or older than their sources; return the paths of all built ones.
 
-    extra  flags after those of the library
+    extra  compiler flags, put after the library's own
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if platform.machine().lower() not in {"x86_64", "amd64"} or sys.platform != "linux":
@@ -93,7 +93,7 @@ def _nothing(reason: str) -> list[str]:
 
 
 def main() -> None:
-    """Build what the arguments say and print the paths; fail if a test library does not compile."""
+    """Build by the command-line arguments and print the paths; fail if a test library does not compile."""
     parser = argparse.ArgumentParser(description="Compile the native CPU kernels.")
     parser.add_argument("--into", type=Path, default=FOLDER, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES), metavar="NAME")

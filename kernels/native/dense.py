@@ -1,4 +1,4 @@
-"""Products with bf16 weights through a compiled library: one weight, or one per head."""
+"""Products with bf16 weights in native code: one weight, or one per head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class PackedLinear(LinearWeight):
 
 @dataclass(frozen=True)
 class PackedHeads(HeadWeight):
-    """One packed weight per head, one after another."""
+    """One packed weight per head, consecutive in memory."""
 
     words: Tensor
 
 
 class Dense:
-    """`linear` and `head_linear`: the same C++ loop, with and without a batch."""
+    """`linear` and `head_linear`: one C++ loop, with a batch of one or of the heads."""
 
     def __init__(self, library: Library) -> None:
         self._library = library

@@ -1,4 +1,4 @@
-"""Norms, SwiGLU, rotary embedding, cache writes and the router through a compiled library."""
+"""Norms, SwiGLU, rotary embedding, cache writes and the router in native code."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from kernels.reference.latent_fp8 import is_fp8, quantized
 
 
 class Elementwise:
-    """The operations that are brief at decode: one native call each, no temporaries."""
+    """Operations that are brief in a decode step: one native call each, no temporaries."""
 
     def __init__(self, library: Library) -> None:
         self._library = library

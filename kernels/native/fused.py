@@ -1,4 +1,4 @@
-"""Several operations in one native call: what Python costs between them is a tenth of a small model's step."""
+"""Several operations in one native call, because Python between them takes a tenth of a small model's step."""
 
 import ctypes
 
@@ -12,7 +12,7 @@ from kernels.native.tensors import is_bf16, packed_as, with_rows
 
 
 class Fused:
-    """The same functions on the same numbers as one by one, so the same bits."""
+    """Each call runs the functions of the single operations on the same numbers, so bits are the same."""
 
     def __init__(self, library: Library) -> None:
         self._library = library

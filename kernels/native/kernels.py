@@ -1,7 +1,7 @@
-"""All operations through one compiled library.
+"""All operations by one compiled library.
 
-Every result of a row is bitwise independent of the other rows of the call, of their number, of the chunks in which a
-prompt is computed, and of the number of threads (torch.get_num_threads() at the time of the call).
+The bits of a row's result depend neither on the other rows of the call, nor on the chunks in which a prompt is
+computed, nor on the number of threads (torch.get_num_threads() at the time of the call).
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from kernels.reference.text import OPERATIONS
 
 
 class NativeKernels(Elementwise, Attention, Experts, Fused):
-    """Implements `kernels.interface.Kernels` on the CPU."""
+    """`kernels.interface.Kernels` on the CPU."""
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(Library(path))

@@ -1,4 +1,4 @@
-"""The compiled kernels as Python functions: which instruction sets this CPU has, and the C signatures."""
+"""The compiled kernels as Python functions: C signatures, and the instruction sets of this CPU."""
 
 import ctypes
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 
-# What /proc/cpuinfo must list for a library of build.py.
+# Features that /proc/cpuinfo must list, for each library of build.py.
 _AVX2 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
 _AVX512 = {*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDED_FLAGS = {
@@ -45,7 +45,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "route": (None, [_P, _I, _I, _P, _P, *[_I] * 7, _F, _P, _P, _I]),
 }
 
-# Done in a few microseconds: they keep the interpreter lock, since to give it up and wait for it again would cost more.
+# These take a few microseconds and keep the interpreter lock, because releasing and retaking it would take longer.
 BRIEF = {
     "rms_norm",
     "add_rms_norm",
@@ -60,7 +60,7 @@ BRIEF = {
 
 
 class Library:
-    """The functions of one compiled library. All but the brief ones release the interpreter lock."""
+    """The functions of one compiled library. All except BRIEF ones release the interpreter lock."""
 
     permitted: Callable[..., int]
     packed_linear_bytes: Callable[..., int]
@@ -93,7 +93,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Cpu:
-    """What /proc/cpuinfo says of the first CPU; empty where that is not known."""
+    """Vendor and features of the first CPU in /proc/cpuinfo; empty if unknown."""
 
     vendor: str
     flags: frozenset[str]
@@ -112,10 +112,10 @@ def this_cpu() -> Cpu:
 
 
 def usable_libraries(cpu: Cpu | None = None) -> dict[str, Path]:
-    """Return the libraries that are built and that this CPU and system can run, by instruction set, the best last.
+    """Return the built libraries that this CPU and system can run, by instruction set, the best last.
 
-    Which one is the best follows from the CPU alone (kernels/README.md), never from a timing: results of two libraries
-    differ in the last bits, so replicas on equal machines must choose alike.
+    The best one follows from the CPU alone (kernels/README.md), never from a timing: results of two libraries differ in
+    the last bits, so replicas on equal machines must choose the same.
     """
     cpu = cpu or this_cpu()
     paths = {name: FOLDER / f"kernels_{name}.so" for name in preference(cpu.vendor)}
@@ -123,14 +123,14 @@ def usable_libraries(cpu: Cpu | None = None) -> dict[str, Path]:
 
 
 def preference(vendor: str) -> tuple[str, ...]:
-    """Return the instruction sets from worst to best on CPUs of this vendor that have them all."""
+    """Return the instruction sets from worst to best, for a CPU of this vendor that has all of them."""
     # vdpbf16ps does twice the work of a float32 FMA on AMD's Zen 4 and 5, and half of it on Intel's server cores.
     middle = ("avx512", "avx512bf16") if vendor == AMD else ("avx512bf16", "avx512")
     return ("avx2", *middle, "amx")
 
 
 def _permitted(name: str, path: Path) -> bool:
-    # Only the tile unit has to be asked for. Sandboxes and old systems refuse it.
+    # The system must permit the tile unit; sandboxes and old systems refuse it.
     try:
         return name != "amx" or bool(Library(path).permitted())
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Causal attention of a prompt chunk for the CPU, in PyTorch's own matrix products."""
+"""Causal attention of a prompt chunk on the CPU, with PyTorch's matrix products."""
 
 from typing import Protocol
 
@@ -8,12 +8,10 @@ from torch import Tensor
 from kernels.interface import LinearWeight
 from kernels.reference.text import gather_context
 
-QUERY_TILE = 128  # bounds the scores that exist at a time: heads * QUERY_TILE * context
+QUERY_TILE = 128  # bounds the scores in memory to heads * QUERY_TILE * context
 
 
 class Linear(Protocol):
-    """`linear` of some implementation."""
-
     def __call__(self, x: Tensor, weight: LinearWeight) -> Tensor: ...
 
 
@@ -29,7 +27,7 @@ def mla_prefill(
     *,
     linear: Linear,
 ) -> Tensor:
-    """As `kernels.mla_prefill`, in float32 by tiles of queries; each tile reads only the context it may see."""
+    """As `kernels.mla_prefill`, in float32 by tiles of queries; each tile reads only the context visible to it."""
     tokens, heads, nope = q_nope.shape
     latent, rope_key = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
     projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().transpose(0, 1)

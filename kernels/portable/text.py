@@ -1,6 +1,6 @@
-"""The CPU without native kernels: PyTorch's own fast paths where it has them, the reference elsewhere.
+"""The CPU without native kernels: PyTorch's fast paths where they exist, else the reference.
 
-bfloat16 goes through oneDNN (`F.linear`) and aten's INT4 product; float32 widens a part of the weight at a time.
+bfloat16 uses oneDNN (`F.linear`) and aten's INT4 product; float32 widens a part of the weight at a time.
 """
 
 from collections.abc import Iterable
@@ -49,16 +49,16 @@ __all__ = [
     "write_latent",
 ]
 
-WIDENED_ROWS = 4096  # rows of a weight held in float32 at a time
+WIDENED_ROWS = 4096  # rows of a weight that are float32 at a time
 
 
 @dataclass(frozen=True)
 class Int4Matrix:
-    """One INT4 matrix in aten's layout, and as it came: a memory-mapped checkpoint costs nothing until it is read."""
+    """One INT4 matrix in aten's layout, and as in the checkpoint: memory-mapped, it costs nothing until read."""
 
     packed: Tensor
-    scale_and_zero: Tensor  # [in / 32, out, 2] bf16; the zero is 0 because aten subtracts the 8 itself
-    checkpoint: tuple[tuple[Tensor, Tensor], ...]  # words and scales, row parts in order
+    scale_and_zero: Tensor  # [in / 32, out, 2] bf16: scale and zero point, 0 because aten subtracts the 8 itself
+    checkpoint: tuple[tuple[Tensor, Tensor], ...]  # words and scales of parts of the rows, in order
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T, in bfloat16 by aten, in float32 by widening."""
@@ -70,13 +70,10 @@ class Int4Matrix:
 
 @dataclass(frozen=True)
 class Int4Experts(ExpertWeights):
-    """Gate and up in one matrix, and down, of each expert."""
-
     experts: tuple[tuple[Int4Matrix, Int4Matrix], ...]
 
 
 def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None) -> Tensor:
-    """x W^T by PyTorch."""
     assert isinstance(weight, PlainLinear)
     out_dtype = out_dtype or x.dtype
     if x.dtype == out_dtype == torch.bfloat16:
@@ -97,7 +94,6 @@ def _pack_matrix(*parts: tuple[Tensor, Tensor]) -> Int4Matrix:
 
 
 def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
-    """Repacks for aten, one expert at a time."""
     kept = []
     hidden = width = nbytes = 0
     for tensors in experts:
@@ -110,7 +106,6 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
 
 
 def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
-    """Expert by expert, each with all its tokens."""
     assert isinstance(experts, Int4Experts)
     total = torch.zeros(x.shape, dtype=torch.float32)
     for index in sorted(set(topk_ids.flatten().tolist())):
@@ -133,13 +128,11 @@ def mla_prefill(
     v_dim: int,
     softmax_scale: float,
 ) -> Tensor:
-    """By tiles of queries."""
     return attention.mla_prefill(
         q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, linear=linear
     )
 
 
 def describe() -> dict[str, str]:
-    """What PyTorch does fast, and the rest."""
     fast = dict.fromkeys(("linear", "expert_mlp", "mla_prefill"), "portable (PyTorch)")
     return dict.fromkeys(OPERATIONS, "reference (plain PyTorch)") | fast

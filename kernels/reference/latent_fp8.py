@@ -1,10 +1,10 @@
-"""Latent KV in FP8: a token's bytes, and the way there and back in plain PyTorch, which defines them.
+"""Latent KV in FP8: the layout of a token's bytes, and both conversions in plain PyTorch, their definition.
 
 A token has its latent as e4m3 numbers, one float32 scale for each 128 of them, then its rope key in bfloat16: 656 bytes
 (512 + 16 + 128) at the sizes of K2.6. A cache in this form has dtype uint8.
 
-A scale is the smallest power of two with which its numbers fit. So dividing by it is exact, and what is read again is
-exact in bfloat16 too: bytes and numbers are the same in all implementations.
+A scale is the smallest power of two that brings its numbers into the range of e4m3. So dividing by it is exact, the
+numbers read back are exact in bfloat16 too, and all implementations have the same bytes and numbers.
 """
 
 from typing import Final
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 GROUP: Final = 128  # numbers that share a scale
-TO_NEXT: Final = 0x1FFFFF  # carries the bits of a float32 into its exponent from 1.75 times a power of two on
-LOWEST: Final = 27  # biased exponent of the smallest scale, 2^-100: nothing comes near to what bfloat16 cannot hold
-LARGEST: Final = 0x47600000  # bits of 448 * 2^7. With more, or NaN, the scale is NaN: a scale times 2^120 must exist
+TO_NEXT: Final = 0x1FFFFF  # added to float32 bits, raises the exponent if the number is above 1.75 times a power of two
+LOWEST: Final = 27  # biased exponent of the smallest scale, 2^-100, far above the smallest number of bfloat16
+LARGEST: Final = 0x47600000  # bits of 448 * 2^7; above it the scale is NaN, since scale * 2^120 must be finite
 
 
 def token_bytes(kv_lora: int, rope: int) -> int:
@@ -27,17 +27,15 @@ def token_bytes(kv_lora: int, rope: int) -> int:
 
 
 def num_groups(kv_lora: int) -> int:
-    """Scales of a token."""
     return -(-kv_lora // GROUP)
 
 
 def is_fp8(cache: Tensor) -> bool:
-    """Whether a cache has this form."""
     return cache.dtype == torch.uint8
 
 
 def parts(cache: Tensor, kv_lora: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same memory as e4m3 latents [..., kv_lora], float32 scales and bfloat16 rope keys [..., rope]."""
+    """View the memory as e4m3 latents [..., kv_lora], float32 scales and bfloat16 rope keys [..., rope]."""
     codes_end, scales_end = kv_lora // 4, kv_lora // 4 + num_groups(kv_lora)
     latents = cache[..., :kv_lora].view(torch.float8_e4m3fn)
     scales = cache.view(torch.float32)[..., codes_end:scales_end]
@@ -45,8 +43,8 @@ def parts(cache: Tensor, kv_lora: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def scale_of(grouped: Tensor) -> Tensor:
-    """The smallest power of two that brings each group [..., GROUP] to 448 or less, [...] f32; NaN if none does."""
-    # As integers, so that NaN is the largest number everywhere, and no logarithm is rounded.
+    """Return the smallest power of two that brings each group [..., GROUP] to 448 or less, [...] f32; else NaN."""
+    # In integers, NaN is the largest number on all devices, and no logarithm is rounded.
     peak = (grouped.float().view(torch.int32) & 0x7FFFFFFF).amax(-1)
     exponent = ((peak + TO_NEXT) >> 23) - 8  # 448 = 1.75 * 2^8
     scale = (exponent.clamp(min=LOWEST) << 23).view(torch.float32)
@@ -54,7 +52,7 @@ def scale_of(grouped: Tensor) -> Tensor:
 
 
 def quantized(latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents with their scales, and rope keys, as bytes: a token's two neighbours in the cache.
+    """Return latents with their scales, and rope keys, as bytes; in the cache they are adjacent.
 
     latent    [tokens, kv_lora]
     rope_key  [tokens, rope]
@@ -70,7 +68,7 @@ def quantized(latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def widened(rows: Tensor, kv_lora: int, dtype: torch.dtype) -> Tensor:
-    """The numbers of tokens [..., bytes] u8: latents and rope keys [..., kv_lora + rope], exact in either dtype."""
+    """Widen tokens [..., bytes] u8 to latents and rope keys [..., kv_lora + rope], exact in either dtype."""
     latents, scales, rope_keys = parts(rows, kv_lora)
     each = scales.repeat_interleave(GROUP, dim=-1)[..., :kv_lora]
     return torch.cat(((latents.float() * each).to(dtype), rope_keys.to(dtype)), dim=-1)
@@ -79,7 +77,7 @@ def widened(rows: Tensor, kv_lora: int, dtype: torch.dtype) -> Tensor:
 def widened_blocks(
     cache: Tensor, block_tables: Tensor, context_lens: Tensor, kv_lora: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The blocks that contexts are in as a cache of their own in `dtype`, and the block tables into it."""
+    """Copy the blocks of the contexts into a cache in `dtype`; return it with block tables that index it."""
     counts = (context_lens + cache.shape[1] - 1) // cache.shape[1]
     used = torch.arange(block_tables.shape[1], device=counts.device) < counts[:, None]
     # Rows of one generation share their context, which is widened once.

@@ -1,7 +1,7 @@
-"""The next token of every row in plain PyTorch, on any device: the definition of what `kernels.draw` gives.
+"""The next token of every row in plain PyTorch, on any device: the definition of `kernels.draw`.
 
 Random numbers are those of Philox-4x64-10 (Salmon, Moraes, Dror and Shaw, SC 2011) with the seed as key and the
-position as counter, so a row's token depends on nothing but its own logits, its shape, its seed and its position.
+position as counter, so a row's token depends only on its own logits, its shape, its seed and its position.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 class Shapes(NamedTuple):
-    """How each row's distribution is shaped before a token is drawn from it; greedy where the temperature is 0."""
+    """Parameters that shape each row's distribution before a token is drawn; temperature 0 is greedy."""
 
     temperature: Tensor  # [rows] f64
     top_k: Tensor  # [rows] i32, 0: all
@@ -27,7 +27,7 @@ class Shapes(NamedTuple):
 
 
 class Edits(NamedTuple):
-    """What changes single logits: one entry for each (row, token), all in float32 and in this order.
+    """Changes of single logits, one entry per (row, token), computed in float32 in this order:
 
     x = x / repetition if x > 0 else x * repetition;  x = x - penalty;  x = x + bias;  x = -inf where banned
     """
@@ -41,22 +41,22 @@ class Edits(NamedTuple):
 
 
 def adjust(logits: Tensor, edits: Edits) -> Tensor:
-    """A copy of logits [rows, vocab_size] f32 with the edits made; a (row, token) may come once."""
+    """Return a copy of logits [rows, vocab_size] f32 with the edits; a (row, token) may occur only once."""
     x = logits[edits.rows, edits.token_ids]
     x = torch.where(x > 0, x / edits.repetition, x * edits.repetition) - edits.penalty + edits.bias
     return logits.index_put((edits.rows, edits.token_ids), x.masked_fill(edits.banned, float("-inf")))
 
 
 def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """One token of every row, and the largest logit of those it was chosen from.
+    """Draw one token of every row; return also the largest logit of the tokens that may be drawn.
 
-    Order the tokens by descending logit, equal logits by ascending id; weigh each with exp((logit - largest) /
+    Order the tokens by descending logit, equal logits by ascending id; weight each by exp((logit - largest) /
     temperature) in float64; keep those whose weight is at least min_p, of these the first top_k, of these the shortest
-    beginning that has top_p of their weight; take the first at which the running sum exceeds uniform times the sum.
+    prefix with top_p of their weight; take the first token at which the running sum exceeds uniform times the sum.
 
     logits   [rows, vocab_size] f32
     allowed  [rows, vocab_size] bool; None: all may be drawn, and a row with none gets token 0
-    returns  token ids [rows] i64, largest logits [rows] f32, which is no number where the row's choice is none
+    returns  token ids [rows] i64, largest logits [rows] f32, infinite or NaN where no token can be chosen
     """
     if allowed is not None:
         logits = logits.masked_fill(~allowed, float("-inf"))
@@ -77,21 +77,21 @@ def draw(logits: Tensor, shapes: Shapes, allowed: Tensor | None = None) -> tuple
 
 
 def top_tokens(logits: Tensor, count: int) -> Tensor:
-    """Ids [rows, count] i64 of every row's largest logits, in descending order, equal ones by ascending id."""
+    """Return ids [rows, count] i64 of every row's largest logits, in descending order, equal ones by ascending id."""
     bits = (logits + 0.0).view(torch.int32).long()  # + 0 makes -0 equal to 0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    # One distinct integer for every token: which of equal values `topk` takes is otherwise not said.
+    # Keys are distinct because `topk` does not define which of equal values it takes.
     keys = ordered * 2**32 - torch.arange(logits.shape[1], device=logits.device)
     return keys.topk(count, dim=-1).indices
 
 
 def log_totals(logits: Tensor) -> Tensor:
-    """Log of the sum of exponentials of every row, [rows] f64."""
+    """Return the log of the sum of exponentials of every row, [rows] f64."""
     return logits.double().logsumexp(-1)
 
 
 def philox(counter: int, key: int) -> int:
-    """The first of the four random 64-bit words."""
+    """Return the first of the four random 64-bit words."""
     x0, x1, x2, x3 = counter & MASK, 0, 0, 0
     k0, k1 = key & MASK, 0
     for _ in range(ROUNDS):

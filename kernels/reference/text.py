@@ -1,6 +1,6 @@
-"""Every operation in plain PyTorch: the truth that all other implementations are tested against.
+"""Every operation in plain PyTorch: the definition against which tests compare all other implementations.
 
-Written to be read and to be exact, not to be fast: float32 throughout, one rounding at the end, no batching tricks.
+Written for readability and exactness, not speed: float32 throughout, one rounding at the end, no batching tricks.
 Mathematics: DeepSeek-V3's MLA and router, compressed-tensors INT4; `services/model` describes both.
 """
 
@@ -19,22 +19,16 @@ GROUP = 32  # columns that share one INT4 scale
 
 @dataclass(frozen=True)
 class PlainLinear(LinearWeight):
-    """The weight as it came, [out, in] bf16."""
-
-    weight: Tensor
+    weight: Tensor  # [out, in] bf16
 
 
 @dataclass(frozen=True)
 class PlainHeads(HeadWeight):
-    """The weights as they came, [heads, out, in] bf16."""
-
-    weight: Tensor
+    weight: Tensor  # [heads, out, in] bf16
 
 
 @dataclass(frozen=True)
 class PlainExperts(ExpertWeights):
-    """The tensors of the checkpoint, one entry per expert."""
-
     experts: tuple[ExpertTensors, ...]
 
 
@@ -46,7 +40,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x + residual, rounded, and its norm."""
+    """Return x + residual, rounded, and its norm."""
     total = x + residual
     return total, rms_norm(total, weight, eps)
 
@@ -58,7 +52,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 
 def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
-    """Rotates the pairs (0, 1), (2, 3), ... of the last dimension by position * inv_freq, in place of the pair."""
+    """Rotate the pairs (0, 1), (2, 3), ... of the last dimension by the angles position * inv_freq."""
     angle = positions.float()[:, None, None] * inv_freq.float()  # [t, 1, d / 2]
     even, odd = x[..., 0::2].float(), x[..., 1::2].float()
     cos, sin = angle.cos(), angle.sin()
@@ -66,7 +60,7 @@ def rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def write_latent(cache: Tensor, slots: Tensor, latent: Tensor, rope_key: Tensor) -> None:
-    """Puts latent and rotated key of each token into its slot (block * block_tokens + offset) of one layer's cache."""
+    """Put latent and rotated key of each token into its slot (block * block_tokens + offset) of one layer's cache."""
     block_tokens = cache.shape[1]
     if is_fp8(cache):
         latent, rope_key = quantized(latent, rope_key)
@@ -83,13 +77,11 @@ def norm_rope_store(
     positions: Tensor,
     inv_freq: Tensor,
 ) -> None:
-    """The three operations one after another."""
     key = rope(rope_key.unsqueeze(1), positions, inv_freq).squeeze(1)
     write_latent(cache, slots, rms_norm(latent, weight, eps), key)
 
 
 def pack_linear(weight: Tensor) -> LinearWeight:
-    """Keeps the weight as it is."""
     return PlainLinear((weight.shape[0], weight.shape[1]), weight.nbytes, weight.contiguous())
 
 
@@ -100,7 +92,6 @@ def linear(x: Tensor, weight: LinearWeight, out_dtype: torch.dtype | None = None
 
 
 def pack_heads(weight: Tensor) -> HeadWeight:
-    """Keeps the weights as they are."""
     return PlainHeads((weight.shape[0], weight.shape[1], weight.shape[2]), weight.nbytes, weight.contiguous())
 
 
@@ -121,7 +112,7 @@ def route(
     normalize: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Chooses by sigmoid score + bias, weighs by the score alone. Best first; of equals the lower id comes first."""
+    """Choose by sigmoid score + bias, weight by the score alone. Best first; of equal ones the lower id first."""
     scores = (hidden.float() @ gate.float().T).sigmoid()
     choice = scores + bias
     if num_groups > 1:
@@ -151,7 +142,6 @@ def dequantize(packed: Tensor, scale: Tensor) -> Tensor:
 
 
 def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights:
-    """Keeps the tensors of the checkpoint."""
     kept = tuple(ExpertTensors(*expert) for expert in experts)
     nbytes = sum(tensor.nbytes for expert in kept for tensor in expert)
     hidden, width = (kept[0].down_packed.shape[0], kept[0].gate_packed.shape[0]) if kept else (0, 0)
@@ -159,9 +149,9 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
 
 
 def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
-    """Sum over each token's local experts of weight * down(silu(gate(x)) * up(x)), in float32.
+    """Sum weight * down(silu(gate(x)) * up(x)) over each token's local experts, in float32.
 
-    Only x and the input of `down` are rounded, to the dtype of x.
+    Only the input of `down` is rounded, to the dtype of x.
     """
     assert isinstance(experts, PlainExperts)
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
@@ -181,9 +171,9 @@ def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: Exper
 def gather_context(
     cache: Tensor, block_table: Tensor, context_len: int, kv_lora: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Latents and rope keys of the first `context_len` tokens of a generation, from its blocks in order.
+    """Return latents and rope keys of the first `context_len` tokens of a generation, from its blocks in order.
 
-    dtype    of the run, to which a cache in FP8 is widened
+    dtype    dtype of the run; a cache in FP8 is widened to it
     returns  [context_len, kv_lora] and [context_len, rope]
     """
     num_blocks = -(-context_len // cache.shape[1])
@@ -235,7 +225,6 @@ def mla_prefill(
 
 
 def describe() -> dict[str, str]:
-    """Plain PyTorch for everything."""
     return dict.fromkeys(OPERATIONS, "reference (plain PyTorch)")
 
 

@@ -1,7 +1,7 @@
-"""The operations of the vision tower in plain PyTorch, on any device: their definition, and what computes them.
+"""The operations of the vision tower in plain PyTorch: their definition and, on any device, their implementation.
 
-Activations are float32 or bfloat16, the dtype of the run, and so are the weights here: a float32 run has widened its
-bfloat16 weights once, exactly. Sums are taken in float32.
+Activations and weights are float32 or bfloat16, the dtype of the run; a float32 run has widened its bfloat16 weights
+once, which is exact. Sums are taken in float32.
 """
 
 import math
@@ -43,7 +43,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns each pair (2 j, 2 j + 1) of every head by an angle: (a cos - b sin, a sin + b cos), in float32.
+    """Rotate each pair (2 j, 2 j + 1) of every head by an angle: (a cos - b sin, a sin + b cos), in float32.
 
     x        [rows, heads, width]
     angles   [rows, width / 2] f32
@@ -57,12 +57,12 @@ def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
 def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """Attention of every row to all rows of its own item: softmax(q k^T / sqrt(width)) v, softmax in float32.
 
-    q, k, v  [rows, heads, width]; items follow one another
+    q, k, v  [rows, heads, width]; the rows of an item are consecutive
     lengths  rows of each item
     returns  [rows, heads, width]
     """
     parts = [
-        # Never a matrix of all scores: the largest item would need 20 GB for it.
+        # Computes no matrix of all scores, which would take 20 GB for the largest item.
         nnf.scaled_dot_product_attention(*(x.transpose(0, 1).unsqueeze(0) for x in item))[0].transpose(0, 1)
         for item in zip(*(x.split_with_sizes(list(lengths)) for x in (q, k, v)), strict=True)
     ]
@@ -70,7 +70,7 @@ def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Te
 
 
 def interpolate_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
-    """The position grid resampled (bicubic with a = -0.75, pixel centres, clamped border, no antialiasing), in float32.
+    """Resample the position grid in float32: bicubic with a = -0.75, pixel centres, clamped border, no antialiasing.
 
     grid     [grid rows, grid columns, width]
     returns  [rows * columns, width] f32, row by row
@@ -82,7 +82,7 @@ def interpolate_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def time_table(num_frames: int, width: int) -> Tensor:
-    """What is added to the patches of each frame: sines, then cosines, of frame * 10000^(-2 i / width).
+    """Return the embedding added to the patches of each frame: sines, then cosines, of frame * 10000^(-2 i / width).
 
     returns  [frames, width] f32
     """
@@ -92,7 +92,7 @@ def time_table(num_frames: int, width: int) -> Tensor:
 
 
 def grid_angles(rows: int, columns: int, head_dim: int) -> Tensor:
-    """Angles of 2-D rotation: pair 2 i turns by column * theta_i, pair 2 i + 1 by row * theta_i.
+    """Return the angles of 2-D rotation: column * theta_i for pair 2 i, row * theta_i for pair 2 i + 1.
 
     theta_i = 10000^(-4 i / head_dim)
     returns  [rows * columns, head_dim / 2] f32, row by row
