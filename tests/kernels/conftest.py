@@ -1,10 +1,10 @@
-"""Every implementation of the kernels that can run here, as a fixture and as an oracle.
+"""Fixtures for every implementation of the kernels that can run on this machine.
 
-The AMX kernels run on the tile unit where there is one, and everywhere on one in plain C++, which the first test that
-wants it compiles. The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
+The AMX kernels run on the tile unit where the CPU has one, and on every CPU with a tile unit in plain C++, which the
+first test that uses it compiles. The Triton kernels run on a GPU if there is one, else in Triton's interpreter.
 
-MOONSHARD_TEST_LIBRARIES=FOLDER puts the native libraries of that folder in the place of all others: those that
-`kernels/native/build.py --sanitize` makes.
+With MOONSHARD_TEST_LIBRARIES=FOLDER only the native libraries of this folder are tested, such as those made by
+`kernels/native/build.py --sanitize`.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-# Triton reads this once, while it is imported.
+# Triton reads this once, at its import.
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
 from kernels import implementations
@@ -46,14 +46,14 @@ def triton() -> object:
 
 
 def make_the_interpreter_right() -> None:
-    """bfloat16 in Triton's interpreter, if there is no GPU."""
+    """Correct bfloat16 in Triton's interpreter, if there is no GPU."""
     from tests.kernels import interpreter  # noqa: PLC0415
 
     interpreter.install()
 
 
 def makers() -> tuple[dict[str, Make], list[str]]:
-    """Return what makes each implementation, and the names of the native ones."""
+    """Return functions that make the implementations, by name, and the names of the native ones."""
     if folder := os.environ.get("MOONSHARD_TEST_LIBRARIES"):
         paths = {path.stem.removeprefix("kernels_"): path for path in sorted(Path(folder).glob("kernels_*.so"))}
         assert paths, f"no kernels_*.so in {folder}"
@@ -69,7 +69,7 @@ MAKERS, NATIVE = makers()
 
 
 def pytest_collection_modifyitems(items):
-    """Compile what the chosen tests want before the first of them, whose time is limited."""
+    """Compile what the selected tests need before the first of them, because a test's time is limited."""
     if any("amx-emulated" in item.name for item in items):
         emulated_amx()
 
@@ -81,50 +81,48 @@ def implementation(name: str) -> object:
 
 @pytest.fixture(params=[name for name in MAKERS if name != "reference"])
 def fast(request):
-    """An implementation to compare with the reference."""
+    """Return an implementation other than the reference."""
     return implementation(request.param)
 
 
 @pytest.fixture(params=NATIVE)
 def native(request):
-    """An implementation that promises results independent of the batch."""
+    """Return an implementation whose results do not depend on the batch."""
     return implementation(request.param)
 
 
 @pytest.fixture(params=list(MAKERS))
 def kernels(request):
-    """Any implementation, the reference included."""
+    """Return an implementation, the reference included."""
     return implementation(request.param)
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def dtype(request):
-    """The dtype of the run."""
     return getattr(torch, request.param)
 
 
 @pytest.fixture
 def oracle():
-    """The truth."""
     return reference
 
 
 @pytest.fixture(autouse=True, scope="session")
 def interpreted():
-    """Files that import Triton themselves rely on this."""
+    """Set up Triton's interpreter for files that import Triton themselves."""
     if "triton" in sys.modules and not torch.cuda.is_available():
         make_the_interpreter_right()
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Each test draws the same numbers whatever ran before it."""
+    """Seed each test, so that it draws the same numbers after any other."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def threads():
-    """One thread unless the test sets more: the arithmetic is the same, and a busy machine does not slow it down."""
+    """Use one thread unless the test sets more: results are the same, and a busy machine slows it down less."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch.set_num_threads
@@ -133,6 +131,6 @@ def threads():
 
 @pytest.fixture(autouse=True)
 def infinity_is_a_number():
-    """The interpreter computes with NumPy, which would warn of overflows that a GPU takes as infinity."""
+    """Silence NumPy, with which the interpreter computes, about overflows to infinity, which GPUs do not report."""
     with np.errstate(all="ignore"):
         yield

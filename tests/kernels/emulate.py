@@ -1,6 +1,6 @@
 """Build the AMX and AVX512 kernels for a CPU without either: `python tests/kernels/emulate.py` (SIMDe, minutes).
 
-The library lands in `built`; while it is there, the tests of this folder run it as one more implementation.
+The libraries are put into `built`; while they exist, the tests of this folder include them.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 SOURCES = FOLDER.parent.parent / "kernels" / "native"
 
 if __name__ == "__main__":
-    # Without optimisation: the emulation in long unrolled loops would take the compiler hours.
+    # No optimisation: with it, the emulation in long unrolled loops takes the compiler hours.
     flags = ["-O0", "-std=c++20", "-w", "-march=x86-64-v3", "-pthread", "-fPIC", "-shared"]
     kinds = [f"-DMOONSHARD_{name}" for name in ("AVX512", "BF16_DOT", "AMX", "EMULATED_AMX")]
     shim = ["-include", str(FOLDER / "emulated_avx512.h")]

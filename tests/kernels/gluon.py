@@ -1,8 +1,8 @@
-"""Runs a Gluon kernel on the CPU, program after program: Triton has no interpreter for Gluon.
+"""Runs a Gluon kernel on the CPU, one program after another, because Triton has no interpreter for Gluon.
 
-Layouts are ignored, so this holds what is computed from which bytes, not who computes it. Copies happen at once, shared
-memory begins as NaN, and barriers count bytes and phases, so a tile that is read before it was asked for, or asked for
-while it is still needed, shows.
+Layouts are ignored: this checks which bytes results are computed from, not which thread computes them. Copies are
+immediate, shared memory begins as NaN, and barriers count bytes and phases. So a test fails if a tile is read before it
+was requested, or requested again while it is still in use.
 """
 
 import inspect
@@ -13,14 +13,14 @@ import torch
 
 
 class Number(int):
-    """An integer of the kernel; its width does not matter here."""
+    """An integer of the kernel, of any width."""
 
     def to(self, _):
         return self
 
 
 class Pointer:
-    """Into the memory of a tensor, or many of them."""
+    """One or many addresses in the memory of a tensor."""
 
     def __init__(self, memory, offset):
         self.memory, self.offset = memory, offset
@@ -35,8 +35,6 @@ class Pointer:
 
 
 class Shared:
-    """Shared memory."""
-
     def __init__(self, data):
         self.data = data
 
@@ -52,7 +50,7 @@ class Shared:
 
 
 class Barrier:
-    """Bytes that it waits for, and how often it got all."""
+    """Counts the bytes still expected, and the phases completed."""
 
     def __init__(self):
         self.bytes_left, self.phases = 0, 0
@@ -63,7 +61,7 @@ class Barriers(list):
 
 
 class Descriptor:
-    """A matrix in memory, of which TMA copies boxes."""
+    """A matrix in memory; TMA copies boxes of it."""
 
     def __init__(self, pointer, shape, strides, block_shape, layout):
         assert pointer.offset % 8 == 0 and strides[0] % 8 == 0 and strides[1] == 1, "TMA wants 16 bytes"
@@ -74,7 +72,7 @@ class Descriptor:
         rows, columns = self.block_shape
         box = self.matrix[place[0] : place[0] + rows, place[1] : place[1] + columns]
         assert box.numel() > 0
-        target.data.zero_()  # what lies past the matrix
+        target.data.zero_()  # outside the matrix
         target.data[: box.shape[0], : box.shape[1]] = box
         barrier.bytes_left -= self.block_type.nbytes
         barrier.phases += barrier.bytes_left == 0
@@ -109,7 +107,7 @@ def product(a, b, total, **_):
 
 
 def language(program):
-    """What kernels call `gl`, for one program."""
+    """Return a module in place of `gl`, for one program."""
     return SimpleNamespace(
         **{name: getattr(torch, name) for name in ("bfloat16", "float32", "int64", "exp2", "log2", "where")},
         program_id=lambda axis: Number(program[axis]),
@@ -133,7 +131,7 @@ def language(program):
 
 
 class OnCpu:
-    """A Gluon kernel that is launched as the real one is."""
+    """A Gluon kernel with the launch syntax of a real one."""
 
     def __init__(self, kernel):
         self.function = kernel.fn
@@ -149,7 +147,7 @@ class OnCpu:
 
 
 def bind(function, program):
-    """The function with this file's language in place of Gluon's."""
+    """Return the function with this module's language instead of Gluon's."""
     ours = {
         "gl": language(program),
         "tma": SimpleNamespace(

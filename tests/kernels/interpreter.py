@@ -1,9 +1,9 @@
-"""Makes bfloat16 right in Triton's interpreter (checked with Triton 3.6.0, 3.7.1 and 3.8.0).
+"""Corrects bfloat16 in Triton's interpreter (checked with Triton 3.6.0, 3.7.1 and 3.8.0).
 
-The interpreter keeps a bfloat16 tensor as raw 16-bit words. Loads, stores, bitcasts and `where` are right, but
-arithmetic, comparisons, sums, int <-> bfloat16 and `dot` work on the words and return nonsense without an error, and
-float32 to bfloat16 cuts instead of rounding. `install` widens every bfloat16 operand to float32 before an operation and
-rounds the result to the nearest, of two the even one.
+The interpreter stores a bfloat16 tensor as raw 16-bit words. Loads, stores, bitcasts and `where` are correct, but
+arithmetic, comparisons, sums, int <-> bfloat16 and `dot` use the words as integers and return wrong numbers without an
+error, and float32 to bfloat16 truncates instead of rounding. `install` widens every bfloat16 operand to float32 before
+an operation and rounds the result to nearest even.
 """
 
 from functools import wraps
@@ -15,12 +15,12 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 def widen(words):
-    """bfloat16 words as float32."""
+    """Convert bfloat16 words to float32."""
     return (words.astype(np.uint32) << 16).view(np.float32)
 
 
 def narrow(values):
-    """float32 rounded to bfloat16 words."""
+    """Round float32 to bfloat16 words."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     bits = values.view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -36,22 +36,22 @@ def wide(handle):
 
 
 def install() -> None:
-    """Once, before a kernel runs."""
+    """Patch the interpreter; call once, before a kernel runs."""
     if getattr(InterpreterBuilder, "bf16_is_right", False):
         return
     InterpreterBuilder.bf16_is_right = True
-    # Comparisons go through binary_op too; their results are not float32 and stay as they are.
+    # Comparisons use binary_op too; their results are not float32 and are not rounded.
     for name, num_operands in (("binary_op", 2), ("unary_op", 1), ("ternary_op", 3), ("create_fabs", 1)):
         setattr(InterpreterBuilder, name, widened(getattr(InterpreterBuilder, name), num_operands))
     InterpreterBuilder.create_dot = exact_dot(InterpreterBuilder.create_dot)
     InterpreterBuilder.cast_impl = rounding_cast(InterpreterBuilder.cast_impl)
-    # Sums and maxima have NumPy paths of their own.
+    # Sums and maxima have separate NumPy paths.
     for name in ("sum", "min_max"):
         setattr(interpreter.ReduceOps, name, widened_reduction(getattr(interpreter.ReduceOps, name)))
 
 
 def widened(operation, num_operands):
-    """The operation on float32, rounded where an operand was bfloat16 and the result is a float."""
+    """Wrap an operation: compute in float32, round if an operand was bfloat16 and the result is a float."""
 
     @wraps(operation)
     def run(self, *arguments, **options):

@@ -1,4 +1,4 @@
-"""Libraries of the native kernels that tests build for themselves."""
+"""Native libraries that only tests build."""
 
 import fcntl
 from pathlib import Path
@@ -10,14 +10,14 @@ BUILT = Path(__file__).resolve().parent / "built"
 
 
 def emulated_amx() -> Path | None:
-    """Return the AMX library with the tile unit in plain C++, compiled if need be; None where that is not possible.
+    """Return the AMX library with the tile unit in plain C++, compiled on first use; None where that is impossible.
 
-    A library that `emulate.py` made for a CPU without AVX512 is taken as it is.
+    A library made by `emulate.py` for a CPU without AVX512 is used if it exists.
     """
     path = library_path("amx", BUILT)
     if not NEEDED_FLAGS["avx512bf16"] <= this_cpu().flags:
         return path if path.exists() else None
     BUILT.mkdir(exist_ok=True)
-    with (BUILT / "lock").open("w") as lock:  # several test workers want it at once
+    with (BUILT / "lock").open("w") as lock:  # several test workers may need it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
         return path if build(BUILT, EMULATE, ["amx"]) else None

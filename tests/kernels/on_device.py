@@ -1,4 +1,4 @@
-"""Runs an implementation on a GPU for tests that have their tensors on the CPU."""
+"""Runs an implementation on a GPU for tests whose tensors are on the CPU."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from kernels.interface import Kernels
 
 
 class OnDevice:
-    """Moves what it is given to the device and results back; an argument that an operation writes to is copied back."""
+    """Moves arguments to the device and results back; arguments that an operation writes to are copied back too."""
 
     def __init__(self, kernels: Kernels, device: str) -> None:
         self._kernels, self._device = kernels, device

@@ -1,4 +1,4 @@
-"""Parameters of a test as a whole product, of which the quick selection takes as many as show every pair of values."""
+"""Parameters of a test as a full product, of which `make quick` runs a subset that contains every pair of values."""
 
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -8,9 +8,9 @@ import pytest
 
 
 def pairwise(*axes: Sequence[Any]) -> list[Any]:
-    """Return every combination of one value of each axis; those that add no pair of values are marked `slow`.
+    """Return every combination of one value per axis; those outside the pairwise subset are marked `slow`.
 
-    A value that is a tuple stands for several arguments.
+    A tuple among the values sets several arguments.
     """
     places = list(product(*(range(len(axis)) for axis in axes)))
     chosen = _covering(places)
@@ -18,7 +18,7 @@ def pairwise(*axes: Sequence[Any]) -> list[Any]:
 
 
 def _covering(places: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
-    """Greedily, the combinations that between them show every pair of values of two axes."""
+    """Choose combinations greedily until every pair of values of two axes occurs."""
     pairs = {place: set(combinations(enumerate(place), 2)) for place in places}
     missing = set().union(*pairs.values())
     chosen: set[tuple[int, ...]] = set()

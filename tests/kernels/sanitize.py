@@ -1,8 +1,8 @@
 """Run the tests of the native code under a sanitizer: `python -m tests.kernels.sanitize address`, or `thread`.
 
-The libraries that this CPU can run are compiled with the sanitizer into a folder of their own, and that of AMX with its
-tile unit in plain C++. Python is not, so the sanitizer's library is loaded before everything else, and only what our
-code does is judged.
+The libraries that this CPU can run, and the AMX library with its tile unit in plain C++, are compiled with the
+sanitizer into a temporary folder. Python itself is not, so the sanitizer's own library is preloaded, and only accesses
+by our code are checked.
 """
 
 import os
@@ -19,7 +19,7 @@ TESTS = [
     f"tests/kernels/test_{name}.py"
     for name in ("amx", "attention", "dense", "elementwise", "experts", "fused", "router")
 ]
-# libstdc++ goes with AddressSanitizer, or the first exception of C++ ends the process. Python never frees some memory.
+# Without libstdc++, the first C++ exception ends the process. Leaks are not checked: Python never frees some memory.
 PRELOADED = {"address": ["libasan.so", "libstdc++.so"], "thread": ["libtsan.so"]}
 OPTIONS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=0"},
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def shared_library(name: str) -> str:
-    """The path of one of the compiler's own libraries."""
+    """Return the path of one of the compiler's own libraries."""
     command = [os.environ.get("CXX", "g++"), f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

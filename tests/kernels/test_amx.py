@@ -1,6 +1,6 @@
-"""What only the AMX kernels have: tiles of every height, groups in one order, decode attention by tiles.
+"""The AMX kernels alone: tiles of every height, order of groups, decode attention by tiles.
 
-Runs on the tile unit in plain C++, and on the real one where there is one: both give the same bits.
+Runs on the tile unit in plain C++ and, where the CPU has one, on the real unit; both give the same bits.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from tests.kernels.checks import assert_near, expert, paged_cache
 from tests.kernels.conftest import MAKERS, implementation
 
 NAMES = [name for name in ("amx", "amx-emulated") if name in MAKERS]
-# One tile of each height, two of equal height from 9 on, and more; above 128 tokens panels are shared out.
+# One tile of each height, two of equal height from 9 on, and more; above 128 tokens there are several panels.
 TOKENS = [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 18, 20, 23, 27, 29, 31, 32, 33, 48, 129, 160]
 
 
@@ -22,15 +22,15 @@ def amx(request):
 
 
 def float32(values):
-    """float64 numbers rounded to float32, kept as float64."""
+    """Round float64 numbers to float32; return them as float64."""
     return values.astype(np.float32).astype(np.float64)
 
 
 def group_products(rows, packed, scale):
-    """Rows times an INT4 matrix in the order that amx/int4.h promises: [rows, out], float32 kept as float64.
+    """Multiply rows by an INT4 matrix in the order that amx/int4.h defines; return [rows, out], float32 as float64.
 
-    sum = fma(even chain + odd chain of a group, scale, sum), where a chain is fused multiply-adds from zero. Products
-    of bf16 numbers are exact in float64, so rounding each step gives what one fused operation gives.
+    sum = fma(even chain + odd chain of a group, scale, sum), where a chain is a series of fused multiply-adds from
+    zero. Products of bf16 numbers are exact in float64, so rounding after each step equals a fused operation.
     """
     nibbles = np.asarray(((packed[..., None] >> torch.arange(0, 32, 4)) & 15).flatten(-2).double() - 8)
     scales = np.asarray(scale.double())
@@ -46,7 +46,7 @@ def group_products(rows, packed, scale):
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 5, 9])
 def test_experts_take_groups_in_one_order(amx, groups):
-    """To the bit, but for rows in which the float32 of silu rounds an inner number to the other bf16 neighbour."""
+    """Equal bits, except in rows where the float32 silu rounds an inner number to the other bf16 neighbour."""
     hidden, width, tokens = 32 * groups, 64, 40
     gate, gate_scale, up, up_scale, down, down_scale = tensors = expert(hidden, width)
     x = torch.randn(tokens, hidden).bfloat16()
@@ -87,7 +87,7 @@ def test_linear_with_a_short_last_step(amx, oracle, num_in):
 @pytest.mark.parametrize("heads", [1, 16, 17, 64])
 @pytest.mark.parametrize("width", [(512, 64), (64, 16), (40, 6)], ids=str)
 def test_decode_attention_in_and_out_of_the_cache(amx, oracle, heads, width):
-    """Whole tiles are read where they lie, short ones and those across blocks from a copy."""
+    """Whole tiles are read in place; short tiles, and tiles across blocks, from a copy."""
     latent, rope = width
     lens = [64, 1, 130, 31, 33]
     tables = torch.arange(5 * 9, dtype=torch.int32).view(5, 9)

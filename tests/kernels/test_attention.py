@@ -10,7 +10,7 @@ from tests.kernels.pairwise import pairwise
 
 
 def filled_cache(num_rows, lens, block_tokens, width, dtype):
-    """A cache whose used slots alone are numbers, and tables with the blocks in any order and -1 past the end."""
+    """Return a cache with NaN in unused slots, and tables with blocks in random order and -1 past the end."""
     counts = [-(-length // block_tokens) for length in lens]
     cache = paged_cache(sum(counts) + 3, block_tokens, width, dtype)
     order = torch.randperm(sum(counts) + 3).tolist()

@@ -1,4 +1,4 @@
-"""The benchmark without a GPU: its arithmetic, what it says here, and every check and case at small sizes."""
+"""The GPU benchmark without a GPU: its arithmetic, its message, and all its checks and cases at small sizes."""
 
 from functools import partial
 
@@ -61,7 +61,7 @@ def test_errors_are_relative():
 
 @pytest.fixture
 def small(monkeypatch):
-    """A plan of small sizes, and the same of the model."""
+    """Return a plan with small sizes, and a model of these sizes."""
     values = {
         **{"HIDDEN": 256, "WIDTH": 128, "EXPERTS": 8, "SHARD": 3, "TOP_K": 2, "HEADS": 4, "Q_LORA": 32},
         **{"LATENT": 32, "ROPE": 16, "NOPE": 16, "VALUE": 16, "VOCAB": 300},
@@ -79,7 +79,7 @@ def test_every_contender_of_every_case_runs(small):
     for case in cases.cases(TritonKernels(), torch.device(DEVICE), small):
         names.append(case.name)
         assert case.floor_s(Ceilings()) > 0
-        case.contenders.pop("cuDNN, latents in order", None)  # takes real widths only
+        case.contenders.pop("cuDNN, latents in order", None)  # needs the real widths
         for run in case.contenders.values():
             assert run(0) is not None
             assert run(SETS - 1) is not None
@@ -89,10 +89,10 @@ def test_every_contender_of_every_case_runs(small):
 
 @pytest.mark.parametrize("group, count", [("expert_mlp", 6), ("mla_decode", 2), ("rope", 0), ("norm_rope_store", 0)])
 def test_contenders_agree(small, group, count):
-    """What is compared computes the same; a name says where less is done."""
+    """Compared implementations compute the same; a name says so where one does less."""
     compared = 0
     for case in cases.cases(TritonKernels(), torch.device(DEVICE), small, (group,)):
-        case.contenders.pop("bmm + softmax, latents in order", None)  # in another order than these blocks
+        case.contenders.pop("bmm + softmax, latents in order", None)  # its blocks are in another order
         case.contenders.pop("bf16 weights, torch._grouped_mm", None)  # with weights of its own
         ours, *others = (run(1).clone() for run in case.contenders.values())
         for other in others:

@@ -1,4 +1,4 @@
-"""The interface chooses once, says what it chose, and works through the chosen implementation."""
+"""The interface chooses an implementation once, names it, and calls it."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ HAS_ALL = frozenset.union(*map(frozenset, NEEDED_FLAGS.values()))
     ],
 )
 def test_the_rule(monkeypatch, vendor, flags, permitted, best):
-    """What README.md says follows from vendor and features, whatever this machine is."""
+    """The rule of README.md, for vendors and features other than this machine's."""
     if not all(library_path(name).exists() for name in LIBRARIES):
         pytest.skip("not every library is built")
     monkeypatch.setattr(native_library, "_permitted", lambda name, path: permitted or name != "amx")

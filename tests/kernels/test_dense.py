@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.checks import assert_near
 
-# Tile sizes: 16 rows, 2 columns, 4 blocks of rows, 6 or 12 tokens, 512 columns a pass, 128 rows a task.
+# Sizes near those of tiles: 16 rows, 2 columns, 4 blocks of rows, 6 or 12 tokens, 512 columns a pass, 128 rows a task.
 SHAPES = [(1, 1), (15, 3), (16, 2), (17, 33), (64, 31), (65, 64), (129, 513), (300, 1100)]
 TOKENS = [0, 1, 2, 3, 5, 6, 7, 11, 12, 13, 130]
 

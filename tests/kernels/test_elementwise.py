@@ -24,7 +24,7 @@ def test_rms_norm_of_more_dimensions_and_of_a_slice(fast, oracle, dtype):
 def test_rms_norm_of_bf16_is_the_reference_to_the_bit(fast, oracle):
     x, weight = torch.randn(50, 128).bfloat16(), torch.randn(128).bfloat16()
     same = (fast.rms_norm(x, weight, 1e-5) == oracle.rms_norm(x, weight, 1e-5)).double().mean()
-    assert same > 0.999  # a different order of the sum may move a value across a rounding boundary
+    assert same > 0.999  # another order of the sum may round a value to its neighbour
 
 
 @pytest.mark.parametrize("rows, width", [(0, 16), (1, 1), (3, 17), (70, 1000)])

@@ -11,14 +11,14 @@ SHAPES = [(32, 32), (96, 64), (256, 160)]
 
 
 def assignments(tokens, top_k, num_experts):
-    """Distinct experts per token, -1 for some that another shard holds."""
+    """Draw distinct experts for each token, with -1 for some that another shard holds."""
     rows = [torch.randperm(num_experts + top_k)[:top_k] for _ in range(tokens)]
     ids = torch.stack(rows).int() if rows else torch.zeros(0, top_k, dtype=torch.int32)
     return ids.masked_fill(ids >= num_experts, -1), torch.rand(tokens, top_k)
 
 
 def near(actual, expected, dtype):
-    """float32 results; the numbers between the products are rounded to the dtype of the run, by aten twice."""
+    """Compare float32 results; numbers between the products are rounded to the dtype of the run, by aten twice."""
     assert_near(actual, expected, dtype, roundings=2)
 
 
@@ -66,13 +66,13 @@ def test_everybody_wants_the_same_expert(fast, oracle, dtype):
 
 
 def packed_words(weight):
-    """Signed numbers -8..7 [out, in] as the checkpoint has them."""
+    """Pack signed numbers -8..7 [out, in] as in the checkpoint."""
     nibbles = (weight + 8).view(weight.shape[0], -1, 8)
     return (nibbles << torch.arange(0, 32, 4)).sum(-1).to(torch.int32)
 
 
 def test_every_nibble_in_every_column(fast):
-    """A one-hot token reads one column: the gate is 4 for all rows, `up` has each number once in 16 columns."""
+    """A one-hot token reads one column. The gate is 4 for all rows; `up` has each number once in 16 columns."""
     hidden = width = 32
     one = torch.ones(32, 1).bfloat16()
     up = (torch.arange(width)[:, None] * 3 + torch.arange(hidden)) % 16 - 8

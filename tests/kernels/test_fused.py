@@ -1,4 +1,4 @@
-"""Several operations in one call give what they give one by one, to the bit."""
+"""Several operations in one call give the same bits as one by one."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def random_weight(*shape):
 
 @pytest.fixture
 def one_by_one(native, monkeypatch):
-    """A function of `fused` with this implementation, made of its single operations."""
+    """Return a function of `fused` that calls this implementation's single operations."""
 
     def call(function, *arguments):
         with monkeypatch.context() as patch:

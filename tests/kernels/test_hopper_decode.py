@@ -1,4 +1,4 @@
-"""The Gluon form of `mla_decode`: on the CPU what it computes, on a Hopper GPU itself beside the Triton form."""
+"""The Gluon form of `mla_decode`: its arithmetic on the CPU; on a Hopper GPU compared with the Triton form."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def inputs(lens, block_tokens=64):
 
 @pytest.fixture
 def gluon_on_cpu(monkeypatch):
-    """`mla_decode` takes the Gluon form."""
+    """Make `mla_decode` use the Gluon form."""
     monkeypatch.setattr(attention_decode_hopper, "device_class", lambda tensor: "sm_90")
     kernel = OnCpu(attention_decode_hopper.mla_decode_hopper_kernel)
     monkeypatch.setattr(attention_decode_hopper, "mla_decode_hopper_kernel", kernel)
@@ -49,7 +49,7 @@ class TestOnCpu:
 
     @pytest.mark.slow
     def test_one_layer_of_a_cache_of_many_and_heads_apart(self, gluon_on_cpu, oracle):
-        """As the engine has them: a layer's blocks lie apart, and absorbed queries come head by head."""
+        """The engine's layouts: a layer's blocks are apart in memory, and absorbed queries are ordered by head."""
         q_latent, q_rope, cache, tables, lens = inputs([130, 7], block_tokens=128)
         layers = torch.full((len(cache), 3, *cache.shape[1:]), float("nan")).bfloat16()
         layers[:, 1] = cache
@@ -72,7 +72,7 @@ class TestOnCpu:
         assert not takes(q_latent.float(), q_rope.float(), cache.float())
         assert not takes(q_latent[:, :32], q_rope[:, :32], cache)
         assert not takes(q_latent, q_rope, cache[:, :32])
-        assert not takes(q_latent, torch.empty(1, 64, 65).bfloat16()[..., :64], cache)  # 130 bytes from head to head
+        assert not takes(q_latent, torch.empty(1, 64, 65).bfloat16()[..., :64], cache)  # heads are 130 bytes apart
 
 
 def test_every_number_of_rows_has_its_class():

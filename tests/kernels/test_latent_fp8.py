@@ -1,4 +1,4 @@
-"""Latent KV in FP8: what its definition promises, and every implementation against it."""
+"""Latent KV in FP8: properties of its definition, and every implementation against it."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ NAN = 255  # this byte everywhere is NaN as e4m3, as float32 and as bfloat16
 
 
 def fp8_cache(blocks, block_tokens, latent, rope):
-    """A view of one of three layers, all NaN."""
+    """Return a view of one of three layers, filled with NaN."""
     width = latent_fp8.token_bytes(latent, rope)
     return torch.full((blocks, 3, block_tokens, width), NAN, dtype=torch.uint8)[:, 1]
 
 
 def filled(lens, block_tokens, latent, rope):
-    """Tables, the cache in FP8, and the same numbers in float32."""
+    """Return tables, a cache in FP8, and a cache with the same numbers in float32."""
     plain, tables = filled_cache(len(lens), lens, block_tokens, latent + rope, torch.float32)
     cache = fp8_cache(len(plain), block_tokens, latent, rope)
     used = (~plain.flatten(0, 1)[:, 0].isnan()).nonzero().flatten()
@@ -34,7 +34,7 @@ def filled(lens, block_tokens, latent, rope):
 
 
 def round_trip(latent):
-    """Latents as they are read again."""
+    """Quantize latents and read them again."""
     stored = latent_fp8.quantized(latent, latent.new_zeros(len(latent), 2))
     return latent_fp8.widened(torch.cat(stored, dim=-1), latent.shape[1], torch.float32)[:, : latent.shape[1]]
 
@@ -72,7 +72,7 @@ def test_numbers_lose_no_more_than_their_last_digits(width, size):
     error = (read - latent).abs()
     groups = torch.nn.functional.pad(latent, (0, -width % 128)).view(40, -1, 128).abs().amax(-1)
     peak = groups.repeat_interleave(128, -1)[:, :width]
-    # Half of a last digit of three, or half of the step of the small ones: 2^-10 of a scale above 1 / 448 of the peak.
+    # Half of the last of three mantissa bits; for small numbers half of their step, 2^-10 of the scale.
     assert (error <= torch.maximum(latent.abs() * 2**-4, peak * 2**-10 / 224)).all()
     assert error.norm() / latent.norm() < 0.03
     assert torch.equal(read.bfloat16().float(), read), "exact in bfloat16"
@@ -98,7 +98,7 @@ def there_and_back(x, codes, scales, out):
 
 
 def test_a_kernel_writes_and_reads_the_same_bytes():
-    """All e4m3 numbers, the middles between them and the float32 numbers on either side; random ones of any size."""
+    """All e4m3 numbers, the midpoints between them and their float32 neighbours; random numbers of all sizes."""
     numbers = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     middles = (numbers[1:] + numbers[:-1]) / 2
     close = [middles, torch.nextafter(middles, numbers[1:]), torch.nextafter(middles, numbers[:-1]), numbers]
@@ -119,7 +119,7 @@ def test_a_kernel_writes_and_reads_the_same_bytes():
 @pytest.mark.parametrize("latent", [4, 20, 128, 132, 512])
 @pytest.mark.parametrize("slots", [[], [11], [11, 0, 4, 7, 3]], ids=str)
 def test_norm_rope_store_is_the_norm_quantized(fast, oracle, dtype, latent, slots):
-    """To the bit: an implementation's own norm, which may differ in the last digit, stored by the definition."""
+    """Equal bits to the implementation's own norm, stored by the definition; norms may differ in the last bit."""
     tokens, rope = len(slots), 6
     x, weight = torch.randn(tokens, latent + 10).to(dtype), torch.randn(latent).bfloat16()
     positions, inv_freq = torch.randint(0, 262144, (tokens,)), 50000.0 ** (-torch.arange(0, rope, 2) / rope)
@@ -173,7 +173,7 @@ def test_mla_decode_with_the_sizes_of_k26(fast, oracle, dtype):
     actual = fast.mla_decode(q[..., :512], q[..., 512:], cache, tables, counts, 0.1446)
     assert_near(actual, oracle.mla_decode(q[..., :512], q[..., 512:], cache, tables, counts, 0.1446))
     exact = oracle.mla_decode(q[:1, :, :512].float(), q[:1, :, 512:].float(), plain, tables[:1], counts[:1], 0.1446)
-    error = (actual[0].float() - exact[0]).norm() / exact.norm()  # of one token, which is its latent
+    error = (actual[0].float() - exact[0]).norm() / exact.norm()  # a result with one token is its latent
     assert 0.005 < error < 0.03
 
 

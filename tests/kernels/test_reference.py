@@ -71,7 +71,7 @@ def test_route_by_hand():
     ids, weights = reference.route(
         hidden, gate, bias, top_k=2, num_groups=1, topk_groups=1, normalize=True, scale=2.827
     )
-    assert ids.tolist() == [[0, 3]]  # the bias lifts expert 3 over expert 2 and buries expert 1
+    assert ids.tolist() == [[0, 3]]  # the bias puts expert 3 above expert 2, and expert 1 last
     total = scores[0] + scores[3]
     assert weights[0].tolist() == pytest.approx([scores[0] / total * 2.827, scores[3] / total * 2.827])
 

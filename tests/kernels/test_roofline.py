@@ -1,4 +1,4 @@
-"""The floors against the figures that were worked out by hand."""
+"""The floors against figures worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Drawing tokens: the Triton kernel against the definition, and both against the engine's own sampler."""
+"""Drawing tokens: the Triton kernel against the definition, and both against the engine's sampler."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from services.attention.sampling.on_host import SamplingParams, sample
 from services.attention.sampling.random_numbers import philox
 from tests.kernels.triton_device import DEVICE, moved
 
-# Every shape alone and together.
+# Every parameter alone, then combinations.
 PARAMS = [
     SamplingParams(temperature=0.0),
     SamplingParams(seed=2**64 - 1),
@@ -27,7 +27,7 @@ PARAMS = [
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Rows of many parts without long ones: the interpreter is slow."""
+    """Make parts small, so that short rows have many of them: the interpreter is slow."""
     if DEVICE == "cpu":
         monkeypatch.setattr(sampling, "PART", 512)
 

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for Hopper without spilling, with the tensor core instructions it was written for."""
+"""Every Triton kernel compiles for Hopper without spills and with the expected tensor core instructions."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def reports():
-    """What compiling gave, by name of the variant; from a process in which Triton does not interpret."""
+    """Return the figures of each variant by name, from a process in which Triton compiles."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.kernels.sm90.report"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -41,7 +41,7 @@ def test_compiled_for_hopper(reports, name):
 
 
 def test_every_kernel_is_compiled():
-    """A kernel that is launched, not called by another one, has a name that ends in `_kernel`."""
+    """Launched kernels have names that end in `_kernel`."""
     sources = [path.read_text() for path in (ROOT / "kernels" / "gpu").rglob("*.py")]
     defined = {name for source in sources for name in re.findall(r"^def (\w+_kernel)\(", source, re.MULTILINE)}
     assert defined == {variant.kernel.__name__ for variant in VARIANTS.values()}

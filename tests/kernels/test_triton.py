@@ -1,4 +1,4 @@
-"""What only the Triton kernels have: the interpreter made right, sorting by expert, the packed order, fixed sums."""
+"""The Triton kernels alone: the corrected interpreter, sorting by expert, the packed layout, the order of sums."""
 
 import pytest
 import torch
@@ -78,8 +78,8 @@ def test_every_assignment_is_in_a_tile_of_its_expert(counts, num_sizes):
 
 def test_combine_leaves_out_what_is_not_here():
     parts = torch.randn(6, 40, device=DEVICE)
-    parts[1] = parts[4] = float("nan")  # never written by a product
-    ids = torch.tensor([[0, -1], [2, 1], [7, -1]], device=DEVICE).int()  # 7 is no expert of these three
+    parts[1] = parts[4] = float("nan")  # no product writes it
+    ids = torch.tensor([[0, -1], [2, 1], [7, -1]], device=DEVICE).int()  # expert 7 does not exist
     parts[4] = float("inf")
     weights = torch.rand(3, 2, device=DEVICE)
     out = combine(parts, ids, weights, 3)
@@ -135,7 +135,7 @@ def test_unpacking_in_assembly_is_the_arithmetic_to_the_bit(monkeypatch, tokens)
 
 
 def test_a_token_is_the_same_whatever_shares_its_tile(dtype):
-    """Within one size of tile; between sizes the sums have the same order, but no promise of the hardware."""
+    """Equal bits hold within one size of tile. Between sizes the order is the same, but hardware guarantees nothing."""
     kernels = TritonKernels()
     packed = kernels.pack_experts([tuple(part.to(DEVICE) for part in expert(64, 64)) for _ in range(3)])
     x = torch.randn(20, 64, device=DEVICE).to(dtype)

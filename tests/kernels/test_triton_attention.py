@@ -1,4 +1,4 @@
-"""What the Triton attention promises beyond the values, and shapes that only it treats differently."""
+"""Properties of the Triton attention beyond its values, and shapes that only it treats differently."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from tests.kernels.triton_device import DEVICE, moved
 
 @pytest.fixture
 def small_splits(monkeypatch):
-    """Splits of two tiles of 16 tokens, at most four of them: long contexts without long waits."""
+    """At most four splits of two tiles of 16 tokens, so that short contexts cover the cases of long ones."""
     tiles = DecodeTiles(16, 16, 4, 1, split_tiles=2, max_splits=4)
     monkeypatch.setattr(attention_decode, "decode_tiles", lambda heads, latent, dtype: tiles)
 
@@ -39,7 +39,7 @@ def test_a_row_attends_alike_in_every_batch_and_in_any_blocks(small_splits, dtyp
     for i in range(5):
         one = slice(i, i + 1)
         used = -(-lens[i] // 32)
-        # Elsewhere in the cache, and with a table just as wide as it must be.
+        # In other blocks of the cache, with a table that is only as wide as necessary.
         blocks = torch.randperm(len(cache))
         elsewhere = torch.full_like(cache, float("nan"))
         elsewhere[blocks[:used]] = cache[tables[i, :used].long()]
@@ -105,7 +105,9 @@ def test_long_contexts_with_the_sizes_of_k26(oracle, lens):
     arguments = moved(q[..., :512], q[..., 512:], cache, tables, torch.tensor(lens, dtype=torch.int32))
     together = attention_decode.mla_decode(*arguments, 0.1446)
     assert_near(together, oracle.mla_decode(*arguments, 0.1446))
-    for i in range(len(lens)):  # alone but for itself: equal to the bit in batches of its class, here of the same size
+    for i in range(
+        len(lens)
+    ):  # with copies of itself: bits are equal in batches of the same class, here of the same size
         of_row = [i] * len(lens)
         q_latent, q_rope, kept, *rest = arguments
         again = attention_decode.mla_decode(

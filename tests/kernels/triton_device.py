@@ -1,4 +1,4 @@
-"""Where the Triton kernels run in tests: on a GPU if there is one, else in the interpreter, on the CPU's tensors."""
+"""The device of Triton kernels in tests: a GPU if there is one, else the CPU, for the interpreter."""
 
 import torch
 
@@ -6,5 +6,5 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def moved(*tensors):
-    """The tensors on that device."""
+    """Move tensors to this device."""
     return tuple(tensor.to(DEVICE) for tensor in tensors)

@@ -1,7 +1,7 @@
 """Compiles every variant for sm_90, which needs no GPU: `python -m tests.kernels.sm90.report [part of a name]`.
 
-Prints one JSON object a line: what a variant takes (registers, stack, spills, shared memory), which tensor core
-instructions it has and what ptxas warns of. A process of its own, because Triton compiles nothing where it interprets.
+Prints one JSON object a line: a variant's registers, stack, spills and shared memory, its tensor core instructions and
+the warnings of ptxas. It runs as a separate process, because Triton does not compile in a process that interprets.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 
 def all_variants() -> list[Variant]:
-    """The variants of every file in the folder, by name."""
+    """Return the variants of all files in the folder, by name."""
     modules = [importlib.import_module(f"tests.kernels.sm90.variants.{path.stem}") for path in FOLDER.glob("[a-z]*.py")]
     return sorted((variant for module in modules for variant in module.VARIANTS), key=lambda variant: variant.name)
 
 
 def compiled(variant: Variant) -> tuple[Any, str]:
-    """The compiled kernel and what ptxas said."""
+    """Return the compiled kernel and the output of ptxas."""
     arguments = variant.kernel.arg_names
     missing = [name for name in arguments if name not in variant.types and name not in variant.constants]
     assert not missing, f"{variant.name}: neither a type nor a constant for {missing}"
@@ -50,7 +50,7 @@ def compiled(variant: Variant) -> tuple[Any, str]:
 
 
 def innermost_loop(cubin: bytes) -> int:
-    """Machine instructions of the first loop that holds no other, 0 without one."""
+    """Return the machine instructions of the first loop without an inner loop; 0 if there is none."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -65,7 +65,7 @@ def innermost_loop(cubin: bytes) -> int:
 
 
 def measured(variant: Variant) -> dict[str, Any]:
-    """What the tests look at."""
+    """Return the figures that the tests check."""
     start = time.perf_counter()
     kernel, said = compiled(variant)
     ptx = kernel.asm["ptx"]
@@ -88,7 +88,7 @@ def measured(variant: Variant) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compiles afresh, because ptxas speaks only then."""
+    """Compile without cache, because ptxas prints its figures only when it runs."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     triton.knobs.nvidia.dump_ptxas_log = triton.knobs.compilation.always_compile = True
     with tempfile.TemporaryDirectory() as folder:

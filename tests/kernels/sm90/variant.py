@@ -1,4 +1,4 @@
-"""One kernel as it is compiled for Hopper: which arguments, which tiles, and what must come out."""
+"""One kernel to compile for Hopper: its arguments and tiles, and the expected figures."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 class Variant:
     """A kernel at one entry of its tile table.
 
-    `types` are Triton's: "*bf16", "*i32", "fp32", "i32", ... Pointers and sizes count as multiples of 16, as in the
-    model; arguments in `odd` do not.
+    `types` are Triton's: "*bf16", "*i32", "fp32", "i32", ... Pointers and sizes are declared as multiples of 16, as in
+    the model, except arguments in `odd`.
     """
 
     name: str
@@ -19,8 +19,8 @@ class Variant:
     num_warps: int
     num_stages: int = 1
     wgmma: int = 0  # instructions in the whole kernel
-    warnings: tuple[str, ...] = ()  # of ptxas that are known, as C7515: wgmma one after another
+    warnings: tuple[str, ...] = ()  # accepted warnings of ptxas, such as C7515: wgmma are serialised
     stack: int = 0  # bytes
     odd: tuple[str, ...] = ()
-    max_loop: int | None = None  # most machine instructions in the innermost loop
+    max_loop: int | None = None  # upper limit of machine instructions in the innermost loop
     options: dict[str, Any] = field(default_factory=dict)

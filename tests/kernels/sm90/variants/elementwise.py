@@ -54,7 +54,7 @@ VARIANTS = [
     *(norm(elementwise.rms_norm_kernel, "rms_norm", width, ONE_NORM) for width in (512, 1536, 7168)),
     norm(elementwise.add_rms_norm_kernel, "add_rms_norm", 7168, TWO_NORM),
     flat(elementwise.silu_mul_kernel, "silu_mul", 2048, SILU),
-    # The sine of a large angle keeps its reduction on the stack.
+    # The reduction of large angles for the sine needs a stack.
     Variant(
         "rope",
         elementwise.rope_kernel,

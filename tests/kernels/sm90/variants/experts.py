@@ -7,7 +7,7 @@ PRODUCT = {
     **{"words": "*i32", "scales": "*i32", "slots": "*i32", "tile_experts": "*i32", "num_tiles": "*i32"},
     **dict.fromkeys(("num_slots", "num_rows", "num_columns", "slots_per_row"), "i32"),
 }
-SERIAL = ("C7515",)  # Triton 3.7 waits after each wgmma whose A is in registers; harmless where memory is the bound
+SERIAL = ("C7515",)  # Triton 3.7 waits after each wgmma with A in registers; harmless where memory is the bound
 
 
 def product(tokens, tiles, dtype, swiglu, wgmma, warnings=()):
