@@ -9,7 +9,7 @@ from services.local.random_checkpoint.write import PRESETS, write_random_checkpo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; ends with status 2 and a sentence when the folder exists."""
+    """Run the command line; exit with status 2 and a message if the folder exists."""
     parser = argparse.ArgumentParser(prog="python -m services.local.random_checkpoint", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder to write; must not exist")
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="sizes (default: tiny)")

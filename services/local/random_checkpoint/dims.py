@@ -1,4 +1,4 @@
-"""Sizes of random checkpoints, and the config.json that states them as the release does."""
+"""Sizes of random checkpoints, and their config.json in the form of the released one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,24 +7,24 @@ from services.checkpoint.architecture import GROUP_SIZE
 from services.checkpoint.config import TextConfig, VisionConfig
 from services.checkpoint.rope_fields import YarnConfig
 
-SPECIAL_SLOTS = 256  # ids after the vocabulary's base, named or reserved
+SPECIAL_SLOTS = 256  # ids after the ordinary tokens, named or reserved
 
 
 @dataclass(frozen=True)
 class RandomDims:
-    """What to write. `vision` None leaves the vision tower out of config.json and of the weights."""
+    """Sizes of a checkpoint. With `vision` None, config.json and the weights have no vision tower."""
 
     text: TextConfig
     vision: VisionConfig | None = None
 
 
 def preset(name: str) -> RandomDims:
-    """The sizes called `name`: "tiny" for tests and demos, "bench-1b" for comparing engines. KeyError otherwise."""
+    """Return the sizes of a preset: "tiny" for tests and demos, "bench-1b" for comparing engines; else KeyError."""
     return {"tiny": tiny_dims, "bench-1b": bench_1b_dims}[name]()
 
 
 def tiny_dims() -> RandomDims:
-    """About a million parameters with every part of the real model; prompts over 128 tokens exercise YaRN."""
+    """Return about a million parameters with every part of the real model; prompts over 128 tokens exercise YaRN."""
     text = TextConfig(
         hidden_size=128,
         num_hidden_layers=4,
@@ -67,7 +67,7 @@ def tiny_dims() -> RandomDims:
 
 
 def bench_1b_dims() -> RandomDims:
-    """1.28 billion parameters, 0.27 active, with K2.6's own latent and head sizes; no vision."""
+    """Return 1.28 billion parameters, 0.27 active, with the latent and head sizes of K2.6; no vision."""
     text = TextConfig(
         hidden_size=1024,
         num_hidden_layers=12,
@@ -97,7 +97,7 @@ def bench_1b_dims() -> RandomDims:
 
 
 def config_json(dims: RandomDims, token_ids: dict[str, int]) -> dict[str, Any]:
-    """The release's config.json for these sizes, without `auto_map`: there is no remote code to point to.
+    """Return config.json in the release's form for these sizes, without `auto_map`, since there is no remote code.
 
     token_ids  bos_token_id, eos_token_id, pad_token_id and media_placeholder_token_id
     """
@@ -172,7 +172,7 @@ def _quantization_config() -> dict[str, Any]:
 
 
 def _vision_config(vision: VisionConfig) -> dict[str, Any]:
-    # Other engines read the plain names, so both spellings are there.
+    # Other engines read the plain names, so both spellings are written.
     plain = {name: value for name, value in vars(vision).items() if name != "merge_kernel_size"}
     return {
         **plain,

@@ -16,9 +16,9 @@ Pieces = Callable[[TensorSpec], Iterable[Tensor]]
 
 
 def write_safetensors(folder: Path, files: Sequence[Sequence[TensorSpec]], pieces: Pieces) -> None:
-    """One file per list of tensors, named as the release names its shards, and the index over all of them.
+    """Write one file per list of tensors, named like the release's shards, and the index of all of them.
 
-    pieces  gives the data of a tensor, in parts whose bytes in order are the whole
+    pieces  yields a tensor's data in consecutive parts
     """
     weight_map: dict[str, str] = {}
     for number, specs in enumerate(files, start=1):
@@ -30,7 +30,7 @@ def write_safetensors(folder: Path, files: Sequence[Sequence[TensorSpec]], piece
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """A JSON file as the release formats it: two spaces, sorted keys."""
+    """Write a JSON file in the release's format: two spaces, sorted keys."""
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -41,7 +41,7 @@ def _write_file(path: Path, specs: Sequence[TensorSpec], pieces: Pieces) -> None
         begin, end = end, end + _num_bytes(spec)
         header[spec.name] = {"dtype": _dtype_name(spec.dtype), "shape": spec.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # keeps the data aligned
+    text += b" " * (-len(text) % 8)  # aligns the data
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for spec in specs:

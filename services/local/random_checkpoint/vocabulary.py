@@ -1,4 +1,4 @@
-"""The tokenizer files of a random checkpoint: a small vocabulary made here, or the real one copied."""
+"""The tokenizer files of a random checkpoint: a small generated vocabulary, or a copy of the real one."""
 
 import base64
 import itertools
@@ -14,7 +14,7 @@ from services.runtime.errors import CheckpointError
 VOCABULARY_FILE = "tiktoken.model"
 CONFIG_FILE = "tokenizer_config.json"
 
-# Each is two earlier tokens joined, as byte-pair encoding needs it.
+# Each joins two earlier tokens, as byte-pair encoding requires.
 COMMON_PIECES = (
     *("  ", "th", "he", "in", "er", "an", "re", "on", "at", "en", "nd", "or", "es", "is", "it", "ou", "ing", "the"),
     *(" t", " a", " s", " w", " o", " the", " an", " and", " to", " of", " in", " i", " is", " it", " th", " that"),
@@ -22,7 +22,7 @@ COMMON_PIECES = (
     *(" you", "ver", " w", "as", " was", " for", " be", " on", " re", "ent", "ly", "!\n", ".\n", "\n\n", "ion", "tion"),
 )
 
-# Offset of each named token from the vocabulary's base, and whether decoding may skip it.
+# Each named token's offset from the end of the ordinary tokens, and whether decoding may skip it.
 NAMED_TOKENS = (
     (0, "[BOS]", True),
     (1, "[EOS]", True),
@@ -51,14 +51,14 @@ NAMED_TOKENS = (
 
 
 def special_ids(base: int) -> dict[str, int]:
-    """The ids of the named special tokens when ordinary tokens are 0..base-1."""
+    """Return the ids of the named special tokens if ordinary tokens are 0..base-1."""
     return {name: base + offset for offset, name, _ in NAMED_TOKENS}
 
 
 def small_vocabulary(base: int) -> list[bytes]:
-    """`base` tokens by rank: the 256 bytes in GPT-2's order, common English pieces, then pairs of bytes.
+    """Return `base` tokens by rank: the 256 bytes in GPT-2's order, common English pieces, then pairs of bytes.
 
-    ValueError unless base is at least 256 (and at most what pairs of bytes allow).
+    Raises ValueError if `base` is less than 256 or more than there are pairs of bytes.
     """
     if base < 256:
         raise ValueError(f"a vocabulary needs the 256 bytes, {base} tokens are too few")
@@ -86,7 +86,7 @@ def write_vocabulary(folder: Path, tokens: Sequence[bytes]) -> None:
 
 
 def copy_vocabulary(source: Path, folder: Path) -> int:
-    """Copies the tokenizer files of a released checkpoint; returns the number of its ordinary tokens."""
+    """Copy the tokenizer files of a released checkpoint; return its number of ordinary tokens."""
     for name in (VOCABULARY_FILE, CONFIG_FILE):
         if not (source / name).is_file():
             raise CheckpointError(f"{source / name}: expected a vocabulary to copy, found no such file")
@@ -95,14 +95,14 @@ def copy_vocabulary(source: Path, folder: Path) -> int:
 
 
 def vocabulary_base(folder: Path) -> int:
-    """Number of ordinary tokens in a folder's tiktoken.model: one a line."""
+    """Return the number of ordinary tokens in a folder's tiktoken.model, which has one a line."""
     return len(_ordinary_tokens(folder))
 
 
 def token_biases(folder: Path) -> list[float]:
-    """What a random head adds to each token's logit, by id: text is likely, stops are rare, markers all but never.
+    """Return the bias of each token's logit, by id, for a random head: text is likely, stops rare, markers very rare.
 
-    So the output of random weights is a long text of varied characters that may stop by itself.
+    So random weights produce a long text of varied characters that may stop by itself.
     """
     ordinary = [_text_bias(token) for token in _ordinary_tokens(folder)]
     rare = {"<|im_end|>": -3.0, "</think>": -3.0}

@@ -1,9 +1,9 @@
 """Random weights that behave like a trained model's: healthy activations, busy experts, varied output.
 
-Every linear keeps the size of what passes through it (standard deviation gain / sqrt(in)). One direction of the
-residual stream, `u`, lies in every 16th number; every embedding has it, and the head reads it to make single tokens
-likely or rare. The norms before the layers all but hide it: a constant that the layers saw would favour the same
-experts and the same tokens whatever the text.
+Every linear preserves the magnitude of its input (standard deviation gain / sqrt(in)). One direction of the residual
+stream, `u`, is nonzero in every 16th number. Every embedding contains it, and the head reads it to make single tokens
+likely or rare. The norms before the layers suppress it almost entirely, because a constant in their input would favour
+the same experts and tokens for every text.
 """
 
 import hashlib
@@ -21,30 +21,30 @@ PIECE_NUMBERS = 1 << 24  # most numbers in memory at once, 64 MiB in fp32
 LOGIT_SPREAD = 2.5  # standard deviation of the logits of ordinary tokens
 KEPT_DIRECTION = 0.35  # size of `u` in the normalised output of the last layer, measured
 DIRECTION_STEP = 16
-HIDDEN = 2.0**-5  # how much of what lies in the direction is read and written by the layers
+HIDDEN = 2.0**-5  # factor by which layers read and write the direction
 WRITERS = ("o_proj.weight", "down_proj.weight", "down_proj.weight_scale")
-QUERY_GAIN = 4.0  # sharpens attention: an average over many tokens would say the same at every position
+QUERY_GAIN = 4.0  # sharpens attention: an average over many tokens would be the same at every position
 ROUTER_SPREAD = 1.5  # standard deviation of router logits
-INT4_RMS = 4.78  # of -8..7, uniform but for one -8 in each group
+INT4_RMS = 4.78  # of -8..7, uniform except for one -8 in each group
 
 
 class RandomWeights:
-    """Makes the tensors of a random checkpoint, each from the seed and its own name, whatever the order.
+    """Makes the tensors of a random checkpoint, each from the seed and its own name, in any order.
 
-    token_biases  what is added to each token's logit, one number per id of the vocabulary
+    token_biases  added to each token's logit, one number per id of the vocabulary
     """
 
     def __init__(self, dims: RandomDims, seed: int, token_biases: Sequence[float]) -> None:
         self._seed = seed
         self._token_biases = torch.tensor(token_biases)
         self._width = dims.text.hidden_size
-        # Deep models add more to the residual stream; the token's own share of it stays the same.
+        # Deep models have more additions to the residual stream; smaller ones keep the embedding's share the same.
         self._out_gain = min(1.0, math.sqrt(4 / dims.text.num_hidden_layers))
         self._direction = torch.zeros(self._width)
         self._direction[::DIRECTION_STEP] = math.sqrt(DIRECTION_STEP)
 
     def pieces(self, spec: TensorSpec) -> Iterator[Tensor]:
-        """The tensor as pieces of rows, so that no more than PIECE_NUMBERS are in memory."""
+        """Yield the tensor in pieces of rows with at most PIECE_NUMBERS numbers, to bound memory."""
         generator = self._generator(spec.name)
         step = max(1, PIECE_NUMBERS // max(1, math.prod(spec.shape[1:])))
         for first in range(0, spec.shape[0], step):
@@ -75,7 +75,7 @@ class RandomWeights:
             return 0.5 + 0.1 * noise
         if name.endswith(".bias"):
             return 0.1 * noise
-        weight = 1 + 0.1 * noise  # of a norm
+        weight = 1 + 0.1 * noise  # a norm's
         if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight")):
             weight[::DIRECTION_STEP] *= HIDDEN
         return weight
@@ -87,7 +87,7 @@ class RandomWeights:
         return _five_bits(self._away_from_direction(scales, first) if name.endswith(WRITERS) else scales)
 
     def _away_from_direction(self, rows: Tensor, first: int) -> Tensor:
-        """Rows of a matrix that writes to the residual stream, almost nothing where `u` lies."""
+        """Scale down the rows of a matrix that would write into `u`."""
         rows[-first % DIRECTION_STEP :: DIRECTION_STEP] *= HIDDEN
         return rows
 
@@ -104,7 +104,7 @@ class RandomWeights:
 
 
 def _random_nibbles(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Packed INT4, uniform, with a -8 in each group: so Q4_0, whose scale is its largest weight / -8, can hold it."""
+    """Return uniform packed INT4 with a -8 in each group, so that Q4_0, with scale = largest weight / -8, is exact."""
     words = torch.randint(-(1 << 31), 1 << 31, shape, generator=generator)
     place = 4 * torch.randint(8, (*shape[:-1], shape[-1] // 4), generator=generator)
     words[..., ::4] &= ~(0xF << place)
@@ -112,6 +112,6 @@ def _random_nibbles(shape: tuple[int, ...], generator: torch.Generator) -> Tenso
 
 
 def _five_bits(values: Tensor) -> Tensor:
-    """Rounded to five significant bits, which bf16 and fp16 both hold exactly."""
+    """Round to five significant bits, which bf16 and fp16 both represent exactly."""
     mantissa, exponent = torch.frexp(values)
     return torch.ldexp((mantissa * 32).round() / 32, exponent)

@@ -1,6 +1,6 @@
 """Write a checkpoint in the released format with random weights.
 
-Import this module only where a checkpoint is written: it loads torch.
+It loads torch, so import it only to write a checkpoint.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ def write_random_checkpoint(
     vocabulary: Literal["tiny", "real"] = "tiny",
     vocabulary_from: Path | None = None,
 ) -> None:
-    """Write a whole checkpoint folder, or nothing: it is made beside `path` and renamed when complete.
+    """Write a checkpoint folder completely or not at all: it is built beside `path` and renamed when complete.
 
-    vocabulary       "tiny" makes one of dims.text.vocab_size tokens (256 bytes, pieces, 256 special slots);
-                     "real" copies tiktoken.model and tokenizer_config.json and takes their number of tokens
-    vocabulary_from  the folder with the real one
+    vocabulary       "tiny" generates dims.text.vocab_size tokens (256 bytes, pieces, 256 special slots);
+                     "real" copies tiktoken.model and tokenizer_config.json and uses their number of tokens
+    vocabulary_from  folder with the real vocabulary
     Raises FileExistsError if `path` exists, ValueError for an impossible vocabulary size.
     """
     if path.exists():
@@ -102,7 +102,7 @@ def write_descriptions(folder: Path, dims: RandomDims, base: int, limits: Mappin
 
 
 def checkpoint_files(dims: RandomDims) -> list[list[TensorSpec]]:
-    """As the release: a file per layer, then one with embedding and head, then the vision tower."""
+    """Return the tensors of each file as in the release: one per layer, one with embedding and head, one for vision."""
     text = dims.text
     files = [list(_layer_specs(text, layer)) for layer in range(text.num_hidden_layers)]
     files.append(list(tensor_names.edge_specs(text).values()))

@@ -2,8 +2,8 @@
 
     python -m services.nano.train RUN_FOLDER --steps 6000 --decay-steps 1500 --export services/nano
 
-What the run has reached is kept in RUN_FOLDER, and the same command goes on from there. `--from FOLDER` starts from a
-checkpoint that was shipped: its vocabulary, and its weights as they are stored.
+The state of the run is kept in RUN_FOLDER, and the same command continues from it. `--from FOLDER` starts with the
+vocabulary and the stored weights of a checkpoint.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from services.nano.train.vocabulary import texts, train_vocabulary
 from services.vision.grid import MediaConfig
 
 LIMITS = {"in_patch_limit": IMAGE_PATCHES, "in_patch_limit_each_frame": FRAME_PATCHES}
-VOCABULARY_SAMPLES = 1500  # of each skill, that the vocabulary is trained on
+VOCABULARY_SAMPLES = 1500  # samples of each skill from which the vocabulary is trained
 STATE, FORMAT, LOG = "state.pt", "checkpoint", "log.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. SIGINT and SIGTERM end the run after the step that is under way, and keep it."""
+    """Run the command line. SIGINT and SIGTERM end the run after the current step and save it."""
     options = _parser().parse_args(arguments)
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(run: Path, start: Path | None) -> Nano:
-    """The model as the run begins; the run's checkpoint folder is there afterwards, with a vocabulary."""
+    """Return the model at the beginning of the run; create the run's checkpoint folder with a vocabulary."""
     folder = run / FORMAT
     if start is not None and not folder.exists():
         shutil.copytree(start, folder, ignore=shutil.ignore_patterns("*.py", "*.md", "train", "__pycache__"))
@@ -106,7 +106,7 @@ def _num_ordinary(folder: Path) -> int:
 
 
 def _weights(text: str) -> dict[str, float]:
-    """Weights of all skills, 1 where the option says nothing. ValueError for a skill that there is not."""
+    """Return the weights of all skills, by default 1. Raises ValueError for an unknown skill."""
     given = {name: float(weight) for name, weight in (pair.split("=") for pair in text.split(",") if pair)}
     unknown = given.keys() - GENERATORS.keys()
     if unknown:
@@ -115,7 +115,7 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _stop_signals() -> list[int]:
-    """A list that is no longer empty once the run should end."""
+    """Return a list that gets an element when the run should end."""
     stopped: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

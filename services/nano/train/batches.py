@@ -1,7 +1,7 @@
-"""Which samples a training step learns from, made ahead of time in processes of their own.
+"""The samples of each training step, made ahead of time in worker processes.
 
-Step number i is a function of the mixture, the seed and i alone, so that a run that goes on after an interruption
-sees what it would have seen.
+Step number i depends only on the mixture, the seed and i, so that a run that continues after an interruption gets the
+same samples.
 """
 
 import multiprocessing
@@ -31,17 +31,17 @@ from services.tokenizer.vocabulary import load_vocabulary
 from services.vision.grid import load_media_config
 from services.vision.model import Grid
 
-AHEAD = 24  # steps that are made before they are needed, and two more for each worker
-# What sizes are rounded up to: tokens by each sample of a step, the length of a group, items of one grid.
+AHEAD = 24  # steps made before they are needed, plus two for each worker
+# Sizes are rounded up to multiples: tokens of a step by this number per sample, length of a group, items of a grid.
 ROUND_TOKENS, ROUND_LENGTH, ROUND_ITEMS = 8, 16, 8
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How a step is made up.
+    """The composition of a step.
 
-    weights  how often each skill comes, relative to the others
-    samples  in a step
+    weights  frequency of each skill, relative to the others
+    samples  samples of a step
     groups   parts of a step in attention, each padded to its longest sample
     """
 
@@ -53,10 +53,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images and chunks of videos that have one grid.
+    """Images and chunks of videos that share a grid.
 
-    patches  [items, patches, 3 * patch * patch] u8; the first items once more to fill up
-    places   [items * tokens of an item] i64: where among the tokens their features belong, without those that fill up
+    patches  [items, patches, 3 * patch * patch] u8, padded with the first items
+    places   [items * tokens of an item] i64: index among the tokens for each feature, without padding items
     """
 
     grid: Grid
@@ -66,22 +66,22 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of a step, one after the other, shorter ones first; then the first tokens once more to fill up.
+    """The samples of a step, consecutive, shorter ones first, padded with the first tokens.
 
-    Sizes are rounded up, so that few different ones come: a GPU has to prepare for each.
+    Sizes are rounded up so that few different ones occur, because a GPU has to prepare for each.
 
     token_ids  [tokens] i64
-    samples    [tokens] i64: which sample each token is of
+    samples    [tokens] i64: index of each token's sample
     positions  [tokens] i64 of each token in its sample
-    layout     how the samples are attended to
+    layout     groups of samples for attention
     next_ids   [tokens] i64: the token after each
-    targets    [tokens] bool: whether that is one that the model should write
-    unlearnt   [tokens] bool: whether that is nothing to learn: there is none, or the token only fills up, or what
-               follows says that no thoughts are wanted, which is the client's choice
-    skills     [tokens] i64: which skill's sample the token is of, an index into the names of the mixture
-    pictures   of all samples, by grid
+    targets    [tokens] bool: whether the next token is one that the model should write
+    unlearnt   [tokens] bool: whether the next token is not learned: there is none, the token is padding, or the next
+               token says that no thoughts are wanted, which is the client's choice
+    skills     [tokens] i64: the skill of each token, an index into the names of the mixture
+    pictures   pictures of all samples, by grid
     told       [n] i64: tokens before a target in samples that have pictures
-    num_samples  how many there are
+    num_samples  number of samples
     """
 
     token_ids: Tensor
@@ -97,13 +97,13 @@ class Batch:
     num_samples: int
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device; does not wait for the copies."""
+        """Copy to a device without waiting for the copies."""
         moved: Batch = _moved(self, device)
         return moved
 
 
 class Maker:
-    """Makes the steps; one in each process."""
+    """Makes batches; each worker process has one."""
 
     def __init__(self, folder: Path, mixture: Mixture, generators: Mapping[str, Generator]) -> None:
         config = load_config(folder)
@@ -114,7 +114,7 @@ class Maker:
         self._generators = generators
 
     def step(self, number: int) -> Batch:
-        """The batch that step `number` learns from."""
+        """Return the batch of step `number`."""
         mixture = self._mixture
         names = list(mixture.weights)
         choice = random.Random(f"{mixture.seed}/{number}")
@@ -124,7 +124,7 @@ class Maker:
         return self.batch([example(sample, self._vocabulary, self._media) for sample in samples], names)
 
     def batch(self, examples: Sequence[Example], names: Sequence[str]) -> Batch:
-        """Examples as a batch; `names` are those of all skills."""
+        """Combine examples to a batch; `names` are the names of all skills."""
         ordered = sorted(examples, key=lambda one: len(one.token_ids))
         lengths = [len(one.token_ids) for one in ordered]
         counts = torch.tensor(lengths)
@@ -171,12 +171,12 @@ class Maker:
 
 
 def _filled(number: int, multiple: int) -> Tensor:
-    """0..number - 1, then from 0 on again up to a multiple."""
+    """Return 0..number - 1, then again from 0 on, up to a multiple."""
     return torch.arange(-(-number // multiple) * multiple) % number
 
 
 def _layout(lengths: Sequence[int], num_groups: int) -> Layout:
-    """Consecutive samples in groups of equally many, each padded to its longest and to a multiple of ROUND_LENGTH."""
+    """Put consecutive samples into equal groups, each padded to its longest sample and a multiple of ROUND_LENGTH."""
     size = -(-len(lengths) // num_groups)
     shapes, places, real = [], [], []
     start, num_places = 0, 0
@@ -194,7 +194,7 @@ def _layout(lengths: Sequence[int], num_groups: int) -> Layout:
 
 
 def steps(folder: Path, mixture: Mixture, first: int, end: int, *, workers: int = 1) -> Iterator[Batch]:
-    """Steps first..end - 1, in order. Without workers they are made here, when they are needed."""
+    """Yield the batches of steps first..end - 1 in order. Without workers each is made in this process when needed."""
     if workers == 0:
         maker = Maker(folder, mixture, GENERATORS)
         yield from (maker.step(number) for number in range(first, end))
@@ -214,7 +214,7 @@ def steps(folder: Path, mixture: Mixture, first: int, end: int, *, workers: int 
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        # From pinned memory the copy need not wait for what the device still computes.
+        # From pinned memory the copy does not wait for the device's computation.
         return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
     if isinstance(value, (Batch, Layout, Pictures)):
         return replace(value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
@@ -225,13 +225,13 @@ def _grid_key(item: Item) -> tuple[int, int, int]:
     return item.grid.frames, item.grid.rows, item.grid.columns
 
 
-# The one object of a worker process: a pool gives its functions no other place to keep anything.
+# The state of a worker process; the functions of a pool can keep state only in a global.
 _makers: list[Maker] = []
 
 
 def _start(folder: Path, mixture: Mixture) -> None:
     os.nice(5)
-    # What ends the run reaches its whole group; the step that is under way still needs its samples.
+    # A signal that ends the run reaches the whole process group, but the current step still needs samples.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -239,5 +239,5 @@ def _start(folder: Path, mixture: Mixture) -> None:
 
 
 def _make(number: int) -> bytes:
-    # Pickled here: left to the pool, each tensor would take a piece of shared memory and a file descriptor.
+    # Pickled here, because the pool would use shared memory and a file descriptor for each tensor.
     return pickle.dumps(_makers[0].step(number))

@@ -1,18 +1,18 @@
-"""How large Nano is. Every part of the real model is there; what is small is its width and its number of layers."""
+"""Nano's sizes: every part of the real model, with a small width and few layers."""
 
 from services.checkpoint.config import TextConfig, VisionConfig
 from services.checkpoint.rope_fields import YarnConfig
 from services.local.random_checkpoint.dims import SPECIAL_SLOTS, RandomDims
 
-ORDINARY_TOKENS = 1024  # with the special slots, ids that embedding and head have rows for
+ORDINARY_TOKENS = 1024  # rows of embedding and head: ordinary tokens and special slots
 
-# Limits of the checkpoint's own preprocessor_config.json, in patches: a picture of 112 x 112 pixels takes 16 tokens.
+# Limits in the checkpoint's preprocessor_config.json, in patches: a picture of 112 x 112 pixels takes 16 tokens.
 IMAGE_PATCHES = 64
 FRAME_PATCHES = 16
 
 
 def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
-    """The sizes for a vocabulary of `ordinary_tokens` and the special slots."""
+    """Return the sizes for a vocabulary of `ordinary_tokens` and the special slots."""
     text = TextConfig(
         hidden_size=256,
         num_hidden_layers=6,
@@ -35,7 +35,7 @@ def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
         rms_norm_eps=1e-5,
         vocab_size=ordinary_tokens + SPECIAL_SLOTS,
         max_position_embeddings=4096,
-        # Conversations are short: all pairs of rope dimensions should tell apart what is 1 to 1000 tokens away.
+        # Conversations are short, so all pairs of rope dimensions should distinguish distances of 1 to 1000 tokens.
         rope_theta=1000.0,
         rope_scaling=YarnConfig(4.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=1024),
     )

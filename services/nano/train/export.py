@@ -31,9 +31,9 @@ from services.vision.preprocess import value_table
 
 
 class Nano(nn.Module):
-    """Both models of the checkpoint.
+    """The text model and the vision tower.
 
-    pixel_values  [256] f32: what the tower takes for each value of a pixel
+    pixel_values  [256] f32: the tower's input for each value of a pixel
     """
 
     pixel_values: Tensor
@@ -48,7 +48,7 @@ class Nano(nn.Module):
 
 
 def write_checkpoint(folder: Path, nano: Nano, tokens: list[bytes], limits: dict[str, int]) -> None:
-    """Writes every file of the checkpoint into `folder`, which exists.
+    """Write every file of the checkpoint into the existing `folder`.
 
     tokens  the ordinary tokens by rank
     limits  fields of preprocessor_config.json that differ from the release
@@ -69,7 +69,7 @@ def write_checkpoint(folder: Path, nano: Nano, tokens: list[bytes], limits: dict
 
 @torch.no_grad()
 def read_checkpoint(folder: Path, nano: Nano) -> None:
-    """Sets the weights to those of the checkpoint: training goes on from what was shipped."""
+    """Load the weights of a checkpoint, to continue training from it."""
     checkpoint = Checkpoint(folder)
     for spec, parameter in _plain(nano):
         parameter.copy_(checkpoint.tensor(spec.name, shape=spec.shape, dtype=spec.dtype))
@@ -78,7 +78,7 @@ def read_checkpoint(folder: Path, nano: Nano) -> None:
         prefix = expert_projection(layer, expert, projection)
         packed = checkpoint.tensor(f"{prefix}.weight_packed", shape=(rows, columns // int4.PER_WORD), dtype=torch.int32)
         scale = checkpoint.tensor(f"{prefix}.weight_scale", shape=(rows, columns // GROUP_SIZE), dtype=torch.bfloat16)
-        # Not rounded to bf16 as `int4.dequantize` does: quantising again gives the same again.
+        # Not rounded to bf16, unlike in `int4.dequantize`, so that quantising again gives the same numbers.
         parameter.copy_(int4.unpack_int4(packed).float() * scale.float().repeat_interleave(GROUP_SIZE, dim=1))
 
 
@@ -93,7 +93,7 @@ def _stored(nano: Nano) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain(nano: Nano) -> Iterator[tuple[TensorSpec, Tensor]]:
-    """Every tensor that is stored as it is, with what it is called."""
+    """Yield the tensors that are stored unquantised, with their names."""
     text = nano.dims.text
     edge = edge_specs(text)
     yield edge["embedding"], nano.text.embedding
@@ -117,7 +117,7 @@ def _plain(nano: Nano) -> Iterator[tuple[TensorSpec, Tensor]]:
 
 
 def _experts(nano: Nano) -> Iterator[tuple[int, int, str, Tensor]]:
-    """Layer, expert, projection and the weight [out, in] of everything that is stored in INT4."""
+    """Yield layer, expert, projection and weight [out, in] of the tensors that are stored in INT4."""
     for layer, block in enumerate(nano.text.blocks):
         if isinstance(block.mlp, Experts):
             for projection in PROJECTIONS:

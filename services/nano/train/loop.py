@@ -1,4 +1,4 @@
-"""The training loop: one step after another, with what it takes to go on after an interruption."""
+"""The training loop, which can continue after an interruption."""
 
 import json
 import time
@@ -15,21 +15,21 @@ from services.nano.train.export import Nano
 from services.nano.train.muon import Muon
 
 LOG_STEPS = 20
-# Of AdamW's rate. All inputs of a plain patch have one sign, so that small changes of its 588 weights add up: at the
-# full rate the tower saw nothing but noise, and had learned nothing after 900 steps.
+# Factor of AdamW's rate. All inputs of a uniform patch have one sign, so small changes of its 588 weights add up: at
+# the full rate the tower's output was noise, and it had learned nothing after 900 steps.
 PATCH_RATE = 0.05
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, constant, then linearly to zero.
+    """Learning rates (warm-up, constant, then linearly to zero) and weights of losses.
 
-    steps          in all
-    decay_steps    of them, the last
-    matrix_lr      of Muon; rate of AdamW for all else
-    prompt_weight  of a prompt's token in the loss, against one of an answer: what is copied is learned from both
-    picture_weight of `told_loss`
-    balance_rate   what a router's bias moves in a step
+    steps           number of all steps
+    decay_steps     number of last steps in which the rates fall
+    matrix_lr       rate of Muon; `rate` is AdamW's, for all other parameters
+    prompt_weight   weight of a prompt's token in the loss, relative to an answer's: copying is learned from both
+    picture_weight  weight of `told_loss`
+    balance_rate    change of a router's bias in a step
     """
 
     steps: int
@@ -42,12 +42,12 @@ class Schedule:
     balance_rate: float = 0.001
 
     def factor(self, step: int) -> float:
-        """Of both rates at a step."""
+        """Return the factor of both rates at a step."""
         return min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / max(1, self.decay_steps))
 
 
 class Trainer:
-    """Model, optimizers and the number of the next step; `save` and `load` keep all of it."""
+    """Model, optimizers and the number of the next step; `save` and `load` cover all of it."""
 
     def __init__(self, nano: Nano, schedule: Schedule) -> None:
         self.nano = nano
@@ -60,14 +60,14 @@ class Trainer:
         self._adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def learn(self, batch: Batch, num_skills: int) -> Tensor:
-        """One step; returns sum of losses and number of tokens by skill, of answers only: [2, skills]."""
+        """Do one step; return sum of losses and number of tokens of answers by skill, [2, skills]."""
         schedule = self.schedule
         factor = schedule.factor(self.step)
         for group in self._muon.param_groups:
             group["lr"] = schedule.matrix_lr * factor
         for group in self._adam.param_groups:
             group["lr"] = schedule.rate * factor * group["share"]
-        # On a GPU the products are computed as those of serving are; what is summed stays in float32.
+        # On a GPU the products are computed in bf16 as in serving; sums stay in float32.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             media = picture_features(self.nano, batch)
             losses = token_losses(self.nano, batch, media)
@@ -89,7 +89,7 @@ class Trainer:
         return seen
 
     def save(self, file: Path) -> None:
-        """Writes everything that the next step depends on; the old file stays until the new one is complete."""
+        """Save all state on which the next step depends; the old file stays until the new one is complete."""
         partial = file.with_suffix(".partial")
         torch.save(
             {
@@ -103,7 +103,7 @@ class Trainer:
         partial.replace(file)
 
     def load(self, file: Path) -> None:
-        """Goes on from what `save` wrote."""
+        """Restore the state that `save` wrote."""
         state = torch.load(file, map_location=self.device, weights_only=True)
         self.step = state["step"]
         self.nano.load_state_dict(state["nano"])
@@ -112,7 +112,7 @@ class Trainer:
 
 
 def split_parameters(nano: Nano) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Those for Muon; those for AdamW: vectors, tables of tokens and positions, routers; and what patches meet."""
+    """Return parameters for Muon; for AdamW (vectors, tables of tokens and positions, routers); of patch embedding."""
     tables = ("embedding", "head", "router", "pos_emb")
     matrices: list[Tensor] = []
     others: list[Tensor] = []
@@ -128,11 +128,11 @@ def split_parameters(nano: Nano) -> tuple[list[Tensor], list[Tensor], list[Tenso
 
 
 def picture_features(nano: Nano, batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Places of all pictures' features among the tokens, and the features: [n], [n, hidden]. None without pictures."""
+    """Return places among the tokens, [n], and features, [n, hidden], of all pictures; None without pictures."""
     if not batch.pictures:
         return None
     features = [
-        # Without those of items that only fill up.
+        # Without the features of padding items.
         nano.tower(nano.pixel_values[pictures.patches.int()], pictures.grid).flatten(0, 1)[: len(pictures.places)]
         for pictures in batch.pictures
     ]
@@ -140,17 +140,17 @@ def picture_features(nano: Nano, batch: Batch) -> tuple[Tensor, Tensor] | None:
 
 
 def token_losses(nano: Nano, batch: Batch, media: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Cross entropy of the token after each one: [tokens]."""
+    """Return the cross entropy of each next token, [tokens]."""
     logits = nano.text(batch.token_ids, batch.positions, batch.layout, media)
     return nnf.cross_entropy(logits, batch.next_ids, reduction="none")
 
 
 def told_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Tensor:
-    """How badly the mean feature of a sample's pictures says which words its answers have.
+    """Return the loss of predicting an answer's words from the mean feature of the sample's pictures.
 
-    The head reads the feature as it reads the last layer's output, so that to tell a colour the text model has only
-    to copy what lies at the picture's place. Without this the tower learned nothing: no word of an answer looked at
-    it, so no gradient reached it.
+    The head reads the feature like the last layer's output, so that the text model can name a colour by copying the
+    feature at the picture's place. Without this loss the tower learned nothing, because no word of an answer attended
+    to the picture, and no gradient reached the tower.
     """
     sample = batch.samples[places]
     shape = batch.num_samples, features.shape[1]
@@ -163,7 +163,7 @@ def told_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Ten
 
 
 def train(trainer: Trainer, steps: Iterable[Batch], skills: Sequence[str], log: Path) -> Iterator[int]:
-    """Learns from the steps, appends mean losses to `log` as JSON lines, and yields the number of steps done."""
+    """Learn from the steps, append mean losses to `log` as JSON lines, and yield the number of completed steps."""
     seen = torch.zeros(2, len(skills), device=trainer.device)
     tokens, since = 0, time.perf_counter()
     for batch in steps:

@@ -1,6 +1,6 @@
 """Nano's language model for training: the forward pass (`services/model`) on many conversations, in float32.
 
-Weights are seen as they will be stored: INT4 for routed experts, bf16 for all others, f32 for the router's bias.
+Weights have their stored precision: INT4 for routed experts, bf16 for all others, f32 for the router's bias.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LATENT_NORM_EPS = 1e-6  # the two norms inside attention, as in the released cod
 
 
 def matrix(*shape: int, gain: float = 1.0) -> nn.Parameter:
-    """A linear's weight [..., out, in] that keeps the size of what passes through it, times `gain`."""
+    """Return a random weight [..., out, in] that preserves the magnitude of its input, times `gain`."""
     return nn.Parameter(torch.randn(shape) * gain * shape[-1] ** -0.5)
 
 
@@ -29,11 +29,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """How conversations that follow one another in a list of tokens are attended to: in groups, side by side.
+    """Groups for attention of the conversations in a list of tokens.
 
-    shapes  of each group, how many conversations it has and how long it is padded to be, on the right
-    places  [padded] i64: which token is at each place of the groups; padding points to any
-    real    [tokens] i64: at which place each token is
+    shapes  for each group its number of conversations and the length to which they are padded on the right
+    places  [padded] i64: index of the token at each place of the groups; any index for padding
+    real    [tokens] i64: place of each token in the groups
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         key, value = torch.split(key_value, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
         query_nope, query_rope = torch.split(query, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         rope_key = rotate(rope_key.unsqueeze(1), turn).expand(-1, heads, -1)
-        # Query, key and value of a head side by side: all of them are put into their groups at once.
+        # Query, key and value of a head are adjacent, so that one indexing puts all of them into the groups.
         together = torch.cat((query_nope, rotate(query_rope, turn), key, rope_key, value), dim=-1)
         padded = together.flatten(1).index_select(0, layout.places).view(-1, heads, together.shape[-1])
         pieces = torch.split(padded, [conversations * length for conversations, length in layout.shapes])
@@ -89,11 +89,11 @@ class Attention(nn.Module):
         return linear(torch.cat(seen).index_select(0, layout.real), self.o)
 
     def _attend(self, group: Tensor) -> Tensor:
-        """What each place of a group [conversations, t, heads, query + key + value] sees: [places, heads * v]."""
+        """Attend in a group [conversations, t, heads, query + key + value]; return [places, heads * v]."""
         c = self._config
         widths = [c.qk_head_dim, c.qk_head_dim, c.v_head_dim]
         query, key, value = torch.split(group.transpose(1, 2), widths, dim=-1)
-        # Padding is on the right, so that being causal is all the mask there is.
+        # Padding is on the right, so the causal mask suffices.
         seen = nnf.scaled_dot_product_attention(query, key, value, is_causal=True, scale=c.softmax_scale)
         return seen.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -112,9 +112,9 @@ class Mlp(nn.Module):
 
 
 class Experts(nn.Module):
-    """Router, routed experts and the shared one. `bias` only chooses; it follows the load and not the gradient.
+    """Router, routed experts and the shared one. `bias` affects only the choice; it is set by load, not by gradient.
 
-    load  tokens that each expert got since `balance` was last called
+    load  tokens of each expert since the last call of `balance`
     """
 
     bias: Tensor
@@ -143,7 +143,7 @@ class Experts(nn.Module):
         return shared + routed
 
     def route(self, x: Tensor) -> Tensor:
-        """The share [tokens, experts] that each expert has in a token: chosen by score + bias, weighed by score."""
+        """Return the weight of each expert for each token, [tokens, experts]; chosen by score + bias."""
         with torch.autocast(x.device.type, enabled=False):
             scores = linear(x.float(), self.router).sigmoid()
         ids = (scores.detach() + self.bias).topk(self._config.num_experts_per_tok).indices
@@ -152,7 +152,7 @@ class Experts(nn.Module):
         return torch.zeros_like(scores).scatter(1, ids, weights)
 
     def one_by_one(self, x: Tensor, shares: Tensor) -> Tensor:
-        """Each expert on the tokens that it has a share in: least arithmetic, for a CPU."""
+        """Run each expert on its own tokens: the least arithmetic, for a CPU."""
         experts, tokens = (shares > 0).T.nonzero(as_tuple=True)
         sizes = experts.bincount(minlength=len(self.bias)).tolist()
         pieces = torch.split(x[tokens], sizes)
@@ -162,7 +162,7 @@ class Experts(nn.Module):
         return torch.zeros_like(x).index_add(0, tokens, out * shares[tokens, experts].unsqueeze(1))
 
     def all_at_once(self, x: Tensor, shares: Tensor) -> Tensor:
-        """Every expert on every token, in two products: a GPU has the arithmetic, and nothing waits for counts."""
+        """Run every expert on every token in two products: for a GPU, where waiting for counts would cost more."""
         num_experts, width, _ = self.gate.shape
         gates_ups = nnf.linear(x, self._gate_up().flatten(0, 1)).view(-1, num_experts, 2, width)
         inner = nnf.silu(gates_ups[:, :, 0]) * gates_ups[:, :, 1]
@@ -174,7 +174,7 @@ class Experts(nn.Module):
 
     @torch.no_grad()
     def balance(self, rate: float) -> None:
-        """Makes experts with less than the mean load likelier, the others less so (arXiv 2408.15664)."""
+        """Make experts with less than the mean load more likely, the others less (arXiv 2408.15664)."""
         self.bias += rate * (self.load.mean() - self.load).sign()
         self.load.zero_()
 
@@ -218,12 +218,12 @@ class TextModel(nn.Module):
         layout: Layout,
         media: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Logits after every token of some conversations: [tokens, vocab].
+        """Return the logits after every token, [tokens, vocab].
 
-        token_ids  [tokens] i64, one conversation after the other
-        positions  [tokens] i64 of each in its conversation
-        layout     how the conversations are attended to
-        media      places [n] i64 among the tokens, and the features [n, hidden] that belong there
+        token_ids  [tokens] i64, conversations one after another
+        positions  [tokens] i64 of each token in its conversation
+        layout     groups for attention
+        media      places [n] i64 among the tokens, and their features [n, hidden]
         """
         hidden = nnf.embedding(token_ids, as_bf16(self.embedding))
         if media is not None:
@@ -236,14 +236,14 @@ class TextModel(nn.Module):
         return linear(self.final_norm(hidden), self.head)
 
     def balance(self, rate: float) -> None:
-        """Moves the bias of every router."""
+        """Update the bias of every router."""
         for block in self.blocks:
             if isinstance(block.mlp, Experts):
                 block.mlp.balance(rate)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (0, 1), (2, 3), ... of x by the cos and sin of each pair's angle, which broadcast over x."""
+    """Rotate the pairs (0, 1), (2, 3), ... of x; cos and sin of each pair's angle broadcast over x."""
     cos, sin = turn
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)

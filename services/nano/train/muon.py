@@ -1,7 +1,6 @@
-"""Muon: gradient descent for matrices whose update is made orthogonal (Jordan et al. 2024, kellerjordan.github.io).
+"""Muon: gradient descent with orthogonalised updates of matrices (Jordan et al. 2024, kellerjordan.github.io).
 
-At this size it needs about half as many samples as Adam; what is no matrix, and embedding, head and router, is
-left to AdamW.
+At this size it needs about half as many samples as Adam. AdamW trains vectors, embedding, head and router.
 """
 
 from collections import defaultdict
@@ -15,10 +14,10 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps over matrices [..., out, in]; leading dimensions are matrices of their own.
+    """Optimizer for matrices [..., out, in]; leading dimensions count independent matrices.
 
-    lr        spectral size of an update of a square matrix
-    momentum  of the gradient's running mean, applied as Nesterov's
+    lr        spectral norm of the update of a square matrix
+    momentum  momentum of the gradient's running mean, in Nesterov's form
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95, iterations: int = 5) -> None:
@@ -26,13 +25,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Moves every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape[-2], parameter.shape[-1]].append(parameter)
-            # Matrices of one shape are made orthogonal in one batch: single ones are too small to keep a core busy.
+            # Matrices of the same shape form a batch, because single ones are too small to occupy a core.
             for (rows, columns), parameters in by_shape.items():
                 wanted = torch.cat([self._direction(p, group["momentum"]).view(-1, rows, columns) for p in parameters])
                 update = orthogonal(wanted, group["iterations"])
@@ -51,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Each of matrices [n, out, in] with all its singular values moved to about one (0.7 to 1.2)."""
+    """Move all singular values of matrices [n, out, in] to about one (0.7 to 1.2)."""
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

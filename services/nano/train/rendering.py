@@ -1,7 +1,7 @@
-"""A sample as what the model sees: token ids by the tokenizer service's own template, patches by the vision service's.
+"""The model's input for a sample: token ids by the tokenizer service's template, patches by the vision service.
 
-What the model is to learn are its own turns, and of these only what it would have written at that place: an earlier
-turn whose reasoning the template strips is context and nothing else.
+The model learns only its own turns, and only in the form in which it writes them: an earlier turn whose reasoning the
+template strips is context.
 """
 
 import json
@@ -29,7 +29,7 @@ from services.vision.sampling import plan_chunks
 
 @dataclass(frozen=True)
 class Item:
-    """One image, or one chunk of a video. patches [patches, 3, patch, patch] u8."""
+    """One image, or one chunk of a video; patches [patches, 3, patch, patch] u8."""
 
     grid: Grid
     patches: Pixels
@@ -37,10 +37,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Example:
-    """What a training step takes.
+    """A sample as input of a training step.
 
-    token_ids  of the whole conversation
-    targets    for each token whether the model would have written it
+    token_ids  tokens of the whole conversation
+    targets    whether the model should write each token
     places     first placeholder of each item
     """
 
@@ -52,7 +52,7 @@ class Example:
 
 
 def example(sample: Sample, vocabulary: Vocabulary, config: MediaConfig) -> Example:
-    """The sample as the services would render it, its last answer included."""
+    """Render the sample as the services do, its last answer included."""
     items: list[Item] = []
     prompt = PromptEncoder(vocabulary, max_remembered_bytes=0).encode(segments(sample, config, items))
     token_ids = list(prompt.token_ids)
@@ -61,18 +61,18 @@ def example(sample: Sample, vocabulary: Vocabulary, config: MediaConfig) -> Exam
 
 
 def segments(sample: Sample, config: MediaConfig, items: list[Item]) -> list[Segment]:
-    """The rendered conversation before it is encoded; what its pictures become is appended to `items`."""
+    """Render the conversation to text and markers; append its pictures to `items`."""
     images, videos = iter(sample.images), iter(sample.videos)
     protos = [_message(message, images, videos, config, items) for message in sample.messages]
     declaration = declare(parse_tools(json.dumps(list(sample.tools)) if sample.tools else ""))
     *earlier, last = template_messages(protos)
-    # Apart, and kept as it is: among the others the template would take its reasoning for that of a finished answer.
+    # Rendered separately, because among the other messages the template would strip its reasoning.
     answer = render([last], "", PromptOptions(preserve_thinking=True, add_generation_prompt=False))
     return [*render(earlier, declaration, _options(sample)), *answer]
 
 
 def template_messages(protos: Sequence[ChatMessage]) -> list[Message]:
-    """Messages as the template takes them; ids of calls are canonical already."""
+    """Convert messages to the template's form; ids of calls are already canonical."""
     return messages_from_proto(protos)
 
 
@@ -132,7 +132,7 @@ def _item(frames: Sequence[Image.Image], size: FrameSize, config: MediaConfig, i
 
 
 def _targets(ids: Sequence[int], sample: Sample, vocabulary: Vocabulary) -> list[bool]:
-    """True from behind what opens an answer, `<think>` or `<think></think>`, to the end of the turn."""
+    """Return True after the opening of each answer, `<think>` or `<think></think>`, up to the end of the turn."""
     begin, end, opens, turn_ends = (
         vocabulary.marker_ids[marker] for marker in (Marker.THINK_BEGIN, Marker.THINK_END, Marker.ASSISTANT, Marker.END)
     )
@@ -143,7 +143,7 @@ def _targets(ids: Sequence[int], sample: Sample, vocabulary: Vocabulary) -> list
         start = ids.index(begin, turn) + 1
         stop = ids.index(turn_ends, start) + 1
         stripped = ids[start] == end
-        # A thinking model never leaves its thoughts empty.
+        # The thoughts of a thinking model are never empty.
         if stripped and (sample.thinking or message.get("reasoning_content")):
             continue
         if stripped and not sample.thinking:

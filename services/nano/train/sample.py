@@ -1,4 +1,4 @@
-"""One conversation that the model learns from or is examined with, whatever the skill."""
+"""One conversation for training or examination, of any skill."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Video:
-    """Frames in order, all of one size, and how many of them pass in a second."""
+    """Frames of one size in order, and their number per second."""
 
     frames: tuple[Image.Image, ...]
     fps: float
@@ -20,7 +20,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back from the model, as an assistant message of the OpenAI API has it."""
+    """An answer of the model, with the fields of an assistant message of the OpenAI API."""
 
     content: str
     reasoning: str
@@ -29,19 +29,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation whose last message is the assistant's answer as it should be.
+    """A conversation whose last message is a right answer of the assistant.
 
-    skill              which generator made it
+    skill              name of its generator
     messages           in the OpenAI wire form: `reasoning_content`, `content`, `tool_calls` whose ids are
                        "functions.NAME:N" with N counted through the conversation; a picture is a part
                        {"type": "image_url"}, a video a part {"type": "video_url"}, both without a URL
     tools              as in `tools` of a request
-    thinking           whether the last message was thought about; in a sample without, no message has reasoning
-                       that the template would print
+    thinking           whether the last message has thoughts; if not, no message has reasoning that the template prints
     preserve_thinking  whether the template keeps the reasoning of earlier answers
-    images, videos     what the parts stand for, in order of appearance
-    answer_schema      what `response_format` of a request demands of the content; None for free text
-    check              whether an answer to all messages but the last is right
+    images, videos     the media of the parts, in order of appearance
+    answer_schema      schema in the request's `response_format`; None for free text
+    check              returns whether an answer to all messages except the last is right
     """
 
     skill: str
@@ -55,5 +54,5 @@ class Sample:
     answer_schema: Json | None = None
 
 
-# The same arguments give the same sample; no instance is in both splits.
+# Equal arguments give equal samples; no instance is in both splits.
 Generator = Callable[[Split, int], Sample]

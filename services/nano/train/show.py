@@ -1,6 +1,6 @@
 """Prints samples for people to read: `python -m services.nano.train.show compare --samples 5`.
 
-With `--pictures FOLDER` what the samples show is written there too, frames of videos side by side.
+`--pictures FOLDER` also writes the samples' pictures there, with the frames of a video side by side.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from services.tokenizer.declaration import declare
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m services.nano.train.show", description=__doc__)
     parser.add_argument("skills", nargs="*", help="all, if none is named")
     parser.add_argument("--samples", type=int, default=3, help="of each skill (default: 3)")
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def text_of(sample: Sample) -> str:
-    """The sample as lines: declarations, then what each role thinks, says and calls."""
+    """Format the sample: declarations, then the thoughts, text and calls of each message."""
     lines = [declare(sample.tools)] if sample.tools else []
     for message in sample.messages:
         if message.get("reasoning_content"):

@@ -1,7 +1,7 @@
-"""Weights as they will be stored, with the gradient of the weights as they are: the model learns to live with rounding.
+"""Weights rounded to their stored precision, so that the model is trained with the rounding.
 
-The straight-through estimator (arXiv 1308.3432): forward computes with the rounded weight, backward as if it had not
-been rounded. The INT4 rounding is that of `services.model.int4`, so that packing the weights changes nothing.
+The straight-through estimator (arXiv 1308.3432): forward computes with the rounded weight, backward passes the gradient
+to the unrounded one. INT4 is rounded as in `services.model.int4`, so that packing changes no weight.
 """
 
 from typing import Any
@@ -13,25 +13,25 @@ from services.checkpoint.architecture import GROUP_SIZE
 
 
 def as_int4(weight: Tensor) -> Tensor:
-    """weight [..., out, in] f32, `in` a multiple of 32; returns q * scale in f32, as kernels read what is packed."""
+    """Round weight [..., out, in] f32, `in` a multiple of 32, to q * scale in f32, the numbers that kernels use."""
     return _Through.apply(weight, int4_values(weight.detach()))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def as_bf16(weight: Tensor) -> Tensor:
-    """weight f32 of any shape; returns it rounded to bf16, in f32."""
+    """Round f32 to bf16; return it in f32."""
     rounded = weight.detach().to(torch.bfloat16).to(torch.float32)
     return _Through.apply(weight, rounded)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def int4_values(weight: Tensor) -> Tensor:
-    """What `int4.quantize` makes of the weight, before packing: q * scale."""
+    """Return q * scale as `int4.quantize` computes it before packing."""
     grouped = weight.reshape(*weight.shape[:-1], weight.shape[-1] // GROUP_SIZE, GROUP_SIZE)
     scale = (grouped.abs().amax(-1, keepdim=True) / 7).clamp(min=1e-5).to(torch.bfloat16).to(torch.float32)
     return ((grouped / scale).round().clamp(-8, 7) * scale).flatten(-2)
 
 
 class _Through(torch.autograd.Function):
-    """The second argument, as if it were the first."""
+    """Return the second argument; pass the gradient to the first."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:

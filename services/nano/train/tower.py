@@ -15,7 +15,7 @@ from services.vision.model import TOWER_NORM_EPS, Grid
 
 
 class Tower(nn.Module):
-    """Parameters by their released names, with "/" for "."; all of them rounded to bf16 when they are used."""
+    """Parameters by their released names, with "/" for "."; each use rounds them to bf16."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Tower(nn.Module):
         )
 
     def forward(self, patches: Tensor, grid: Grid) -> Tensor:
-        """Features of items that all have one grid.
+        """Return the features of items that share a grid.
 
         patches  [items, patches of an item, 3 * patch * patch], in -1..1
         returns  [items, tokens of an item, hidden size of the text]
@@ -65,7 +65,7 @@ class Tower(nn.Module):
         return hidden + self._linear(gelu_tanh(inner), f"{prefix}.mlp.fc1")
 
     def raw(self, name: str) -> Tensor:
-        """The parameter of that released name."""
+        """Return the unrounded parameter of a released name."""
         weight: Tensor = self.weights[name.replace(".", "/")]
         return weight
 

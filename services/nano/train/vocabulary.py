@@ -1,6 +1,6 @@
-"""Nano's own vocabulary: byte-pair encoding of what the generators say, under the split pattern of the K2 family.
+"""Nano's vocabulary: byte-pair encoding of the generators' texts, with the split pattern of the K2 family.
 
-Digits are never joined: what a number is worth should be read digit by digit.
+Digits are never joined, so that the model reads a number digit by digit.
 """
 
 from collections import Counter
@@ -19,15 +19,15 @@ Word = tuple[bytes, ...]
 
 
 def texts(samples: Iterable[Sample], config: MediaConfig) -> Iterator[str]:
-    """The ordinary text of rendered samples."""
+    """Yield the ordinary text of rendered samples."""
     for sample in samples:
         yield from (segment for segment in segments(sample, config, []) if isinstance(segment, str))
 
 
 def train_vocabulary(corpus: Iterable[str], num_tokens: int) -> list[bytes]:
-    """`num_tokens` tokens by rank: the 256 bytes, then the pairs that are joined, most frequent first.
+    """Return `num_tokens` tokens by rank: the 256 bytes, then joined pairs, most frequent first.
 
-    Fewer if nothing is left to join. Of equally frequent pairs the one that is smaller as bytes comes first.
+    There are fewer if no pair is left. Of equally frequent pairs the one with smaller bytes comes first.
     """
     split = regex.compile(SPLIT_PATTERN, regex.VERSION1)
     pieces = Counter(piece for text in corpus for piece in split.findall(text))
