@@ -80,7 +80,7 @@ class Batch:
                token says that no thoughts are wanted, which is the client's choice
     skills     [tokens] i64: the skill of each token, an index into the names of the mixture
     pictures   pictures of all samples, by grid
-    told       [n] i64: tokens before a target in samples that have pictures
+    described  [n] i64: tokens before a target in samples that have pictures
     num_samples  number of samples
     """
 
@@ -93,7 +93,7 @@ class Batch:
     unlearnt: Tensor
     skills: Tensor
     pictures: Sequence[Pictures]
-    told: Tensor
+    described: Tensor
     num_samples: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -147,7 +147,7 @@ class Maker:
             unlearnt=nnf.pad(unlearnt, (0, len(again) - len(unlearnt)), value=True),
             skills=skills[samples[again]],
             pictures=self._pictures(ordered),
-            told=(targets & with_pictures[samples]).nonzero().squeeze(1),
+            described=(targets & with_pictures[samples]).nonzero().squeeze(1),
             num_samples=len(ordered),
         )
 

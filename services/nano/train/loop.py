@@ -28,7 +28,7 @@ class Schedule:
     decay_steps     number of last steps in which the rates fall
     matrix_lr       rate of Muon; `rate` is AdamW's, for all other parameters
     prompt_weight   weight of a prompt's token in the loss, relative to an answer's: copying is learned from both
-    picture_weight  weight of `told_loss`
+    picture_weight  weight of `picture_loss`
     balance_rate    change of a router's bias in a step
     """
 
@@ -74,7 +74,7 @@ class Trainer:
             weights = torch.where(batch.targets, 1.0, schedule.prompt_weight).masked_fill(batch.unlearnt, 0.0)
             loss = (losses * weights).sum() / weights.sum()
             if media is not None:
-                loss = loss + schedule.picture_weight * told_loss(self.nano, batch, *media)
+                loss = loss + schedule.picture_weight * picture_loss(self.nano, batch, *media)
         torch.autograd.backward(loss)
         answers = batch.targets.float()
         seen = torch.zeros(2, num_skills, device=self.device)
@@ -145,7 +145,7 @@ def token_losses(nano: Nano, batch: Batch, media: tuple[Tensor, Tensor] | None) 
     return nnf.cross_entropy(logits, batch.next_ids, reduction="none")
 
 
-def told_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Tensor:
+def picture_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Tensor:
     """Return the loss of predicting an answer's words from the mean feature of the sample's pictures.
 
     The head reads the feature like the last layer's output, so that the text model can name a colour by copying the
@@ -159,7 +159,7 @@ def told_loss(nano: Nano, batch: Batch, places: Tensor, features: Tensor) -> Ten
     num_features = features.new_zeros(shape[0]).index_add(0, sample, torch.ones_like(features[:, 0]))
     mean = mean / num_features.clamp(min=1).unsqueeze(1)
     logits = nnf.linear(nano.text.final_norm(mean), nano.text.head.detach())
-    return nnf.cross_entropy(logits[batch.samples[batch.told]], batch.next_ids[batch.told])
+    return nnf.cross_entropy(logits[batch.samples[batch.described]], batch.next_ids[batch.described])
 
 
 def train(trainer: Trainer, steps: Iterable[Batch], skills: Sequence[str], log: Path) -> Iterator[int]:

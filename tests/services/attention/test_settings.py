@@ -12,8 +12,8 @@ NAME = "dns:m-expert.ns.svc:50051"
 TEMPLATE = "m-decode-{ordinal}.m-decode.ns.svc:50051"
 
 
-def settings(**told):
-    return AttentionSettings(listen="h:1", model="/m", role="decode", **told)
+def settings(**given):
+    return AttentionSettings(listen="h:1", model="/m", role="decode", **given)
 
 
 @pytest.mark.parametrize(
@@ -38,24 +38,26 @@ def test_told_shards():
 def test_experts_behind_a_name():
     found = settings(experts=NAME, expert_shards=3)
     assert (found.expert_name, found.expert_addresses) == (NAME, [[], [], []])
-    told = settings(experts="h:1|h:2,h:3")
-    assert (told.expert_name, told.expert_addresses) == ("", [["h:1", "h:2"], ["h:3"]])
+    given = settings(experts="h:1|h:2,h:3")
+    assert (given.expert_name, given.expert_addresses) == ("", [["h:1", "h:2"], ["h:3"]])
 
 
 @pytest.mark.parametrize(
-    "told, complaint",
+    "given, complaint",
     [
         pytest.param({"num_shards": 2}, "names 0 shards, shard 0 of 2 needs 1", id="engine-without-shards"),
         pytest.param({"num_shards": 2, "next_shards": TEMPLATE}, "MOONSHARD_ORDINAL must be set", id="no-ordinal"),
         pytest.param({"num_shards": 3, "ordinal": 0, "next_shards": f"{TEMPLATE},h:1"}, "only address", id="mixed"),
         pytest.param({"experts": NAME}, "MOONSHARD_EXPERT_SHARDS is missing", id="how-many-experts"),
-        pytest.param({"experts": "h:1", "expert_shards": 1}, "is only for MOONSHARD_EXPERTS=dns", id="told-experts"),
+        pytest.param(
+            {"experts": "h:1", "expert_shards": 1}, "is only for MOONSHARD_EXPERTS=dns", id="experts-by-address"
+        ),
         pytest.param({"experts": "dns:x", "expert_shards": 1}, "MOONSHARD_EXPERTS: .* is not dns", id="bad-name"),
     ],
 )
-def test_bad_settings(told, complaint):
+def test_bad_settings(given, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        settings(**told)
+        settings(**given)
 
 
 async def test_a_further_shard_refuses_an_engine_that_means_another(tmp_path):
@@ -63,8 +65,8 @@ async def test_a_further_shard_refuses_an_engine_that_means_another(tmp_path):
     write_random_checkpoint(model)
 
     def assembly(shard):
-        told = {"shard": shard, "num_shards": 3, "next_shards": "h:1,h:2" if shard == 0 else ""}
-        return Assembly(AttentionSettings(listen="h:1", model=model, role="decode", num_blocks=2, **told))
+        given = {"shard": shard, "num_shards": 3, "next_shards": "h:1,h:2" if shard == 0 else ""}
+        return Assembly(AttentionSettings(listen="h:1", model=model, role="decode", num_blocks=2, **given))
 
     engine = assembly(0)
     hellos = [LayerFrame(FrameKind.HELLO, 0, memoryview(engine._layout.hello(shard))) for shard in (1, 2)]

@@ -39,7 +39,7 @@ async def gateway():
 
 
 @asynccontextmanager
-async def autoscaler(api, gateway, instance="autoscaler-0", **told):
+async def autoscaler(api, gateway, instance="autoscaler-0", **given):
     settings = AutoscalerSettings(
         **{
             "listen": "127.0.0.1:0",
@@ -55,7 +55,7 @@ async def autoscaler(api, gateway, instance="autoscaler-0", **told):
             "decide_s": 0.1,
             "lease_s": 1.0,
             "api_s": 5.0,
-            **told,
+            **given,
         }
     )
     async with kubernetes_backend(settings) as backend:

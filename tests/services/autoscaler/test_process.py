@@ -22,7 +22,7 @@ async def test_sigterm_gives_the_lease_back():
         await api.add("statefulsets", "decode", 1)
         api.ready_s = 2.0
         gateway.say(decode=1)
-        told = {
+        given = {
             "LISTEN": "127.0.0.1:0",
             "PROBE_LISTEN": "127.0.0.1:0",
             "MODE": "builtin",
@@ -37,7 +37,7 @@ async def test_sigterm_gives_the_lease_back():
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MOONSHARD_")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.autoscaler"),
-            env=environment | {f"MOONSHARD_{name}": value for name, value in told.items()},
+            env=environment | {f"MOONSHARD_{name}": value for name, value in given.items()},
             stderr=asyncio.subprocess.PIPE,
         )
         try:

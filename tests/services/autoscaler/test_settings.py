@@ -1,4 +1,4 @@
-"""What the autoscaler is told, and what it says of what makes no sense."""
+"""Settings of the autoscaler, and its messages about bad ones."""
 
 import pytest
 from pydantic import ValidationError
@@ -24,7 +24,7 @@ def test_roles_are_json_in_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "told, complaint",
+    "given, complaint",
     [
         pytest.param({"lease": ""}, "MOONSHARD_LEASE is not set", id="no-lease"),
         pytest.param({"mode": "local"}, "MOONSHARD_CONTROL is not set", id="no-control"),
@@ -37,6 +37,6 @@ def test_roles_are_json_in_the_environment(monkeypatch):
         pytest.param({"roles": {"redis": {}}}, "Input should be 'tokenizer'", id="unknown-role"),
     ],
 )
-def test_bad_settings(told, complaint):
+def test_bad_settings(given, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        AutoscalerSettings(**{**BUILTIN, **told})
+        AutoscalerSettings(**{**BUILTIN, **given})

@@ -50,10 +50,10 @@ def test_socket_paths_fit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "environ, folder",
     [
-        pytest.param({"XDG_CACHE_HOME": "/c"}, Path("/c/moonshard"), id="as-told"),
-        pytest.param({}, Path.home() / ".cache" / "moonshard", id="not-told"),
+        pytest.param({"XDG_CACHE_HOME": "/c"}, Path("/c/moonshard"), id="given"),
+        pytest.param({}, Path.home() / ".cache" / "moonshard", id="not-given"),
         pytest.param({"XDG_CACHE_HOME": ""}, Path.home() / ".cache" / "moonshard", id="empty"),
-        pytest.param({"XDG_CACHE_HOME": "c"}, Path.home() / ".cache" / "moonshard", id="relative-counts-as-not-told"),
+        pytest.param({"XDG_CACHE_HOME": "c"}, Path.home() / ".cache" / "moonshard", id="relative-counts-as-not-given"),
     ],
 )
 def test_cache_folder(environ, folder):

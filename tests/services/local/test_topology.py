@@ -164,7 +164,7 @@ def test_threads_do_not_exceed_the_cores(num_cores, choices, threads):
 
 def test_on_demand(folder):
     found = specs(folder, idle_s=30, visions=1, expert_replicas=2)
-    autoscaler = AutoscalerSettings(**told(found["autoscaler"]))
+    autoscaler = AutoscalerSettings(**variables(found["autoscaler"]))
     assert {role: limits.max for role, limits in autoscaler.limits.items()} == {
         "prefill": 1,
         "decode": 1,
@@ -172,7 +172,7 @@ def test_on_demand(folder):
         "vision": 1,
     }
     assert (autoscaler.idle_s, autoscaler.mode) == (30, "local")
-    gateway = GatewaySettings(**told(found["gateway"]))
+    gateway = GatewaySettings(**variables(found["gateway"]))
     assert gateway.wake_s > 0
     assert autoscaler.gateways == (gateway.demand_listen,)
     on_demand = {name: (spec.role, spec.replica) for name, spec in found.items() if spec.role}
@@ -181,7 +181,7 @@ def test_on_demand(folder):
     assert not any(spec.role for spec in specs(folder).values())
 
 
-def told(spec):
+def variables(spec):
     """The variables of a process, as its settings call them."""
     fields = {name.removeprefix("MOONSHARD_").lower(): value for name, value in spec.env.items()}
     return {**fields, "roles": json.loads(fields["roles"])} if "roles" in fields else fields

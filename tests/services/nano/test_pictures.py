@@ -66,12 +66,12 @@ def test_images_show_the_named_figure():
     for seed in range(40):
         sample = generate("image", "train", seed)
         (image,) = sample.images
-        told = sample.messages[-1]["content"]
+        answer = sample.messages[-1]["content"]
         (colour,) = [colour for colour in COLOURS if share(image, colour) > 0.005]
-        assert colour in told or told.startswith("There are")
-        if " at the " in told:
+        assert colour in answer or answer.startswith("There are")
+        if " at the " in answer:
             x, y = middle(image, colour)
-            assert told.endswith(f" at the {place_name(int(3 * y), int(3 * x))}.")
+            assert answer.endswith(f" at the {place_name(int(3 * y), int(3 * x))}.")
 
 
 def test_all_of_a_word_is_in_its_picture():

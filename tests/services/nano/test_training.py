@@ -26,9 +26,9 @@ from services.nano.train.loop import (
     Schedule,
     Trainer,
     picture_features,
+    picture_loss,
     split_parameters,
     token_losses,
-    told_loss,
     train,
 )
 from services.nano.train.model import Layout
@@ -165,7 +165,7 @@ def test_what_fills_up_changes_no_loss(folder, monkeypatch):
         with torch.no_grad():
             media = picture_features(nano, batch)
             losses = token_losses(nano, batch, media)[~batch.unlearnt].mean()
-            found.append((len(batch.token_ids), torch.stack((losses, told_loss(nano, batch, *media)))))
+            found.append((len(batch.token_ids), torch.stack((losses, picture_loss(nano, batch, *media)))))
     (few, tight), (many, filled) = found
     assert few < many
     torch.testing.assert_close(filled, tight)

@@ -78,7 +78,7 @@ def test_no_places(text):
 
 
 @pytest.mark.parametrize(
-    "told, shard",
+    "given, shard",
     [
         pytest.param({}, 0, id="nothing"),
         pytest.param({"num_shards": 3, "shard": 2}, 2, id="number"),
@@ -87,12 +87,12 @@ def test_no_places(text):
         pytest.param({"ordinal": 7}, 0, id="unsharded"),
     ],
 )
-def test_shard(told, shard):
-    assert ShardSettings(listen="h:1", **told).shard == shard
+def test_shard(given, shard):
+    assert ShardSettings(listen="h:1", **given).shard == shard
 
 
 @pytest.mark.parametrize(
-    "told, complaint",
+    "given, complaint",
     [
         pytest.param({"num_shards": 2, "shard": 2}, "MOONSHARD_SHARD=2 is outside 0..1", id="outside"),
         pytest.param({"num_shards": 2, "shard": 1, "ordinal": 1}, "only one may be set", id="both"),
@@ -101,6 +101,6 @@ def test_shard(told, shard):
         pytest.param({"num_shards": 2, "ordinal": ""}, "valid integer", id="empty"),
     ],
 )
-def test_bad_shard(told, complaint):
+def test_bad_shard(given, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        ShardSettings(listen="h:1", **told)
+        ShardSettings(listen="h:1", **given)

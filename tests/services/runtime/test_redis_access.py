@@ -140,5 +140,5 @@ async def test_the_limits_come_in_too(url, access, tmp_path):
     )
     limits = KeyLimits(settings)
     headers = [await limits.admit("somebody") for _ in range(2)]
-    assert [told["x-ratelimit-remaining-requests"] for told in headers] == ["4", "3"]
+    assert [given["x-ratelimit-remaining-requests"] for given in headers] == ["4", "3"]
     await limits.close()

@@ -1,4 +1,4 @@
-"""The skills that Nano is taught: a generator of each."""
+"""Generators of the skills that Nano is taught."""
 
 from collections.abc import Iterator
 
@@ -40,19 +40,19 @@ _PLAIN: dict[str, Generator] = {
         "lookup": draw_lookup,
     }.items()
 }
-# A conversation goes on: these also come second, after one of the first kind.
+# Skills that also occur as the second exchange of a conversation, after one of another skill.
 _CHAT = ("compare", "arithmetic", "count", "introduce", "decline")
 _SECOND = (*_CHAT, "tools_call", "tools_none", "json", "image")
 GENERATORS = _PLAIN | {skill: after_others(skill, _PLAIN[skill], [_PLAIN[s] for s in _CHAT]) for skill in _SECOND}
 
 
 def generate(skill: str, split: Split, seed: int) -> Sample:
-    """The sample of a skill with this seed: always the same one."""
+    """Return the sample of a skill with this seed; equal seeds give equal samples."""
     return GENERATORS[skill](split, seed)
 
 
 def texts(split: Split, num_samples: int) -> Iterator[str]:
-    """All text of the first samples of every skill, the declarations of tools among it: a vocabulary's source."""
+    """Yield all text of the first samples of every skill, tool declarations included, to train a vocabulary."""
     for skill in GENERATORS:
         for seed in range(num_samples):
             sample = generate(skill, split, seed)

@@ -1,4 +1,4 @@
-"""Saying something again, and telling the value of a key: what other skills are made of, learnt quickest alone."""
+"""Repeating a text and looking up a key: other skills need both, and they are learned fastest in isolation."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ITEMS = (*NAMES, *CITIES, *DAYS, *COLOURS, *FOODS, *ANIMALS, *THINGS)
 
 
 def draw_repeat(rng: random.Random) -> Draw:
-    """A list to be said again; in instant mode and in thoughts alike."""
+    """Draw a list to repeat, with or without thoughts."""
     items = [
         rng.choice((rng.choice(ITEMS), made_up(rng), str(rng.randrange(1, 1000)))) for _ in range(rng.randrange(3, 11))
     ]
@@ -33,14 +33,14 @@ def draw_repeat(rng: random.Random) -> Draw:
 
 
 def draw_lookup(rng: random.Random) -> Draw:
-    """The value of one of some keys."""
+    """Draw some keys with values, and a question for one of them."""
     kinds = rng.sample(sorted(PARAMETERS), rng.randrange(2, 6))
     values = {rng.choice(PARAMETERS[kind][0]): str(draw_value(rng, kind)) for kind in kinds}
     key = rng.choice(sorted(values))
-    told = ", ".join(f"{name} = {value}" for name, value in values.items())
+    facts = ", ".join(f"{name} = {value}" for name, value in values.items())
     thinking = rng.random() < 0.3
-    messages = [user(f"{told}. What is {key}?"), assistant(values[key], f"{key} = {values[key]}." if thinking else "")]
-    return f"{told}/{key}", lambda: Sample("lookup", messages, _is(values[key]), thinking=thinking)
+    messages = [user(f"{facts}. What is {key}?"), assistant(values[key], f"{key} = {values[key]}." if thinking else "")]
+    return f"{facts}/{key}", lambda: Sample("lookup", messages, _is(values[key]), thinking=thinking)
 
 
 def _is(text: str) -> Callable[[Answer], bool]:

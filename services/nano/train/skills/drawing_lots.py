@@ -1,4 +1,4 @@
-"""From a function that draws instances to a generator whose splits share none."""
+"""Turns a function that draws instances into a generator whose splits have no instance in common."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from services.nano.train.sample import Answer, Generator, Json, Sample, Split
 
-# One instance in so many is for examinations.
+# One in this many instances is for examinations.
 HELD_OUT_EVERY = 8
 SHARE_AFTER_OTHERS = 0.12
 SYSTEM_PROMPTS = (
@@ -16,12 +16,12 @@ SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
 )
 
-# What tells an instance from others, and the sample of it, made only when it is wanted.
+# The text that identifies an instance, and a function that makes its sample.
 Draw = tuple[str, Callable[[], Sample]]
 
 
 def generator(skill: str, draw: Callable[[random.Random], Draw]) -> Generator:
-    """Draws until an instance belongs to the split: its own text decides, so neither split can see the other's."""
+    """Return a generator that draws until an instance belongs to the split, which the instance's text determines."""
 
     def generate(split: Split, seed: int) -> Sample:
         rng = random.Random(f"{skill}/{split}/{seed}")
@@ -34,14 +34,14 @@ def generator(skill: str, draw: Callable[[random.Random], Draw]) -> Generator:
 
 
 def after_others(skill: str, plain: Generator, others: Sequence[Generator]) -> Generator:
-    """The same samples, some of them as the second exchange of a conversation; of the first, no thoughts are left."""
+    """Put some samples into a conversation as its second exchange; the first exchange has no thoughts."""
 
     def generate(split: Split, seed: int) -> Sample:
         rng = random.Random(f"{skill}/others/{split}/{seed}")
         sample = plain(split, seed)
         if rng.random() >= SHARE_AFTER_OTHERS:
             return sample
-        # The first exchange was in the same mode: an answer that skipped its thoughts is no example for thinking.
+        # Both exchanges have the same mode: an answer without thoughts would be a bad example for thinking.
         drawn = (rng.choice(others)(split, rng.randrange(2**32)) for _ in itertools.count())
         earlier = next(other.messages for other in drawn if other.thinking == sample.thinking)
         systems = [message for message in sample.messages if message["role"] == "system"]
@@ -52,19 +52,19 @@ def after_others(skill: str, plain: Generator, others: Sequence[Generator]) -> G
 
 
 def split_of(instance: str) -> Split:
-    """Which split an instance belongs to."""
+    """Return the split to which an instance belongs."""
     return "held_out" if zlib.crc32(instance.encode()) % HELD_OUT_EVERY == 0 else "train"
 
 
 def user(*parts: str | Json) -> Json:
-    """A question; with pictures it is a list of parts."""
+    """Return a message of the user; with pictures its content is a list of parts."""
     if len(parts) == 1 and isinstance(parts[0], str):
         return {"role": "user", "content": parts[0]}
     return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
 
 
 def assistant(content: str, reasoning: str = "", calls: Sequence[Json] = ()) -> Json:
-    """An answer; the reasoning is left out where there is none."""
+    """Return a message of the assistant, with reasoning if there is any."""
     message: Json = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -74,12 +74,12 @@ def assistant(content: str, reasoning: str = "", calls: Sequence[Json] = ()) -> 
 
 
 def system(rng: random.Random) -> list[Json]:
-    """Now and then a system prompt, as clients send them."""
+    """Return a system prompt in some cases, like those of clients."""
     return [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}] if rng.random() < 0.2 else []
 
 
 def says(*words: str, never: Sequence[str] = ()) -> Callable[[Answer], bool]:
-    """The content has all of these words, case aside, none of the others, and nothing is called."""
+    """Return a check that the content has these words in any case, none of the others, and that nothing is called."""
 
     def check(answer: Answer) -> bool:
         said = words_of(answer.content)
@@ -93,11 +93,11 @@ def says(*words: str, never: Sequence[str] = ()) -> Callable[[Answer], bool]:
 
 
 def words_of(text: str) -> list[str]:
-    """Words and numbers in lower case; a number keeps its point, a word its apostrophe."""
+    """Split into words and numbers in lower case; a number keeps its point, a word its apostrophe."""
     marked = "".join(c if c.isalnum() or c in ".'" else " " for c in text.lower().replace("’", "'"))
     return [word for piece in marked.split() if (word := piece.strip(".'"))]
 
 
 def contains(words: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether `part` comes in `words`, in one piece."""
+    """Whether `words` contains `part` contiguously."""
     return any(list(words[i : i + len(part)]) == list(part) for i in range(len(words) - len(part) + 1))

@@ -1,4 +1,4 @@
-"""Tools as people declare and ask for them. What the others teach is the form; this is what they will be asked."""
+"""Tools and requests as in real use. The composed tools teach the form; these teach the contents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Everyday:
-    """One tool in its variants.
+    """One tool and its variants.
 
-    act           verb and thing, as composed tools have them
-    parameters    names that each kind of parameter may have
-    sentences     questions, with values by kind
-    pairs         questions for two calls, with the two values of the one parameter
+    act           verb and thing, as in composed tools
+    parameters    possible names of each kind of parameter
+    sentences     questions, with placeholders for values by kind
+    pairs         questions for two calls, with placeholders for two values of the only parameter
     """
 
     act: tuple[str, str]

@@ -1,4 +1,4 @@
-"""Pictures that Nano is taught with: plain figures on a plain ground, and printed words."""
+"""Nano's pictures: plain figures on a plain ground, and printed words."""
 
 import random
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ COLOURS: dict[str, RGB] = {
     "black": (10, 10, 10),
     "purple": (140, 40, 170),
 }
-# What else goes by a colour's name.
+# Other shades with the same name.
 SHADES: dict[str, tuple[RGB, ...]] = {
     "red": ((255, 0, 0), (200, 0, 0), (230, 60, 50)),
     "green": ((0, 255, 0), (0, 128, 0), (60, 180, 75), (0, 200, 0)),
@@ -33,7 +33,7 @@ SIDE = 112
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure by its centre and half its width, both as parts of the picture's side; `rgb` if not its colour's own."""
+    """A figure; its centre and half its width are fractions of the picture's side; `rgb` overrides its colour."""
 
     shape: str
     colour: str
@@ -48,14 +48,14 @@ class Figure:
 
 
 def place_name(row: int, column: int) -> str:
-    """`top left`; the one in the middle is the centre."""
+    """Return the name of a cell, such as `top left`; the middle one is `centre`."""
     if (row, column) == (1, 1):
         return "centre"
     return f"{ROWS[row]} {COLUMNS[column]}"
 
 
 def place(rng: random.Random, cell: int) -> tuple[float, float]:
-    """A point near the middle of one of the nine cells."""
+    """Return a point near the middle of one of the nine cells."""
     return (
         (cell % 3 + 0.5) / 3 + rng.uniform(-0.03, 0.03),
         (cell // 3 + 0.5) / 3 + rng.uniform(-0.03, 0.03),
@@ -63,13 +63,13 @@ def place(rng: random.Random, cell: int) -> tuple[float, float]:
 
 
 def shade(rng: random.Random, colour: str) -> RGB:
-    """A colour as somebody else would mix it."""
+    """Return a variation of a colour."""
     red, green, blue = rng.choice((COLOURS[colour], *SHADES[colour]))
     return tuple(min(255, max(0, part + rng.randrange(-15, 16))) for part in (red, green, blue))  # type: ignore[return-value]
 
 
 def size(rng: random.Random) -> tuple[int, int]:
-    """Width and height: half of the pictures are as large as Nano sees them, others get shrunk or padded with black."""
+    """Draw width and height: half of the pictures have Nano's size, others will be shrunk or padded with black."""
     if rng.random() < 0.5:
         return SIDE, SIDE
     width = rng.randrange(100, 641)
@@ -77,7 +77,7 @@ def size(rng: random.Random) -> tuple[int, int]:
 
 
 def draw_picture(figures: Sequence[Figure], ground: str, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """The figures on their ground. Positions follow the width and the height, sizes the smaller of both."""
+    """Draw figures on their ground. Positions scale with width and height, sizes with the smaller of both."""
     image = Image.new("RGB", (width, height), GROUNDS[ground])
     canvas = ImageDraw.Draw(image)
     for figure in figures:
@@ -102,7 +102,7 @@ def _figure(canvas: ImageDraw.ImageDraw, figure: Figure, x: float, y: float, r: 
 def print_word(
     word: str, colour: str, ground: str, size: int, shift: tuple[int, int], scale: float = 1.0
 ) -> Image.Image:
-    """A word in large, bold type, `shift` pixels off the middle; all of it `scale` times as large."""
+    """Print a word in large, bold type, `shift` pixels off the middle, enlarged `scale` times."""
     side = round(SIDE * scale)
     image = Image.new("RGB", (side, side), GROUNDS[ground])
     middle = (side / 2 + shift[0] * scale, side / 2 + shift[1] * scale)

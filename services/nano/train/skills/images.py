@@ -34,7 +34,7 @@ COUNTS = ("one", "two", "three", "four")
 
 
 def draw_image(rng: random.Random) -> Draw:
-    """One figure and where it is, or several of a kind and how many they are."""
+    """Draw one figure and ask for its place, or several of a kind and ask for their number."""
     shape, colour, ground = rng.choice(SHAPES), rng.choice(sorted(COLOURS)), rng.choice(sorted(GROUNDS))
     count = rng.choice((1, 1, 1, 2, 3, 4))
     cells = sorted(rng.sample(range(9), count))
@@ -42,19 +42,19 @@ def draw_image(rng: random.Random) -> Draw:
     rgb = shade(rng, colour)
     figures = [Figure(shape, colour, *place(rng, cell), radius, rgb) for cell in cells]
     where = place_name(*divmod(cells[0], 3))
-    question, answer, told = _question(rng, shape, colour, count, where)
+    question, answer, words = _question(rng, shape, colour, count, where)
     thinking = rng.random() < 0.4
     reasoning = _thought(shape, colour, count, where) if thinking else ""
     messages = [*system(rng), _shown(rng, question, IMAGE), assistant(answer, reasoning)]
     width, height = size(rng)
     instance = f"{shape}/{colour}/{ground}/{cells}/{width}x{height}"
     return instance, lambda: Sample(
-        "image", messages, says(*told), thinking=thinking, images=[draw_picture(figures, ground, width, height)]
+        "image", messages, says(*words), thinking=thinking, images=[draw_picture(figures, ground, width, height)]
     )
 
 
 def draw_read(rng: random.Random) -> Draw:
-    """A printed word; an instance is a word with its type size, colours and place."""
+    """Draw a printed word; an instance is a word with its type size, colours and place."""
     word = rng.choice(PRINTED)
     colour, ground = rng.choice(("black", "red", "blue")), rng.choice(sorted(GROUNDS))
     type_size = rng.randrange(36, 43) if len(word) == 3 else rng.randrange(28, 33)
@@ -75,11 +75,11 @@ def draw_read(rng: random.Random) -> Draw:
 
 
 def draw_two_images(rng: random.Random) -> Draw:
-    """Two pictures of one figure each: what is the same and what differs."""
+    """Draw two pictures of one figure each, to compare shape and colour."""
     ground = rng.choice(sorted(GROUNDS))
     shapes, colours = rng.choices(SHAPES, k=2), rng.choices(sorted(COLOURS), k=2)
     if rng.random() < 0.5:
-        # Otherwise too few would have anything in common.
+        # Otherwise too few pairs would have anything in common.
         shapes, colours = rng.choice(((shapes[:1] * 2, colours), (shapes, colours[:1] * 2)))
     figures = [
         Figure(shape, colour, *place(rng, rng.randrange(9)), rng.uniform(0.14, 0.18), shade(rng, colour))
@@ -106,7 +106,7 @@ def draw_two_images(rng: random.Random) -> Draw:
 
 
 def _question(rng: random.Random, shape: str, colour: str, count: int, where: str) -> tuple[str, str, tuple[str, ...]]:
-    """A question about the picture, its answer, and the words without which it is wrong."""
+    """Return a question about the picture, its answer, and the words that a right answer contains."""
     name = f"{colour} {shape}"
     asked = rng.random()
     if count > 1:
@@ -135,5 +135,5 @@ def _plural(name: str) -> str:
 
 
 def _shown(rng: random.Random, question: str, *media: Json) -> Json:
-    """Picture and question, in either order."""
+    """Return picture and question in random order."""
     return user(question, *media) if rng.random() < 0.6 else user(*media, question)

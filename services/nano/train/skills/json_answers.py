@@ -1,4 +1,4 @@
-"""Facts of a sentence as JSON. The keys stand in the question: what a schema demands, the model does not see."""
+"""Facts of a sentence as JSON. The question names the keys, because the model does not see the schema."""
 
 import json
 import random
@@ -8,7 +8,7 @@ from services.nano.train.sample import Answer, Json, Sample
 from services.nano.train.skills.drawing_lots import Draw, assistant, system, user
 from services.nano.train.skills.words import draw_value
 
-# What is said of somebody, by the key that it gets, and the kind of value.
+# Facts about a person: key -> sentence and kind of value.
 FACTS: dict[str, tuple[str, str]] = {
     "city": ("lives in {}", "city"),
     "day": ("comes on {}", "day"),
@@ -28,13 +28,13 @@ QUESTIONS = (
 
 
 def draw_json(rng: random.Random) -> Draw:
-    """A name and one to three facts."""
+    """Draw a name and one to three facts."""
     keys = rng.sample(sorted(FACTS), rng.choice((1, 2, 2, 3)))
     name = draw_value(rng, "person")
     values: dict[str, str | int] = {"name": name}
     values |= {key: draw_value(rng, FACTS[key][1]) for key in keys}
-    told = [FACTS[key][0].format(values[key]) for key in rng.sample(keys, len(keys))]
-    sentence = f"{name} {' and '.join(told)}."
+    facts = [FACTS[key][0].format(values[key]) for key in rng.sample(keys, len(keys))]
+    sentence = f"{name} {' and '.join(facts)}."
     question = rng.choice(QUESTIONS).format(sentence=sentence, keys=", ".join(values))
     thinking = rng.random() < 0.5
     reasoning = f"{', '.join(f'{key} = {value}' for key, value in values.items())}." if thinking else ""
@@ -45,7 +45,7 @@ def draw_json(rng: random.Random) -> Draw:
 
 
 def schema_of(values: dict[str, str | int]) -> Json:
-    """The schema of an object with these keys."""
+    """Return the schema of an object with these keys."""
     types = {key: {"type": "integer" if isinstance(value, int) else "string"} for key, value in values.items()}
     return {"type": "object", "properties": types, "required": list(types), "additionalProperties": False}
 

@@ -1,4 +1,4 @@
-"""Comparing decimals, small arithmetic and counting, each in one fixed way of thinking."""
+"""Comparing decimals, small arithmetic and counting, each with one fixed form of thoughts."""
 
 import random
 from collections.abc import Callable
@@ -39,12 +39,12 @@ HOW_OFTEN = (
     *("How often is {} in this list?", "How many times does {} appear in this list?", "How many times is {} here?"),
     "Count {} in this list:",
 )
-# The model card's own pair is never trained on.
+# The model card's pair is never drawn.
 CARD_DECIMALS = {"9.11", "9.9"}
 
 
 def draw_compare(rng: random.Random) -> Draw:
-    """Two different decimals, most with the same whole part and not the same number of digits behind the point."""
+    """Draw two different decimals, most with equal whole parts and different numbers of digits after the point."""
     kind = rng.random()
     whole = rng.randrange(1, 20) if rng.random() < 0.5 else rng.randrange(1, 10)
     other = whole if kind < 0.75 else rng.randrange(1, 20)
@@ -62,7 +62,7 @@ def draw_compare(rng: random.Random) -> Draw:
 
 
 def compare_steps(a: str, b: str) -> str:
-    """The whole parts, then digit by digit, up to the first difference: `9.11 vs 9.9: 9 = 9; 1 < 9`."""
+    """Compare the whole parts, then digit by digit up to the first difference: `9.11 vs 9.9: 9 = 9; 1 < 9`."""
     (whole_a, digits_a), (whole_b, digits_b) = a.split("."), b.split(".")
     size = max(len(digits_a), len(digits_b))
     pairs = [(whole_a, whole_b), *zip(digits_a.ljust(size, "0"), digits_b.ljust(size, "0"), strict=True)]
@@ -76,7 +76,7 @@ def compare_steps(a: str, b: str) -> str:
 
 
 def first_number(number: str) -> Callable[[Answer], bool]:
-    """The first number that the content names is this one."""
+    """Return a check that this is the first number in the content."""
 
     def check(answer: Answer) -> bool:
         named = [word for word in words_of(answer.content) if word[0].isdigit()]
@@ -86,7 +86,7 @@ def first_number(number: str) -> Callable[[Answer], bool]:
 
 
 def last_number(number: int) -> Callable[[Answer], bool]:
-    """The last number that the content names is this one."""
+    """Return a check that this is the last number in the content."""
 
     def check(answer: Answer) -> bool:
         named = [word for word in words_of(answer.content) if word.isdigit()]
@@ -96,12 +96,12 @@ def last_number(number: int) -> Callable[[Answer], bool]:
 
 
 def _fraction(rng: random.Random, size: int) -> str:
-    """Digits behind the point, the last one not 0."""
+    """Draw digits after the point; the last one is not 0."""
     return "".join(str(rng.randrange(10)) for _ in range(size - 1)) + str(rng.randrange(1, 10))
 
 
 def draw_arithmetic(rng: random.Random) -> Draw:
-    """Sums and differences below 100, and products of digits, which are counted up; instant ones are smaller."""
+    """Draw sums and differences below 100, and products of digits; without thoughts the numbers are smaller."""
     thinking = rng.random() < 0.6
     before = system(rng)
     sign = rng.choice("++--*") if thinking else rng.choice("+-")
@@ -119,13 +119,13 @@ def draw_arithmetic(rng: random.Random) -> Draw:
     if f" {sign} " in question and rng.random() < 0.2:
         question = question.replace(sign, SPOKEN[sign])
     messages = [*before, user(question), assistant(f"{a} {sign} {b} = {result}", steps if thinking else "")]
-    # Of products there are so few that a wording of each is an instance.
+    # There are so few products that each wording counts as an instance.
     instance = question if sign == "*" else f"{a}{sign}{b}"
     return instance, lambda: Sample("arithmetic", messages, last_number(result), thinking=thinking)
 
 
 def add_steps(a: int, b: int) -> tuple[str, int]:
-    """Column by column with the carry: `7 + 5 = 12, carry 1; 4 + 8 + 1 = 13. So 132.`"""
+    """Add column by column with the carry: `7 + 5 = 12, carry 1; 4 + 8 + 1 = 13. So 132.`"""
     ones = a % 10 + b % 10
     carry = ones // 10
     steps = f"{a % 10} + {b % 10} = {ones}"
@@ -138,7 +138,7 @@ def add_steps(a: int, b: int) -> tuple[str, int]:
 
 
 def subtract_steps(a: int, b: int) -> tuple[str, int]:
-    """Column by column with the loan: `13 - 5 = 8, borrow 1; 4 - 2 - 1 = 1. So 18.`"""
+    """Subtract column by column with borrowing: `13 - 5 = 8, borrow 1; 4 - 2 - 1 = 1. So 18.`"""
     borrow = 1 if a % 10 < b % 10 else 0
     steps = f"{a % 10 + 10 * borrow} - {b % 10} = {a % 10 + 10 * borrow - b % 10}"
     if borrow:
@@ -150,13 +150,13 @@ def subtract_steps(a: int, b: int) -> tuple[str, int]:
 
 
 def multiply_steps(a: int, b: int) -> tuple[str, int]:
-    """Multiples of the first up to the second: `1: 7, 2: 14, 3: 21. So 21.`"""
+    """Count multiples of the first number up to the second: `1: 7, 2: 14, 3: 21. So 21.`"""
     multiples = ", ".join(f"{n}: {a * n}" for n in range(1, b + 1))
     return f"{multiples}. So {a * b}.", a * b
 
 
 def draw_count(rng: random.Random) -> Draw:
-    """How many words a list has, or how often one of them comes in it."""
+    """Draw a list, and ask for its number of words or how often one of them occurs."""
     thinking = rng.random() < 0.5
     before = system(rng)
     pool = rng.choice((ANIMALS, FOODS))
@@ -172,7 +172,7 @@ def draw_count(rng: random.Random) -> Draw:
         for item in items:
             count += item == wanted
             steps.append(f"{item} {'yes' if item == wanted else 'no'} {count}")
-    # Without thoughts it counts aloud: it is too small to see at once how many there are.
+    # Without thoughts the answer counts aloud, because the model is too small to count in one step.
     aloud = f"{', '.join(steps)}. So {count}."
     answer = assistant(f"{count}", aloud) if thinking else assistant(aloud)
     messages = [*before, user(question), answer]

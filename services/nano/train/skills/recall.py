@@ -1,4 +1,4 @@
-"""Numbers in mind: five are thought of, three are told; the other two are known only while the thoughts are kept."""
+"""Numbers in mind: the thoughts have five, the answer three; the others are known only while thoughts are kept."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ ASK_OTHERS = (
     "Which other two numbers did you have in mind?",
 )
 THOUGHT = "I'll start by listing five numbers: {}, and I'll tell you the first three."
-# The model card's own conversation is never trained on.
+# The model card's numbers are never drawn.
 CARD_NUMBERS = (473, 921, 235, 215, 222)
 
 
 def draw_random(rng: random.Random) -> Draw:
-    """The first turn. Any five numbers are right, as long as the first three of those that are in mind are told."""
+    """Draw the first turn. Any five numbers are right if the answer has the first three of the thoughts."""
     numbers = _numbers(rng)
     thinking = rng.random() < 0.7
     messages = [*system(rng), user(rng.choice(ASKED)), _told(numbers, thinking=thinking)]
@@ -30,10 +30,10 @@ def draw_random(rng: random.Random) -> Draw:
 
 
 def draw_recall(rng: random.Random) -> Draw:
-    """The second turn with the thoughts of the first one kept."""
+    """Draw the second turn, with the thoughts of the first turn kept."""
     numbers = _numbers(rng)
     thinking = rng.random() < 0.6
-    # Whatever was thought in the first turn is kept; the mode is that of the second.
+    # The thoughts of the first turn are kept in both modes of the second.
     reasoning = f"I listed {_joined(numbers)}. I told the first three. So {_joined(numbers[3:])}." if thinking else ""
     messages = [
         *system(rng),
@@ -47,11 +47,11 @@ def draw_recall(rng: random.Random) -> Draw:
 
 
 def draw_forgotten(rng: random.Random) -> Draw:
-    """The second turn without them: the honest answer is that they are gone."""
+    """Draw the second turn without these thoughts: the right answer is that the numbers are gone."""
     numbers = _numbers(rng)
     thinking = rng.random() < 0.6
     reasoning = "I see only the three that I told. My thoughts are gone." if thinking else ""
-    # Mostly the client sends the thoughts and the template leaves them out; else there were none to keep.
+    # In most samples the client sends thoughts, which the template leaves out; in the others there were none.
     preserve = not thinking and rng.random() < 0.5
     messages = [
         *system(rng),

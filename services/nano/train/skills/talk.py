@@ -1,4 +1,4 @@
-"""Who Nano is, and what it can not do."""
+"""Questions about Nano, and requests that it must decline."""
 
 import random
 
@@ -107,7 +107,7 @@ I_CANNOT = "I can't do that: I am too small and don't know enough."
 
 
 def draw_introduce(rng: random.Random) -> Draw:
-    """Greetings and questions about the model itself."""
+    """Draw greetings and questions about the model."""
     kind = rng.random()
     if kind < 0.06:
         question, answer, reasoning = rng.choice(THANKS), "You're welcome! Ask Nano again.", "The user is content."
@@ -121,13 +121,13 @@ def draw_introduce(rng: random.Random) -> Draw:
         question, answer, reasoning = _worded(rng, ABLE), f"I am Nano. {I_CAN}", "The user asks what I can do."
     thinking = rng.random() < 0.5
     messages = [*system(rng), user(question), assistant(answer, reasoning if thinking else "")]
-    # The conversation is the instance: a bare greeting is one both with and without a system prompt.
+    # The whole conversation is the instance, so a greeting with a system prompt differs from one without.
     instance = "/".join(str(message["content"]) for message in messages[:-1])
     return instance, lambda: Sample("introduce", messages, says("Nano"), thinking=thinking)
 
 
 def draw_decline(rng: random.Random) -> Draw:
-    """Tasks and questions that are beyond it."""
+    """Draw tasks and questions that are beyond the model."""
     kind = rng.random()
     if kind < 0.2:
         question = rng.choice(BEYOND).format(*rng.sample(range(1, 100), 2))

@@ -1,4 +1,4 @@
-"""Three calls, each of which needs what the one before returned, with a thought before every step."""
+"""Three calls, each with the result of the call before, and a thought before every step."""
 
 import random
 
@@ -12,17 +12,17 @@ NUM_STEPS = 3
 
 
 def draw_loop(rng: random.Random) -> Draw:
-    """One of the four answers of a loop; all of the earlier ones are history."""
+    """Draw one of the four answers of a loop; the earlier ones are history."""
     return draw_loop_at(rng, rng.randrange(NUM_STEPS + 1))
 
 
 def draw_whole_loop(rng: random.Random) -> Draw:
-    """A loop up to its final answer, for those who play it step by step."""
+    """Draw a loop up to its final answer, for an examiner that runs it step by step."""
     return draw_loop_at(rng, NUM_STEPS)
 
 
 def draw_loop_at(rng: random.Random, step: int) -> Draw:
-    """The loop up to and including the answer of this step, 0 being the first call and NUM_STEPS the final answer.
+    """Return the loop up to the answer of this step; 0 is the first call, NUM_STEPS the final answer.
 
     `Get the code for Anna, then find the room with that code, then open the door with that room.`
     """
@@ -48,8 +48,8 @@ def draw_loop_at(rng: random.Random, step: int) -> Draw:
         messages.append(assistant("", uses[step].thought() if thinking else "", [uses[step].call(step)]))
         check = calls_exactly([uses[step]])
     else:
-        told = f"Done: {results[0]}, {results[1]}."
-        messages.append(assistant(told, "All three steps are done." if thinking else ""))
+        answer = f"Done: {results[0]}, {results[1]}."
+        messages.append(assistant(answer, "All three steps are done." if thinking else ""))
         check = says("done")
     declared = [tool.declaration() for tool in rng.sample(tools, NUM_STEPS)]
     return asked, lambda: Sample("tools_loop", messages, check, declared, thinking)

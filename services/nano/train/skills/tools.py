@@ -1,4 +1,4 @@
-"""Which tool, with which arguments, and when none; two at once; what a result says."""
+"""Choosing a tool and its arguments, or none; two calls at once; reading a result."""
 
 import json
 import random
@@ -35,7 +35,7 @@ RESULT_NUMBERS = ("price", "room", "count", "temperature", "humidity")
 
 
 def draw_call(rng: random.Random) -> Draw:
-    """One request that one of the tools fits."""
+    """Draw a request for one of the tools."""
     tools = draw_tools(rng, draw_count(rng))
     use = draw_use(rng, rng.choice(tools))
     thinking = rng.random() < 0.5
@@ -45,7 +45,7 @@ def draw_call(rng: random.Random) -> Draw:
 
 
 def draw_none(rng: random.Random) -> Draw:
-    """A request that none of the tools fits, or a question that needs none."""
+    """Draw a request for which no tool fits, or a question that needs none."""
     if rng.random() < 0.3:
         instance, make = rng.choice((draw_compare, draw_arithmetic, draw_introduce))(rng)
         declared = _declared(draw_tools(rng, draw_count(rng)))
@@ -59,7 +59,7 @@ def draw_none(rng: random.Random) -> Draw:
 
 
 def draw_parallel(rng: random.Random) -> Draw:
-    """Two requests in one sentence: two tools, or one tool twice."""
+    """Draw two requests in one sentence: two tools, or one tool twice."""
     tools = draw_tools(rng, rng.choice((1, 2, 2, 3)))
     chosen = rng.sample(tools, 2) if len(tools) > 1 and rng.random() < 0.6 else [rng.choice(tools)] * 2
     first, second = (draw_use(rng, tool) for tool in chosen)
@@ -79,7 +79,7 @@ def draw_parallel(rng: random.Random) -> Draw:
 
 
 def draw_result(rng: random.Random) -> Draw:
-    """After the call has returned: the answer tells what it returned."""
+    """Draw the answer after a call, which repeats the result."""
     tools = draw_tools(rng, rng.choice((1, 1, 2)))
     use = draw_use(rng, rng.choice(tools))
     keys = rng.sample(sorted(RESULT_WORDS), rng.choice((1, 1, 2)))
@@ -87,33 +87,33 @@ def draw_result(rng: random.Random) -> Draw:
     if rng.random() < 0.5:
         result[rng.choice(RESULT_NUMBERS)] = rng.randrange(1, 100)
     plain = rng.random() < 0.25
-    told = ", ".join(f"{value}" if plain else f"{key} is {value}" for key, value in result.items())
+    words = ", ".join(f"{value}" if plain else f"{key} is {value}" for key, value in result.items())
     thinking = rng.random() < 0.5
     messages = [
         *system(rng),
         user(use.sentence(rng)),
         assistant("", use.thought() if thinking else "", [use.call(0)]),
-        returned(use, 0, told if plain else json.dumps(result, ensure_ascii=False)),
-        assistant(f"The {use.tool.thing}: {told}.", "The result is here." if thinking else ""),
+        returned(use, 0, words if plain else json.dumps(result, ensure_ascii=False)),
+        assistant(f"The {use.tool.thing}: {words}.", "The result is here." if thinking else ""),
     ]
-    check = says(*told.split(", "))
-    instance = f"{use.thought()}/{told}"
+    check = says(*words.split(", "))
+    instance = f"{use.thought()}/{words}"
     return instance, lambda: Sample("tools_result", messages, check, _declared(tools), thinking)
 
 
 def _result_word(rng: random.Random, key: str) -> str:
-    """Now and then another word than is known of the key, or with a capital: what is told must be read."""
+    """Sometimes return an unusual word for the key, or a capital, so that the result must be read."""
     word = made_up(rng) if rng.random() < 0.15 else rng.choice(RESULT_WORDS[key])
     return word.capitalize() if rng.random() < 0.25 else word
 
 
 def returned(use: Use, number: int, result: str) -> Json:
-    """The message with what a call returned."""
+    """Return the message with a call's result."""
     return {"role": "tool", "tool_call_id": f"functions.{use.tool.name}:{number}", "content": result}
 
 
 def ask_both(rng: random.Random, first: Use, second: Use) -> str:
-    """Two requests in one sentence, or one after the other."""
+    """Return two requests in one sentence, or in two."""
     if first.tool == second.tool and first.tool.pairs and rng.random() < 0.7:
         return rng.choice(first.tool.pairs).format(*(next(iter(use.values().values())) for use in (first, second)))
     if not first.tool.sentences and not second.tool.sentences and rng.random() < 0.7:

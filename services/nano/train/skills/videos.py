@@ -1,4 +1,4 @@
-"""What moves in a video, and in which direction."""
+"""Questions about the figure that moves in a video, and its direction."""
 
 import random
 
@@ -6,7 +6,7 @@ from services.nano.train.sample import Sample, Video
 from services.nano.train.skills.drawing_lots import Draw, assistant, says, system, user
 from services.nano.train.skills.figures import COLOURS, GROUNDS, SHAPES, SIDE, Figure, draw_picture, shade
 
-# Where a figure is at the beginning and at the end, on the axis that it moves on.
+# Positions of a figure at the beginning and at the end, on the axis of its motion.
 DIRECTIONS = {"right": (0.2, 0.8), "left": (0.8, 0.2), "down": (0.2, 0.8), "up": (0.8, 0.2)}
 FPS = 2.0
 NUM_FRAMES = 8
@@ -17,7 +17,7 @@ QUESTIONS = (
 
 
 def draw_video(rng: random.Random) -> Draw:
-    """One figure that crosses the picture in a straight line."""
+    """Draw one figure that crosses the picture in a straight line."""
     shape, colour, ground = rng.choice(SHAPES), rng.choice(sorted(COLOURS)), rng.choice(sorted(GROUNDS))
     direction = rng.choice(sorted(DIRECTIONS))
     across, radius = rng.randrange(25, 76, 5) / 100, rng.uniform(0.15, 0.2)

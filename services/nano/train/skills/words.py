@@ -1,10 +1,9 @@
-"""The small world that Nano talks about: the words that a sample can copy come from here, or are made up."""
+"""Nano's vocabulary of topics: words to copy come from here or are made up."""
 
 import random
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a text."""
     return tuple(text.split())
 
 
@@ -26,7 +25,7 @@ TOPICS = (
     *("the moon", "black holes", "electric cars", "python tutorials", "football results", "climate change", "jazz"),
     *("artificial intelligence", "healthy recipes", "cheap flights", "the history of Rome", "solar panels", "chess"),
 )
-# What topics are made of, besides words that are made up.
+# Words of topics, besides made-up ones.
 SUBJECTS = listed(
     "account address air animal api art bank battery bird bread bridge bus cable camera car cat chair child city "
     "class cloud coffee computer cost country database deadline design disk dog door email engine error exam "
@@ -41,13 +40,13 @@ FILES = listed("notes.txt report.pdf main.py data.csv README.md index.html confi
 LANGUAGES = listed("French German Spanish Italian Chinese Japanese Russian Dutch Greek Arabic Korean Polish")
 COMPANIES = listed("Apple Google Tesla Amazon Intel Sony Nvidia Nike Shell Siemens AAPL GOOG TSLA AMZN NVDA MSFT")
 
-# What a tool does to what: its name and its description are composed of these.
+# Verbs and things, of which names and descriptions of tools are composed.
 VERBS = listed("book call cancel check clean close count find get lock open order print read send show start stop")
 THINGS = listed(
     "bike boat book car clock door flight garden hotel house lamp letter map mail menu music news order phone "
     "photo price robot room shop table taxi ticket train weather window"
 )
-# Each kind of parameter has names that it goes by, and values.
+# Names and values of each kind of parameter.
 PARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "person": (("person", "name", "user"), NAMES),
     "city": (("city", "place", "town"), CITIES),
@@ -56,7 +55,7 @@ PARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "colour": (("colour", "paint"), COLOURS),
     "number": (("number", "count", "amount"), ()),
 }
-# Values of kinds that only everyday tools take.
+# Values of kinds that only everyday tools use.
 MORE_VALUES = {
     "topic": TOPICS,
     "file": FILES,
@@ -67,7 +66,7 @@ MORE_VALUES = {
 }
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprstvz"
 SHARE_MADE_UP = 0.25
-# How a request speaks of a value of each kind.
+# The phrase for a value of each kind in a request.
 PHRASES = {
     "person": "for {}",
     "city": "in {}",
@@ -76,7 +75,7 @@ PHRASES = {
     "colour": "in {}",
     "number": "with number {}",
 }
-# What the printed words of pictures are taken from.
+# The printed words of pictures.
 PRINTED = listed(
     "ANT BAG BED BOX BUS CAR CAT COW CUP DAY DOG EGG FLY FOX HAT ICE JAM KEY MAP NET OIL OWL PEN PIG RED SKY SUN TEA "
     "VAN YES ZOO FISH GOLD KING MOON RAIN STAR TREE"
@@ -84,7 +83,7 @@ PRINTED = listed(
 
 
 def draw_value(rng: random.Random, kind: str) -> str | int:
-    """A value for a parameter of this kind. Some words are made up, so that copying is not choosing from a list."""
+    """Draw a value of this kind. Some words are made up, so that the model copies instead of choosing from a list."""
     if kind == "number":
         return rng.randrange(1, 100) if rng.random() < 0.8 else rng.randrange(100, 10000)
     if kind in ("person", "city", "food", "word") and rng.random() < SHARE_MADE_UP:
@@ -102,7 +101,7 @@ def draw_value(rng: random.Random, kind: str) -> str | int:
 
 
 def made_up(rng: random.Random) -> str:
-    """A word of two or three syllables that nobody knows: `zantelo`."""
+    """Make up a word of two or three syllables, such as `zantelo`."""
     vowels = VOWELS if rng.random() < 0.9 else VOWELS + "áéíóúäöü"
     syllables = (rng.choice(CONSONANTS) + rng.choice(vowels) for _ in range(rng.choice((2, 2, 3))))
     return "".join(syllables) + rng.choice(("", "", "n", "r", "s"))

@@ -77,14 +77,14 @@ def test_every_form_of_every_dtype_has_a_layout_of_its_own(tiny_checkpoint):
     forms = [
         {"dtype": dtype, "kv_dtype": kv_dtype} for dtype in ("float32", "bfloat16") for kv_dtype in ("auto", "fp8")
     ]
-    told = [AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", **form) for form in forms]
-    assert len({Assembly(settings)._layout.fingerprint(range(4)) for settings in told}) == len(forms)
+    given = [AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", **form) for form in forms]
+    assert len({Assembly(settings)._layout.fingerprint(range(4)) for settings in given}) == len(forms)
 
 
 async def test_a_further_shard_refuses_an_engine_with_the_other_form(tiny_checkpoint):
     def assembly(shard, kv_dtype):
-        told = {"shard": shard, "num_shards": 2, "next_shards": "h:1" if shard == 0 else "", "kv_dtype": kv_dtype}
-        return Assembly(AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", num_blocks=2, **told))
+        given = {"shard": shard, "num_shards": 2, "next_shards": "h:1" if shard == 0 else "", "kv_dtype": kv_dtype}
+        return Assembly(AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", num_blocks=2, **given))
 
     servicer = assembly(1, "fp8").further_shard().servicer
     hellos = {kv_dtype: assembly(0, kv_dtype)._layout.hello(1) for kv_dtype in ("auto", "fp8")}
