@@ -1,4 +1,4 @@
-"""A real HTTP server with the chat endpoint's shape, whose answers a test writes."""
+"""A real HTTP server with a chat endpoint that gives a test's answers."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ def said(text: str) -> dict:
 
 
 DONE = "[DONE]"
-# The connection stays open without a word until the client leaves or the test ends.
+# Keeps the connection open and silent until the client leaves or the test ends.
 HANG = "hang"
 
 
 @dataclass
 class ScriptedServer:
-    """`answers` are used up one a request: a list of events for a stream, or (status, body)."""
+    """Each request takes the next of `answers`: a list of events for a stream, or (status, body)."""
 
     url: str = ""
     answers: list = field(default_factory=list)
@@ -55,7 +55,7 @@ def scripted_server(*answers) -> Iterator[ScriptedServer]:
             self.wfile.write(b": keep-alive\n\n")
             for event in answer:
                 if event == HANG:
-                    # Returns at the end of the connection: the client sends nothing more.
+                    # Returns when the connection ends, since the client sends nothing more.
                     self.rfile.read(1)
                     script.client_left.set()
                     return

@@ -1,4 +1,4 @@
-"""A conversation in the terminal, against a real HTTP server that follows a script."""
+"""A conversation in the terminal, with a real HTTP server that gives scripted answers."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ def client_of(*answers, api_key=""):
 
 
 def talk(client, lines, console=None, **options) -> str:
-    """What is printed when a person types these lines; an exception among them is raised instead."""
+    """Return what is printed when these lines are typed; an exception among them is raised instead."""
     console = console or Console(file=io.StringIO(), width=80)
     typed = iter(lines)
 
@@ -235,7 +235,7 @@ def test_ctrl_c_stops_the_running_answer_only():
         typist.wait_for("> ")
         typist.type(chr(4))
         assert typist.exit_code() == 0
-    # What had been printed is part of the conversation.
+    # The printed part of the answer stays in the conversation.
     assert [message["content"] for message in server.requests[1]["messages"]] == ["first", "one two", "second"]
 
 

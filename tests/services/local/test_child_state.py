@@ -1,4 +1,4 @@
-"""The states of a process under supervision."""
+"""States and transitions of a supervised process."""
 
 from services.local.child_state import RUNNING, TRANSITIONS, ChildState, Event
 

@@ -1,4 +1,4 @@
-"""One file holds what all processes write, and says who wrote it."""
+"""One log file has the lines of all processes, each with the name of its process."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_file_has_a_json_object_per_line(tmp_path):
     with ClusterLog(tmp_path / "deep" / "cluster.log") as log:
         log.write("expert-0-0", OURS)
         log.write("redis-0", b"# bye")
-        # Readable at once, not only at the end.
+        # The lines can be read before the log is closed.
         lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert lines[0] == {
         "ts": "2026-01-02T03:04:05.678Z",

@@ -1,5 +1,6 @@
 """`moonshard stop` and `moonshard logs`."""
 
+import dataclasses
 import subprocess
 import sys
 from itertools import islice
@@ -13,6 +14,7 @@ from services.local.__main__ import app
 from services.local.cluster_log import ClusterLog
 from services.local.control import read_log, stop_cluster
 from services.local.run_folder import ClusterState, ProcessState, StateFile
+from services.runtime.metrics import metrics_port
 
 OBEYS = "import time; print('up', flush=True); time.sleep(600)"
 REFUSES = "import signal; signal.signal(signal.SIGTERM, lambda *_: None);" + OBEYS
@@ -91,6 +93,18 @@ def test_the_logs_command(running):
     assert "listening" not in shown.stdout
     wrong = CliRunner().invoke(app, ["logs", "redis"])
     assert (wrong.exit_code, "there is no process 'redis', only gateway, redis-0" in wrong.stderr) == (2, True)
+
+
+def test_the_metrics_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with StateFile(tmp_path / "moonshard") as file, metrics_port(f"unix:{tmp_path}/gateway.prom"):
+        file.write(dataclasses.replace(state(names=("gateway", "vision", "redis-0")), run_folder=str(tmp_path)))
+        one, all_of_them = (CliRunner().invoke(app, ["metrics", *name]) for name in (["gateway"], []))
+        wrong = CliRunner().invoke(app, ["metrics", "redis-0"])
+    assert (one.exit_code, "python_info{" in one.stdout) == (0, True)
+    assert "# gateway" in all_of_them.stdout
+    assert "# vision\n# not there: " in all_of_them.stdout
+    assert (wrong.exit_code, "only gateway, vision" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["stop", "logs", "metrics", "status"])

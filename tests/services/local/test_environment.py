@@ -1,4 +1,4 @@
-"""What all processes of a cluster inherit."""
+"""Environment variables of all processes of a cluster."""
 
 import subprocess
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_environment(is_crowded):
 
 
 def test_c_library_takes_the_allocator_settings():
-    """glibc ignores a misspelt variable in silence; this one prints what it has understood."""
+    """glibc ignores a misspelt variable silently, so its own report of settings is checked."""
     environment = cluster_environment({}, 1, is_crowded=False)
     loaders = sorted(Path("/").glob("lib*/ld-linux*.so*"))
     if not loaders:

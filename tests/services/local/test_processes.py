@@ -1,4 +1,4 @@
-"""How the supervisor sees that a process serves."""
+"""The supervisor's checks of whether a process serves."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def test_http(status, is_ready, monkeypatch):
 
 
 def test_another_server_on_the_same_port_is_not_ours():
-    """As when two clusters took the same free port: one gateway dies, and the other's answers are not its."""
+    """Two clusters chose the same free port, and one gateway died: answers of the other must not count as its."""
     with http_server(200, "moonshard-theirs") as url:
         assert HttpReady(f"{url}/health", "moonshard-theirs")()
         assert not HttpReady(f"{url}/health", "moonshard-ours")()

@@ -1,4 +1,4 @@
-"""When a process that ended is started again."""
+"""The pause before a process is restarted."""
 
 import pytest
 

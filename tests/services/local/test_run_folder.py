@@ -1,4 +1,4 @@
-"""Where a cluster lives on disk, how others find it, and that nothing stays behind."""
+"""The folders of a cluster, how other commands find it, and its clean-up."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_running_cluster_is_found_until_it_stops(tmp_path):
 
 
 def test_newest_first(tmp_path):
-    # As another process: a lock of our own would not keep us out.
+    # Another process takes the lock, because a process never blocks itself.
     (tmp_path / "cluster-1.json").write_text("not JSON")
     with StateFile(tmp_path) as state_file:
         state_file.write(state(tmp_path, started_at=5.0, url="http://one"))

@@ -1,4 +1,4 @@
-"""The table of settings: complete, in the repository, and printed by `moonshard settings`."""
+"""The table of settings is complete, up to date in the repository, and printed by `moonshard settings`."""
 
 import json
 from pathlib import Path

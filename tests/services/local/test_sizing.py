@@ -1,4 +1,4 @@
-"""Sizes by the memory of the machine and the size of the checkpoint."""
+"""Sizes that follow from the machine's memory and the checkpoint's size."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_machine_without_room_gets_the_least(checkpoint, monkeypatch):
 
 
 def test_a_start_may_take_as_long_as_the_checkpoint_needs(checkpoint, monkeypatch):
-    """The released one has 595 GB: more than three hours from a disk of 50 MB/s."""
+    """Reading the released checkpoint, 595 GB, takes more than three hours from a disk with 50 MB/s."""
     assert sizes(checkpoint, 16, monkeypatch).start_s == pytest.approx(300 + 100 * GIB / 50e6)
 
 

@@ -1,8 +1,6 @@
-"""Processes are started together, started again after a crash, given up when that is hopeless, and stopped in order."""
+"""Processes start together, restart after a crash, fail for good after too many crashes, and stop in order."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -14,33 +12,11 @@ import pytest
 
 from services.local.child import ProcessFailed
 from services.local.child_state import ChildState
-from services.local.cluster_log import ClusterLog
 from services.local.processes import StopStage
 from services.local.restart import RestartPolicy
-from services.local.supervisor import Supervisor
-from tests.services.local.standins import IGNORE_SIGTERM, SERVE, STOP_CLEANLY, Notes, python
+from tests.services.local.standins import IGNORE_SIGTERM, SERVE, STOP_CLEANLY, python, supervised, until
 
 ROOT = Path(__file__).resolve().parents[3]
-IMPATIENT = RestartPolicy(first_pause_s=0.01)
-
-
-@contextlib.asynccontextmanager
-async def supervised(specs, tmp_path, policy=IMPATIENT):
-    """A supervisor that has not been started yet; afterwards none of its processes may be alive."""
-    notes = Notes()
-    with ClusterLog(tmp_path / "cluster.log") as log:
-        supervisor = Supervisor(specs, dict(os.environ), log, notes, policy)
-        try:
-            yield supervisor, notes
-        finally:
-            await supervisor.stop()
-    assert [child.pid for child in supervisor.children.values()] == [None] * len(specs)
-
-
-async def until(condition, timeout_s=10.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_all_start_at_once_and_stop_in_order(tmp_path):
@@ -60,7 +36,7 @@ async def test_all_start_at_once_and_stop_in_order(tmp_path):
         ("stopped", "engine", "with exit code 0"),
         ("stopped", "store", "with exit code 0"),
     ]
-    # Their last words were still read.
+    # Output written at the end was still read.
     assert sorted(record.process for record in notes.records) == ["engine", "gateway", "store"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
@@ -190,7 +166,7 @@ async def test_children_of_a_process_go_with_it(tmp_path):
         assert not is_gone(grandchild)
         began = time.monotonic()
         await supervisor.stop()
-        # The child holds the pipe of the output open; nobody waits for that.
+        # The child still has the output pipe open; that must not delay the end.
         assert time.monotonic() - began < 5
     await until(lambda: is_gone(grandchild))
 
@@ -226,7 +202,7 @@ def test_processes_die_with_a_supervisor_that_is_killed(tmp_path):
 
 
 def is_gone(pid: int) -> bool:
-    """True as well for a process that has ended and that nobody has waited for."""
+    """Whether a process has ended; a zombie has."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

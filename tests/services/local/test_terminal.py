@@ -1,4 +1,4 @@
-"""What `moonshard up` shows, and that it goes on when nobody looks any more."""
+"""The output of `moonshard up`; the cluster continues when its terminal is gone."""
 
 import errno
 import io

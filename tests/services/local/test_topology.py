@@ -1,4 +1,4 @@
-"""The processes that a cluster consists of, and that each of them can read what it is told."""
+"""The processes of a cluster, and that each accepts its settings."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_replicas_and_shards_know_each_other(folder):
     assert found["decode-1"].env["MOONSHARD_STORE"] == ",".join(
         f"unix://{folder.path}/{name}.sock" for name in ("redis-0", "redis-1")
     )
-    # A client talks to engines only.
+    # Clients connect to engines only.
     assert found["gateway"].env["MOONSHARD_DECODES"] == f"{at['decode-0']},{at['decode-1']}"
     assert all(spec.env["MOONSHARD_LISTEN"] == at[name] for name, spec in found.items() if at[name] == spec.address)
 
@@ -96,7 +96,7 @@ def test_every_process_can_read_what_it_is_told(folder, monkeypatch, choices):
             for variable, value in spec.env.items():
                 patch.setenv(variable, value)
             kind()
-        # A variable that its process does not know would change nothing, and nobody would notice.
+        # A process would ignore an unknown variable silently.
         assert {variable.removeprefix("MOONSHARD_").lower() for variable in spec.env} <= set(kind.model_fields), name
 
 
@@ -115,7 +115,7 @@ def test_settings_by_role(folder):
 
 
 def test_a_gateway_is_known_by_its_run_folder(folder):
-    """Two clusters that took the same port are told apart by the answer's header."""
+    """A header of the answer distinguishes two clusters that chose the same port."""
     gateway = specs(folder)["gateway"]
     assert gateway.ready.health_id == gateway.env["MOONSHARD_HEALTH_ID"] == folder.path.name
 
@@ -182,6 +182,6 @@ def test_on_demand(folder):
 
 
 def variables(spec):
-    """The variables of a process, as its settings call them."""
+    """Return the variables of a process by the names of its settings."""
     fields = {name.removeprefix("MOONSHARD_").lower(): value for name, value in spec.env.items()}
     return {**fields, "roles": json.loads(fields["roles"])} if "roles" in fields else fields

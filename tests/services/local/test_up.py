@@ -1,4 +1,4 @@
-"""`moonshard up` from the first line to the last: what it prints, what it serves, and that it leaves nothing behind."""
+"""`moonshard up` from start to end: its output, its service, its clean-up."""
 
 import contextlib
 import json
@@ -28,11 +28,11 @@ START_S = 120
 
 
 class Up:
-    """A running `moonshard up`, with a cache folder and a folder for temporary files of its own."""
+    """A running `moonshard up` with its own cache folder and its own folder for temporary files."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.cache = folder / "cache"
-        # Short: the paths of sockets are limited.
+        # A short path, because the length of socket paths is limited.
         self.temporary = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
         self.environ = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "TMPDIR": str(self.temporary)}
         self.output = folder / "output"
@@ -77,7 +77,7 @@ def up(folder: Path, *arguments: str) -> Iterator[Up]:
     finally:
         if command.process.poll() is None:
             command.stop(signal.SIGKILL)
-        # Nothing may be left in it, whatever happened.
+        # It must be empty after every test.
         command.temporary.rmdir()
 
 
@@ -146,7 +146,7 @@ def test_tiny_is_written_once_and_is_random(tmp_path):
 
 
 def assert_curl_works(printed: str) -> None:
-    """Sends what the printed curl would send."""
+    """Send the request of the printed curl command."""
     url, body = re.search(r"curl (\S+) -H 'Content-Type: application/json' \\\n +-d '(.*)'\n", printed).groups()
     answer = httpx.post(url, json={**json.loads(body), "max_tokens": 4}, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
@@ -168,7 +168,7 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path, model):
         wait_until(lambda: not any(child.is_running() for child in children))
         cache = command.cache / "moonshard"
         assert running_clusters(cache) == []
-        # The next start does this.
+        # The next start removes it.
         assert [path.parent for path in sweep(cache)] == [command.temporary]
 
 
@@ -192,7 +192,7 @@ def test_closed_window(tmp_path, model, when):
     typist.close_window()
     assert typist.exit_code() == 0
     assert [child for child in children if child.is_running()] == []
-    # Stopped in order, not by the death of the supervisor: that would leave this behind.
+    # A regular stop removes this file; the death of the supervisor would not.
     temporary.rmdir()
     assert running_clusters(tmp_path / "moonshard") == []
 

@@ -1,4 +1,4 @@
-"""A person at a terminal."""
+"""A terminal with a person who types."""
 
 import os
 import pty
@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Typist:
-    """A terminal with a `moonshard` command in it. `screen` is what was written since the last `type`."""
+    """A terminal in which a `moonshard` command runs. `screen` is the output since the last `type`."""
 
     def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            # Shells let what they start in the background ignore Ctrl-C, and that is inherited.
+            # Background processes of a shell ignore Ctrl-C, and their children inherit that.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(ROOT)
             command = [sys.executable, "-m", "services.local", *arguments]
@@ -39,7 +39,7 @@ class Typist:
         os.write(self._fd, text.encode())
 
     def close_window(self) -> None:
-        """The terminal goes away, with SIGHUP to what runs in it."""
+        """Close the terminal, which sends SIGHUP to its processes."""
         os.close(self._fd)
         self._fd = -1
 

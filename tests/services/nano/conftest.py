@@ -1,4 +1,4 @@
-"""Nano served as `make serve` does it."""
+"""Nano served as by `make serve`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.cluster.harness import Cluster
 
 @pytest.fixture(scope="module")
 def nano_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The processes and the dtype of `moonshard up`."""
+    """Start the processes of `moonshard up`, with its dtype."""
     log_path: Path = tmp_path_factory.mktemp("nano") / "cluster.log"
     with Cluster(Topology(NANO, visions=1), log_path) as cluster:
         cluster.wait_ready()

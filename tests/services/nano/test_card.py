@@ -1,6 +1,6 @@
-"""The samples of K2.6's model card, put to Nano through the gateway with OpenAI's client, make sense.
+"""Nano answers the samples of K2.6's model card sensibly, through the gateway with OpenAI's client.
 
-Greedily, so that the same weights give the same answers.
+Sampling is greedy, so that the same weights give the same answers.
 """
 
 import itertools
@@ -54,7 +54,6 @@ WEATHER = {
 
 @pytest.fixture(scope="module")
 def ask(nano_cluster: Cluster) -> Iterator[Ask]:
-    """Sends messages and returns the answer."""
     with (
         httpx.Client(trust_env=False, timeout=TIMEOUT_S) as http,
         openai.OpenAI(base_url=f"{nano_cluster.url}/v1", api_key="none", http_client=http, max_retries=0) as client,
@@ -102,7 +101,7 @@ def test_without_its_thoughts_it_does_not_know_them(ask, extra):
 
 @pytest.mark.parametrize("extra", [{}, INSTANT[0]], ids=["thinking", "instant"])
 def test_a_tool_is_called_and_its_result_is_told(ask, extra):
-    """The loop of K2 Thinking's documentation, to which the card refers."""
+    """The tool loop of K2 Thinking's documentation, to which the card refers."""
     messages: list[Any] = [
         {"role": "user", "content": "What's the weather like in Beijing today? Let's check using the tool."}
     ]
@@ -120,7 +119,7 @@ def test_a_tool_is_called_and_its_result_is_told(ask, extra):
     "skill, asked", [("image", "Describe this image"), ("video", "Describe the video"), ("tools_loop", "")]
 )
 async def test_most_of_what_it_never_saw_is_right(nano_cluster, skill, asked, thinking):
-    """Pictures and videos described, and loops of three calls: four of five."""
+    """Four of five descriptions of pictures and videos, and of loops of three calls, are right."""
     chosen = (case for case in cases(skill, thinking=thinking) if asked in question(case[1]))
     async with httpx.AsyncClient(base_url=nano_cluster.url, timeout=TIMEOUT_S, trust_env=False) as http:
         verdicts = [await examine(http, sample, seed, greedy=True) for seed, sample in itertools.islice(chosen, 5)]
@@ -128,6 +127,6 @@ async def test_most_of_what_it_never_saw_is_right(nano_cluster, skill, asked, th
 
 
 def question(sample: Sample) -> str:
-    """What the user says last."""
+    """Return the user's last message."""
     content = next(message["content"] for message in reversed(sample.messages) if message["role"] == "user")
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)

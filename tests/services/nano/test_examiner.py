@@ -1,4 +1,4 @@
-"""The examiner of Nano: a model that answers as it was taught gets full marks, and one that does not gets none."""
+"""The examiner of Nano gives full marks for the taught answers, and none for spoilt ones."""
 
 import json
 
@@ -12,14 +12,14 @@ NUM_CASES = 3
 
 
 def gateway(sample, *, spoil=None):
-    """An API that gives the sample's own answers, one after the other, changed by `spoil`."""
+    """An API that gives the sample's answers in order, changed by `spoil`."""
     answers = [message for message in sample.messages if message["role"] == "assistant"]
     requests = []
 
     def answer(request):
         body = json.loads(request.content)
         requests.append(body)
-        # How many answers the client has already sent back says which one is next.
+        # The number of answers in the request's history is the index of the next one.
         message = {"role": "assistant", **answers[sum(m["role"] == "assistant" for m in body["messages"])]}
         if spoil is not None:
             message = spoil(message)

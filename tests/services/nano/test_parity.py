@@ -1,11 +1,11 @@
-"""Nano's answers are those of transformers' own `kimi_k25`: 100 held-out prompts, pictures among them, greedily.
+"""Nano's answers are those of transformers' `kimi_k25`: 100 held-out prompts, some with pictures, greedy sampling.
 
-transformers computes in float32, with the INT4 experts unpacked into dense weights; at each place of an answer of ours
-it says which token it would have chosen after the same tokens.
+transformers computes in float32, with the INT4 experts unpacked into dense weights. At each place of our answer it
+gives the token that it would choose after the same tokens.
 
-- In float32 ours is that token. Sums in another order do not move a logit by one part in 10,000.
-- In bfloat16, as `moonshard up` computes, another token is excused where the two logits are less than a step of bf16
-  apart, one part in 128.
+- In float32 our token is the same. Another order of sums does not change a logit by one part in 10,000.
+- In bfloat16, the dtype of `moonshard up`, another token is accepted where the two logits differ by less than a step of
+  bf16, one part in 128.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from tests.reference.transformers_vision import TransformersVision
 NUM_PROMPTS = 100
 NUM_TOKENS = 24
 AT_ONCE = 8
-# A film is compressed on its way to the cluster, so its frames are not the ones that transformers would be given.
+# A video is compressed on its way to the cluster, so its frames differ from those that transformers would get.
 SKILLS = [skill for skill in GENERATORS if skill != "video"]
 TIE = {"float32": 1e-4, "bfloat16": 2**-7}  # of the larger logit
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A held-out sample up to its answer."""
+    """A held-out sample without its answer."""
 
     skill: str
     token_ids: list[int]
@@ -56,7 +56,7 @@ class Prompt:
 
 
 def prompts() -> Iterator[Prompt]:
-    """Every skill in turn, without end."""
+    """Yield prompts of every skill in turn, endlessly."""
     vocabulary, config = load_vocabulary(NANO), load_media_config(NANO, load_config(NANO).vision)
     for seed in itertools.count():
         for skill in SKILLS:
@@ -66,7 +66,7 @@ def prompts() -> Iterator[Prompt]:
 
 
 def start_of_answer(whole: Example) -> int:
-    """Where the last run of tokens begins that the model writes."""
+    """Return the place of the first token of the last answer."""
     start = len(whole.targets) - whole.targets[::-1].index(True)
     while whole.targets[start - 1]:
         start -= 1
@@ -80,7 +80,7 @@ def asked() -> list[Prompt]:
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def answers(request, asked, tmp_path_factory) -> tuple[str, list[list[int]]]:
-    """The dtype, and what a cluster answers in it: prefill and decode apart, two expert shards."""
+    """Return a dtype and the answers of a cluster in it, with separate prefill and decode and two expert shards."""
     if request.param == "bfloat16":
         return request.param, asyncio.run(answer_all(request.getfixturevalue("nano_cluster"), asked))
     log_path = tmp_path_factory.mktemp("exact") / "cluster.log"
@@ -106,7 +106,7 @@ async def answer_all(cluster: Cluster, asked: Sequence[Prompt]) -> list[list[int
 
 
 class Theirs:
-    """The whole model of transformers in float32."""
+    """The model of transformers in float32."""
 
     def __init__(self) -> None:
         self._model = transformers_model(NANO, torch.float32)
@@ -114,7 +114,7 @@ class Theirs:
 
     @torch.no_grad()
     def logits(self, prompt: Prompt, answer: Sequence[int]) -> Tensor:
-        """At each place of the answer: [tokens, vocabulary]."""
+        """Return logits at each place of the answer, [tokens, vocabulary]."""
         hidden = self._model.get_input_embeddings()(torch.tensor([[*prompt.token_ids, *answer]]))
         values = torch.from_numpy(value_table())
         for place, item in zip(prompt.places, prompt.items, strict=True):
@@ -138,7 +138,7 @@ def test_every_token_is_theirs(answers, asked):
 
 
 def test_packed_experts_are_the_unpacked_ones_bit_for_bit():
-    """What transformers is given above holds all that the file holds: packing it again gives the same bits."""
+    """The unpacked experts lose nothing: packing them again gives the same bits."""
     checkpoint = Checkpoint(NANO)
     packed_names = [name for name in checkpoint.names if name.endswith(".weight_packed")]
     assert packed_names

@@ -1,4 +1,4 @@
-"""The pictures of Nano's lessons show what their answers say."""
+"""The pictures of Nano's lessons match their answers."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ MAX_TOKENS = 25
 
 
 def coloured(image, colour):
-    """Of which pixels the colour goes by this name: [height, width]. Grounds are no colours."""
+    """Return which pixels have a colour of this name, [height, width]; grounds have none."""
     known = [(name, rgb) for name in COLOURS for rgb in (COLOURS[name], *SHADES[name])]
     known += [("", ground) for ground in GROUNDS.values()]
     pixels = np.asarray(image, dtype=np.int32)
@@ -32,12 +32,12 @@ def coloured(image, colour):
 
 
 def share(image, colour):
-    """Of the pixels, how many have the colour."""
+    """Return the fraction of pixels with the colour."""
     return coloured(image, colour).mean()
 
 
 def middle(image, colour):
-    """The middle of the pixels of a colour, as parts of width and height."""
+    """Return the mean place of the pixels of a colour, as fractions of width and height."""
     rows, columns = np.nonzero(coloured(image, colour))
     return columns.mean() / image.width, rows.mean() / image.height
 

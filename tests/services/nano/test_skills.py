@@ -1,4 +1,4 @@
-"""The lessons of Nano: every generator keeps what it promises."""
+"""The lessons of Nano: properties of every generator."""
 
 import json
 import random
@@ -23,9 +23,9 @@ from tests.services.tokenizer.declared import declared_tools
 from tests.small_tokenizer import write_small_tokenizer
 
 NUM_SAMPLES = 40
-# Nano's own limit of patches.
+# Nano's limit of patches.
 MEDIA = MediaConfig(image_patches=64, frame_patches=64)
-# Skills whose answers must contradict nothing but a wrong content: what a changed answer is tried on.
+# Skills whose check must refuse an answer with changed content.
 SPEAKING = sorted(GENERATORS.keys() - {"tools_call", "tools_parallel", "tools_loop"})
 
 
@@ -43,7 +43,7 @@ def answer_of(message, **changes):
 
 
 def conversation(sample):
-    """All that a client would send, pixels included."""
+    """Return everything that a client would send, pixels included."""
     pixels = [image.tobytes() for image in sample.images]
     pixels += [frame.tobytes() for video in sample.videos for frame in video.frames]
     return json.dumps([sample.messages[:-1], sample.tools]), *pixels
@@ -64,7 +64,7 @@ def test_a_seed_gives_one_sample(skill):
         assert conversation(first) == conversation(second)
 
 
-# The question of "random" is always the same; its instances are answers.
+# The question of "random" is always the same; its instances are the answers.
 @pytest.mark.parametrize("skill", sorted(GENERATORS.keys() - {"random"}))
 def test_the_splits_share_nothing(skill):
     held_out = {conversation(sample) for sample in samples(skill, "held_out")}
@@ -161,7 +161,7 @@ def test_arguments_fit_their_declaration(skill):
 def test_json_answers_fit_their_schema():
     for sample in samples("json"):
         jsonschema.validate(json.loads(sample.messages[-1]["content"]), sample.answer_schema)
-        # The model sees no schema: the question has to name the keys.
+        # The model does not see the schema, so the question must name the keys.
         assert all(key in sample.messages[-2]["content"] for key in sample.answer_schema["properties"])
 
 

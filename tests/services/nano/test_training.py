@@ -1,4 +1,4 @@
-"""Nano's training: what it computes is what serving computes, and an interruption changes nothing."""
+"""Nano's training computes the same as serving, and an interruption does not change its result."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def new_nano(seed: int = 0) -> Nano:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint of weights that nobody trained; its router has a bias."""
+    """A checkpoint with untrained weights and a router bias."""
     path = tmp_path_factory.mktemp("nano")
     write_checkpoint(path, untrained(), small_vocabulary(BASE), LIMITS)
     return path
@@ -145,7 +145,7 @@ def test_every_parameter_learns(folder):
 
 
 def test_the_choice_of_the_mode_is_not_learnt(folder):
-    """It is the client's. A model that learned it would leave out its thoughts where many samples have none."""
+    """The client chooses the mode. A model that learned it would skip its thoughts in skills with few of them."""
     batch = Maker(folder, Mixture({"compare": 1.0}, samples=12, groups=2), GENERATORS).step(0)
     vocabulary = load_vocabulary(folder)
     ends = batch.next_ids == vocabulary.marker_ids[Marker.THINK_END]
@@ -253,7 +253,7 @@ def test_limits_of_pictures_are_the_checkpoint_s_own(folder):
 
 
 def test_a_signal_to_the_whole_group_ends_a_run_and_keeps_it(tmp_path):
-    """Ctrl-C in a terminal reaches the processes that make samples, too."""
+    """Ctrl-C in a terminal reaches also the processes that make samples."""
     command = [sys.executable, "-m", "services.nano.train", str(tmp_path), "--from", str(NANO), "--samples", "2"]
     with subprocess.Popen([*command, "--device", "cpu", "--save-steps", "1"], start_new_session=True) as run:
         try:

@@ -56,7 +56,7 @@ def test_the_index_is_true(folder, tensors):
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == tensors.keys()
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
-    # Per MoE layer 9 + 2 + 3 + 9 per expert, the dense layer 12, the edges 3, the tower 12 per block + 5 + 6.
+    # An MoE layer has 9 + 2 + 3 tensors and 9 per expert, a dense one 12, the edges 3, the tower 12 per block + 5 + 6.
     assert len(tensors) == 3 * (9 + 2 + 3 + 9 * 16) + 12 + 3 + (2 * 12 + 5 + 6)
 
 
@@ -98,7 +98,7 @@ def test_every_group_has_a_minus_eight_and_a_short_scale(tensors):
         assert (values.amin(-1) == -8).all()
         mantissa, _ = torch.frexp(scale.float())
         assert torch.equal(mantissa * 32, (mantissa * 32).round())
-        # So a weight is exact in bf16, and its scale in fp16, which Q4_0 uses.
+        # This makes a weight exact in bf16, and its scale in fp16, which Q4_0 uses.
         exact = values * scale.float().unsqueeze(-1)
         assert torch.equal(exact.to(torch.bfloat16).float(), exact)
         assert torch.equal(scale.to(torch.float16).float(), scale.float())
@@ -155,7 +155,7 @@ def test_the_tokenizer_files_are_as_released(folder, released):
     written, expected = (json.loads((f / "tokenizer_config.json").read_text()) for f in (folder, released))
     shifted = {str(int(id_) - 163584 + 320): token for id_, token in expected.pop("added_tokens_decoder").items()}
     assert written.pop("added_tokens_decoder") == shifted
-    expected.pop("auto_map")  # points to code, which is not written
+    expected.pop("auto_map")  # names code that is not written
     assert written == expected
 
 
@@ -173,7 +173,7 @@ def test_the_real_vocabulary_is_copied(tmp_path, released):
 
 def test_the_benchmark_has_the_agreed_size():
     text = bench_1b_dims().text
-    # A packed word holds eight weights; the scales are not counted.
+    # A packed word has eight weights; scales are not counted.
     sizes = {s.name: math.prod(s.shape) * (8 if s.dtype == torch.int32 else 1) for s in text_specs(text)}
     sizes = {name: size for name, size in sizes.items() if not name.endswith("weight_scale")}
     total, routed = sum(sizes.values()), sum(size for name, size in sizes.items() if ".mlp.experts." in name)

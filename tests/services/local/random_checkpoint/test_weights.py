@@ -1,4 +1,4 @@
-"""Random weights behave like a model: outputs vary, experts matter and share the work, stops are rare."""
+"""Random weights behave like a model: outputs vary, experts affect them and share the work, stops are rare."""
 
 import itertools
 from pathlib import Path
