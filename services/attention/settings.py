@@ -34,8 +34,8 @@ class AttentionSettings(ShardSettings, StoreSettings):
     discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
     expert_transport: TransportName = Field(
         "auto",
-        description="How activations travel to experts: unix (on the same machine), tcp, grpc, or auto: the "
-        "fastest that a replica offers.",
+        description="How activations travel to experts: shared (memory of the same machine), unix, tcp, grpc; "
+        "auto: the first of these that works with a replica.",
     )
     expert_deadline_s: PositiveFloat = Field(60.0, description="Wait of one step for experts before its requests fail.")
     store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 
 import torch
@@ -12,6 +11,7 @@ import kernels
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
+from services.expert.introductions import Introductions
 from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
@@ -24,7 +24,9 @@ from services.model.memory import check_room, expert_bytes
 from services.runtime.errors import CheckpointError
 from services.runtime.server import run, serve
 from services.runtime.settings import load
+from services.runtime.tls import tls_files
 from services.wire.library import LIBRARY
+from services.wire.links import cipher_path
 
 NAME = "expert"
 log = logging.getLogger(NAME)
@@ -38,18 +40,17 @@ async def main(settings: ExpertSettings) -> None:
     compute = Compute(shard, native_shard(shard, torch.get_num_threads()))
     REGISTRY.register(TrafficCollector(compute.read_traffic))
     REGISTRY.register(ExpertLoadCollector(shard))
-    token = secrets.token_bytes(32)
-    places: list[Place | None] = [settings.raw_socket, settings.wire_place]
-    sockets = [WireSocket(place, compute, token) for place in places if place is not None]
+    introductions = Introductions()
+    seals = tls_files(settings) is not None
+    sockets = [WireSocket(place, compute, introductions, seals=seals) for place in wire_places(settings)]
     description = expert_pb2.DescribeShardResponse(
         shard=settings.shard,
         num_shards=settings.num_shards,
         expert_ids=shard.expert_ids,
         checkpoint_digest=digest,
         raw_socket=str(settings.raw_socket or ""),
-        wire_token=token,
     )
-    servicer = ExpertServicer(description, compute)
+    servicer = ExpertServicer(description, compute, introductions, seals=seals)
 
     # Before gRPC answers: a caller that asks Describe must find every transport.
     for wire in sockets:
@@ -60,6 +61,20 @@ async def main(settings: ExpertSettings) -> None:
         await asyncio.gather(servicer.drain(), *(wire.stop(settings.drain_s) for wire in sockets))
 
     await serve(settings, NAME, lambda server: add_expert_service(servicer, server), on_drain=drain)
+
+
+def wire_places(settings: ExpertSettings) -> list[Place]:
+    """Where frames arrive without gRPC. With TLS over TCP only where there is a libcrypto to seal them with."""
+    places: list[Place] = [settings.raw_socket] if settings.raw_socket is not None else []
+    if settings.wire_place is None:
+        return places
+    if tls_files(settings) is not None:
+        path = cipher_path()
+        if path is None:
+            log.warning("frames travel through gRPC: no libcrypto to seal them with")
+            return places
+        log.info("frames over TCP are sealed", extra={"libcrypto": path})
+    return [*places, settings.wire_place]
 
 
 def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:

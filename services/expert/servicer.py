@@ -9,6 +9,7 @@ import grpc.aio
 
 from protos import expert_pb2
 from services.expert.compute import Compute
+from services.expert.introductions import Introductions
 from services.expert.metrics import STREAMS
 from services.runtime.errors import Unavailable
 
@@ -16,11 +17,24 @@ SERVICE: Final = expert_pb2.DESCRIPTOR.services_by_name["ExpertService"].full_na
 
 
 class ExpertServicer:
-    """Apply this shard's routed experts. Stateless between messages, except for the set of open streams."""
+    """Apply this shard's routed experts. Stateless between messages, except for the set of open streams.
 
-    def __init__(self, description: expert_pb2.DescribeShardResponse, compute: Compute) -> None:
+    introductions  issued with descriptions, for connections beside gRPC
+    seals          their frames over TCP are sealed: callers come over TLS
+    """
+
+    def __init__(
+        self,
+        description: expert_pb2.DescribeShardResponse,
+        compute: Compute,
+        introductions: Introductions,
+        *,
+        seals: bool = False,
+    ) -> None:
         self._description = description
         self._compute = compute
+        self._introductions = introductions
+        self._seals = seals
         self._draining = False
         self._reading: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Task[None]] = set()
@@ -41,7 +55,15 @@ class ExpertServicer:
         """Describe the experts and the checkpoint of this replica. Unavailable while it drains."""
         if self._draining:
             raise Unavailable("this expert replica is shutting down")
-        return self._description
+        if not request.introduce:
+            return self._description
+        answer = expert_pb2.DescribeShardResponse()
+        answer.CopyFrom(self._description)
+        introduction = self._introductions.issue()
+        answer.wire_token = introduction.token
+        # A key that travelled in the clear would seal nothing.
+        answer.wire_key = introduction.key if self._seals else b""
+        return answer
 
     async def drain(self) -> None:
         """End every stream after the current frame; callers repeat later frames elsewhere."""

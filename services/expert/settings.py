@@ -8,7 +8,6 @@ from pydantic import Field, PositiveInt
 from services.model.device import Device
 from services.runtime.settings import MAX_SOCKET_PATH_BYTES
 from services.runtime.shards import ShardSettings
-from services.runtime.tls import tls_files
 
 RAW_SUFFIX = ".raw"
 
@@ -27,14 +26,14 @@ class ExpertSettings(ShardSettings):
 
     wire_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None,
-        description="TCP port for frames without gRPC; 0: any free one. None: through gRPC only, as always with TLS, "
-        "because these frames are not encrypted.",
+        description="TCP port for frames without gRPC; 0: any free one. None: through gRPC only. With TLS these frames "
+        "are sealed, or travel through gRPC where there is no libcrypto.",
     )
 
     @property
     def wire_place(self) -> tuple[str, int] | None:
         """Host and port of the wire over TCP, at the host of the gRPC port; this machine only behind a Unix socket."""
-        if self.wire_port is None or tls_files(self) is not None:
+        if self.wire_port is None:
             return None
         host = "127.0.0.1" if self.listen.startswith("unix:") else self.listen.rpartition(":")[0].strip("[]")
         return host, self.wire_port

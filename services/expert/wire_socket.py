@@ -1,24 +1,28 @@
-"""The hot wire without gRPC: length-prefixed frames over a Unix socket on one machine, over TCP between machines.
+"""The hot wire without gRPC: shared memory and a Unix socket on one machine, TCP between machines.
 
 One blocking thread a connection: a wake-up by `recv` costs half of one through an event loop (DECISIONS.md).
 """
 
 import asyncio
 import errno
-import hmac
 import logging
+import os
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from services.expert.compute import Compute
+from services.expert.introductions import Introductions
 from services.expert.metrics import STREAMS
 from services.runtime.errors import WireError
 from services.wire.frames import Buffer, num_bytes
-from services.wire.native_shard import End
-from services.wire.stream import INTRODUCTION, FrameReader, keep_alive, with_length
+from services.wire.introduction import ANSWER, LinkKind, close_all, is_own_user, receive_hello
+from services.wire.library import LIBRARY
+from services.wire.links import KEY_BYTES, NativeLink, Result
+from services.wire.stream import FrameReader, keep_alive, with_length
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +34,34 @@ SOCKET_BYTES: Final = 1 << 20
 Place = Path | tuple[str, int]
 
 
+@dataclass
+class _Connection:
+    """link  None until it is introduced, and where there is no native code"""
+
+    thread: threading.Thread
+    link: NativeLink | None = None
+    is_known: bool = False
+
+
 class WireSocket:
     """Listen at a place and answer every connection's frames in their order. Owned by the process's event loop.
 
-    place  path of a Unix socket, which only this user can open; or host and port, 0: any free one
-    token  over TCP a caller has to say it first; Describe tells it over the control stream
+    place          path of a Unix socket, for processes of this user; or host and port, 0: any free one
+    introductions  a caller has to say one of their tokens first
+    seals          frames over TCP must be sealed
     """
 
-    def __init__(self, place: Place, compute: Compute, token: bytes = b"") -> None:
+    def __init__(self, place: Place, compute: Compute, introductions: Introductions, *, seals: bool = False) -> None:
         self._place = place
         self._compute = compute
-        self._token = token
+        self._introductions = introductions
         self._is_unix = isinstance(place, Path)
+        self._kinds = (
+            {LinkKind.STREAM, LinkKind.RING} if self._is_unix else {LinkKind.SEALED if seals else LinkKind.STREAM}
+        )
         family = _family(place)
         self._listener = socket.socket(family, socket.SOCK_STREAM)
-        self._connections: dict[socket.socket, threading.Thread] = {}
-        self._strangers: set[socket.socket] = set()
+        self._connections: dict[socket.socket, _Connection] = {}
 
     @property
     def port(self) -> int:
@@ -70,15 +86,18 @@ class WireSocket:
         self._listener.close()
         if isinstance(self._place, Path):
             self._place.unlink(missing_ok=True)
-        threads = list(self._connections.values())
-        for connection in list(self._connections):
-            # The thread reads what is there and then finds the end of the stream.
-            _shut_down(connection, socket.SHUT_RD)
-        await asyncio.gather(*(asyncio.to_thread(thread.join, grace_s) for thread in threads))
-        for connection, thread in list(self._connections.items()):
-            if thread.is_alive():
+        connections = list(self._connections.items())
+        for sock, connection in connections:
+            # The thread answers what is there and then finds the end.
+            if connection.link is not None:
+                connection.link.stop()
+            else:
+                _shut_down(sock, socket.SHUT_RD)
+        await asyncio.gather(*(asyncio.to_thread(connection.thread.join, grace_s) for _, connection in connections))
+        for sock, connection in list(self._connections.items()):
+            if connection.thread.is_alive():
                 log.warning("a stream did not end in time", extra={"grace_s": grace_s})
-                _shut_down(connection, socket.SHUT_RDWR)
+                _shut_down(sock, socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         try:
@@ -89,53 +108,67 @@ class WireSocket:
             # Too many open files, or the caller is gone again: neither is a reason to stop listening.
             log.warning("a caller could not be accepted", extra={"reason": error.strerror})
             return
-        if len(self._connections) >= MAX_CONNECTIONS or len(self._strangers) >= MAX_STRANGERS:
+        num_strangers = sum(not known.is_known for known in self._connections.values())
+        if len(self._connections) >= MAX_CONNECTIONS or num_strangers >= MAX_STRANGERS:
             log.warning("a caller was turned away", extra={"num_connections": len(self._connections)})
             connection.close()
             return
         connection.setblocking(True)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._serve, args=(connection, loop), name="wire", daemon=True)
-        self._connections[connection] = thread
         if not self._is_unix:
             keep_alive(connection)
-            self._strangers.add(connection)
+        loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._serve, args=(connection, loop), name="wire", daemon=True)
+        self._connections[connection] = _Connection(thread)
         thread.start()
 
-    def _serve(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def _serve(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        connection = self._connections[sock]
         try:
-            if not self._is_unix and not self._is_introduced(connection, loop):
-                log.warning("a caller without the token of this replica was turned away")
-                return
-            with STREAMS.labels("unix" if self._is_unix else "tcp").track_inprogress():
-                if self._compute.native is None:
-                    self._answer(connection)
-                elif (end := self._compute.native.serve(connection.fileno())) is not End.CLOSED:
+            kind = self._introduce(sock, connection)
+            with STREAMS.labels(self._transport(kind)).track_inprogress():
+                if connection.link is None:
+                    self._answer(sock)
+                elif self._compute.native is None:
+                    self._answer_link(connection.link)
+                elif (end := self._compute.native.serve(connection.link)) is not Result.ENDED:
                     log.info("a stream ended", extra={"reason": end.name.lower()})
         except WireError as error:
-            log.warning("a stream made no sense", extra={"reason": error.message})
+            log.warning("a stream was ended", extra={"reason": error.message})
         except OSError as error:
             log.info("a caller is gone", extra={"reason": errno.errorcode.get(error.errno or 0, str(error))})
         finally:
-            loop.call_soon_threadsafe(self._forget, connection)
+            loop.call_soon_threadsafe(self._forget, sock)
 
-    def _is_introduced(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether the caller knows the token. It has two seconds to say so."""
-        expected = INTRODUCTION + self._token
-        connection.settimeout(INTRODUCTION_S)
+    def _introduce(self, sock: socket.socket, connection: _Connection) -> LinkKind:
+        """Make the link of a caller that says a token within two seconds. WireError: it is turned away."""
+        sock.settimeout(INTRODUCTION_S)
+        if self._is_unix and not is_own_user(sock, os.getuid()):
+            raise WireError("a process of another user was turned away")
+        hello, descriptors = receive_hello(sock)
         try:
-            said = b""
-            while len(said) < len(expected) and (more := connection.recv(len(expected) - len(said))):
-                said += more
-        except TimeoutError:
-            return False
-        if not hmac.compare_digest(said, expected):
-            return False
-        connection.settimeout(None)
-        connection.sendall(INTRODUCTION)
-        loop.call_soon_threadsafe(self._strangers.discard, connection)
-        return True
+            key = self._introductions.redeem(hello.token)
+            if key is None:
+                raise WireError("a caller without a token of this replica was turned away")
+            if hello.kind not in self._kinds:
+                raise WireError(f"a caller asked for a {hello.kind.name} link, which this place does not have")
+            connection.link = _open_link(sock, hello.kind, descriptors, key)
+        finally:
+            close_all(descriptors)
+        connection.is_known = True
+        sock.settimeout(None)
+        sock.sendall(ANSWER)
+        return hello.kind
+
+    def _transport(self, kind: LinkKind) -> str:
+        """The name in metrics."""
+        over_socket = "unix" if self._is_unix else "tcp"
+        return {LinkKind.RING: "shared", LinkKind.SEALED: "sealed"}.get(kind, over_socket)
+
+    def _answer_link(self, link: NativeLink) -> None:
+        while (frame := link.receive()) is not None:
+            if not link.send(b"".join(self._compute.answer(frame))):
+                return
 
     def _answer(self, connection: socket.socket) -> None:
         frames = FrameReader()
@@ -143,10 +176,26 @@ class WireSocket:
             for frame in frames.advance(num_received):
                 _send(connection, with_length(self._compute.answer(frame)))
 
-    def _forget(self, connection: socket.socket) -> None:
-        self._strangers.discard(connection)
-        del self._connections[connection]
-        connection.close()
+    def _forget(self, sock: socket.socket) -> None:
+        link = self._connections.pop(sock).link
+        if link is not None:
+            link.close()
+        sock.close()
+
+
+def _open_link(sock: socket.socket, kind: LinkKind, descriptors: Sequence[int], key: bytes) -> NativeLink | None:
+    """The link of an introduced caller; None: without native code frames are read from the socket here."""
+    if LIBRARY is None:
+        if kind is not LinkKind.STREAM:
+            raise WireError(f"there is no native wire here for a {kind.name} link")
+        return None
+    if kind is LinkKind.RING:
+        if not descriptors:
+            raise WireError("an introduction came without its memory")
+        return NativeLink.ring(sock, descriptors[0], is_shard=True)
+    if kind is LinkKind.SEALED:
+        return NativeLink.sealed(sock, key[KEY_BYTES:], key[:KEY_BYTES])
+    return NativeLink.stream(sock)
 
 
 def _family(place: Place) -> socket.AddressFamily:

@@ -13,6 +13,7 @@ from kernels.interface import RoutedTokens
 from services.runtime.errors import WireError
 from services.wire.frames import CallName
 from services.wire.library import LIBRARY
+from services.wire.links import NativeLink
 
 
 class EventKind(enum.IntEnum):
@@ -52,7 +53,7 @@ class NativeCall(NamedTuple):
 
 
 class NativeClient:
-    """All links and calls of one engine; used by one thread. Sockets stay their owner's to close, after `drop_link`.
+    """All links and calls of one engine; used by one thread.
 
     placement  for each shard its expert ids
     """
@@ -69,12 +70,14 @@ class NativeClient:
         self._events = ctypes.POINTER(_Event)()
         self._broken = (ctypes.c_int32 * 256)()
 
-    def add_link(self, fd: int) -> int:
-        """The index of a connected socket from now on. WireError if there are too many."""
-        link: int = self._library.wire_link_add(self._client, fd)
-        if link < 0:
+    def add_link(self, link: NativeLink) -> int:
+        """Take over a link; return its index. WireError if there are too many."""
+        native = link.release()
+        index: int = self._library.wire_link_add(self._client, native)
+        if index < 0:
+            self._library.wire_link_delete(native)
             raise WireError("too many connections to expert replicas")
-        return link
+        return index
 
     def drop_link(self, link: int) -> None:
         self._library.wire_link_drop(self._client, link)
@@ -98,8 +101,9 @@ class NativeClient:
         """Send a part; the rest of one that does not fit into the socket follows in `poll`. False: the link broke."""
         return bool(self._library.wire_send(self._client, call.handle, shard, link))
 
-    def has_unsent(self, link: int) -> bool:
-        return bool(self._library.wire_has_unsent(self._client, link))
+    def polls_for_room(self, link: int) -> bool:
+        """Whether a frame did not fit and its rest can go once the socket is writable."""
+        return bool(self._library.wire_polls_for_room(self._client, link))
 
     def poll(self, call: NativeCall | None = None, timeout_s: float = 0.0) -> list[Event]:
         """What happened. With a call: sleep until it has all sums, something else happened, or the time is over.

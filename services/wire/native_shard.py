@@ -1,7 +1,6 @@
 """The expert side of the hot wire in native code: Python describes a shard, native code answers its frames."""
 
 import ctypes
-import enum
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -14,17 +13,10 @@ from kernels.interface import ExpertWeights
 from kernels.native.experts import PackedExperts
 from services.wire.frames import Buffer
 from services.wire.library import LIBRARY
+from services.wire.links import NativeLink, Result
 
 _P, _I64 = ctypes.c_void_p, ctypes.c_int64
 MAX_BUCKETS: Final = 17
-
-
-class End(enum.IntEnum):
-    """Why a connection ended."""
-
-    CLOSED = 0  # between two frames
-    GONE = 1
-    TOO_LARGE = 2
 
 
 class Counters(ctypes.Structure):
@@ -99,10 +91,10 @@ class NativeShard:
         """The answer to one frame, or None if the shard computes for another one; for the event loop."""
         return self._answer(self._inline, frame, wait=False)
 
-    def serve(self, fd: int) -> End:
-        """Answer every frame of a connected, blocking socket in order, until its end."""
+    def serve(self, link: NativeLink) -> Result:
+        """Answer every frame of a link over a blocking socket in order, until its end."""
         assert LIBRARY is not None
-        return End(LIBRARY.wire_serve(ctypes.byref(self._shard), self._turn, fd))
+        return Result(LIBRARY.wire_serve(ctypes.byref(self._shard), self._turn, link.address))
 
     def _answer(self, session: int, frame: Buffer, *, wait: bool) -> bytes | None:
         assert LIBRARY is not None

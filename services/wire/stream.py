@@ -10,7 +10,6 @@ import numpy as np
 from services.runtime.errors import WireError
 from services.wire.frames import MAX_FRAME_BYTES, Buffer, num_bytes
 
-INTRODUCTION: Final = b"MSHI"  # over TCP a caller says this and a token first, and hears this when it is right
 _LENGTH: Final = struct.Struct("<I")
 _CHUNK_BYTES: Final = 1 << 18
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +15,12 @@ from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS, STREAMS
 from services.attention.experts.native_wire import NativeWire
 from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport, TransportName
+from services.attention.experts.wire_connection import connect_wire
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
 from services.runtime.tls import TlsFiles
 from services.wire.frames import Buffer
-from services.wire.stream import INTRODUCTION, keep_alive
+from services.wire.links import cipher_path
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ CONNECT_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
-AUTOMATIC: Final[tuple[TransportName, ...]] = ("unix", "tcp", "grpc")  # the fastest first
-SOCKET_NAMES: Final = {"unix": "raw Unix socket", "tcp": "wire over TCP"}
+AUTOMATIC: Final[tuple[TransportName, ...]] = ("shared", "unix", "tcp", "grpc")  # the fastest first
+SOCKET_NAMES: Final = {"shared": "shared memory", "unix": "raw Unix socket", "tcp": "wire over TCP"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class ReplicaConnection:
         self._calls = calls
         self._wire = wire
         self.transport: TransportName = transport
+        self.carrier: str = transport  # in logs and metrics: sealed is TCP with encryption
         self._wanted: TransportName = transport
         self._failed: set[TransportName] = set()
         self._tls = tls
@@ -104,7 +105,7 @@ class ReplicaConnection:
         self._stream.close()
         self._stream = None
         LIVE_REPLICAS.labels(self._expected.shard).dec()
-        STREAMS.labels(self.transport).dec()
+        STREAMS.labels(self.carrier).dec()
         self.state = f"was lost: {reason}"
         if not self._broken.done():
             self._broken.set_result(reason)
@@ -135,10 +136,10 @@ class ReplicaConnection:
                 return error
             self.refusal = None
             self.state = "is connected"
-            stands = {"address": self.address, "shard": self._expected.shard, "transport": self.transport}
+            stands = {"address": self.address, "shard": self._expected.shard, "transport": self.carrier}
             log.info("expert replica connected", extra=stands)
             LIVE_REPLICAS.labels(self._expected.shard).inc()
-            STREAMS.labels(self.transport).inc()
+            STREAMS.labels(self.carrier).inc()
             self._calls.on_up()
             reason = await self._broken
             self._failed.clear()  # what comes back may offer what failed before
@@ -155,14 +156,13 @@ class ReplicaConnection:
         """An open stream to a replica whose description is right."""
         try:
             found = await expert_pb2_grpc.ExpertServiceStub(channel).Describe(
-                expert_pb2.DescribeShardRequest(), timeout=CONNECT_S
+                expert_pb2.DescribeShardRequest(introduce=self._wanted != "grpc"), timeout=CONNECT_S
             )
             self._expected.check(self.address, found)
             self.transport = self._choose(found)
-            if self.transport == "unix":
-                return await self._connect_socket(socket.AF_UNIX, found.raw_socket)
-            if self.transport == "tcp":
-                return await self._connect_tcp(found)
+            self.carrier = "sealed" if self.transport == "tcp" and found.wire_key else self.transport
+            if self.transport != "grpc":
+                return await self._connect_socket(found)
             stream: Any = channel.stream_stream(DISPATCH)()
             # The replica answers with its metadata as soon as it serves the stream.
             async with asyncio.timeout(CONNECT_S):
@@ -175,9 +175,12 @@ class ReplicaConnection:
 
     def _choose(self, found: expert_pb2.DescribeShardResponse) -> TransportName:
         """The transport to this replica: as set, else the fastest that it offers and that did not fail before."""
+        is_near = bool(found.raw_socket) and (self._wanted != "auto" or Path(found.raw_socket).is_socket())
+        can_seal = bool(found.wire_key) and self._wire is not None and cipher_path() is not None
         offered = {
-            "unix": bool(found.raw_socket) and (self._wanted == "unix" or Path(found.raw_socket).is_socket()),
-            "tcp": bool(found.wire_port) and self._tls is None,
+            "shared": is_near and self._wire is not None,
+            "unix": is_near,
+            "tcp": bool(found.wire_port) and (self._tls is None or can_seal),
             "grpc": True,
         }
         if self._wanted == "auto":
@@ -189,37 +192,18 @@ class ReplicaConnection:
             )
         return self._wanted
 
-    async def _connect_tcp(self, found: expert_pb2.DescribeShardResponse) -> Transport:
-        # A replica that listens on a Unix socket is on this machine.
-        on_tcp = not self.address.startswith("unix:")
-        host = self.address.rpartition(":")[0].strip("[]") if on_tcp else "127.0.0.1"
-        loop = asyncio.get_running_loop()
-        family, _, _, _, place = (await loop.getaddrinfo(host, found.wire_port, type=socket.SOCK_STREAM))[0]
-        return await self._connect_socket(family, place, INTRODUCTION + found.wire_token)
-
-    async def _connect_socket(self, family: int, place: Any, introduction: bytes = b"") -> Transport:
-        loop = asyncio.get_running_loop()
-        with ExitStack() as undo:
-            sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            sock.setblocking(False)
-            try:
-                # Not wait_for, which may swallow a cancellation in Python 3.11.
-                async with asyncio.timeout(CONNECT_S):
-                    await loop.sock_connect(sock, place)
-                    if introduction:
-                        keep_alive(sock)
-                        await loop.sock_sendall(sock, introduction)
-                        if await loop.sock_recv(sock, len(INTRODUCTION)) != INTRODUCTION:
-                            raise Unavailable(f"{place}: the replica does not know its own token")
-            except (OSError, Unavailable) as error:
-                # A network policy or another pod behind the name: gRPC, which just worked, is used from now on.
-                self._failed.add(self.transport)
-                reason = error.message if isinstance(error, Unavailable) else error.strerror or type(error).__name__
-                raise Unavailable(f"{place}: {reason}") from error
-            undo.pop_all()
-            if self._wire is None:
-                return SocketTransport(sock, self._take, self.disconnect)
-            return self._wire.open(sock, self._answered, self._refused, self.disconnect)
+    async def _connect_socket(self, found: expert_pb2.DescribeShardResponse) -> Transport:
+        try:
+            # Not wait_for, which may swallow a cancellation in Python 3.11.
+            async with asyncio.timeout(CONNECT_S):
+                connected = await connect_wire(self.address, found, self.transport, native=self._wire is not None)
+        except (OSError, MoonshardError) as error:
+            # A network policy or another pod behind the name: the next transport is used from now on.
+            self._failed.add(self.transport)
+            raise Unavailable(f"{SOCKET_NAMES[self.transport]}: {_words(error)}") from error
+        if self._wire is None or connected.link is None:
+            return SocketTransport(connected.sock, self._take, self.disconnect)
+        return self._wire.open(connected.sock, connected.link, self._answered, self._refused, self.disconnect)
 
     def _answered(self, call: Call) -> None:
         self._calls.on_answer(self, call)
@@ -229,6 +213,12 @@ class ReplicaConnection:
 
     def _take(self, frame: Buffer) -> None:
         self._calls.on_frame(self, frame)
+
+
+def _words(error: OSError | MoonshardError) -> str:
+    if isinstance(error, MoonshardError):
+        return error.message
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _summary(expert_ids: Sequence[int]) -> str:

@@ -44,6 +44,6 @@ LIVE_REPLICAS = Gauge(
 
 STREAMS = Gauge(
     "moonshard_dispatch_streams",
-    "Open streams to expert replicas, by transport: unix, tcp or grpc.",
+    "Open streams to expert replicas, by transport: shared, unix, tcp, sealed (tcp) or grpc.",
     ["transport"],
 )

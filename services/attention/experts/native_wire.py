@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.interface import RoutedTokens
 from services.attention.experts.metrics import DROPPED_ANSWERS
 from services.wire.frames import Buffer, CallName
+from services.wire.links import NativeLink
 from services.wire.native_client import Event, EventKind, NativeCall, NativeClient
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ class NativeWire:
         return NativeBatch(self, self.client.dispatch(name, work))
 
     def open(
-        self, sock: socket.socket, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
+        self, sock: socket.socket, link: NativeLink, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
     ) -> "NativeTransport":
-        """A transport over a connected socket, which it owns from now on."""
-        transport = NativeTransport(self, sock, on_answer, on_refusal, on_lost)
+        """A transport over a connected socket and its link, which it owns from now on."""
+        transport = NativeTransport(self, sock, link, on_answer, on_refusal, on_lost)
         self._links[transport.link] = transport
         return transport
 
@@ -90,7 +91,13 @@ class NativeTransport:
     """One connected socket whose frames native code sends and receives."""
 
     def __init__(
-        self, wire: NativeWire, sock: socket.socket, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
+        self,
+        wire: NativeWire,
+        sock: socket.socket,
+        link: NativeLink,
+        on_answer: OnAnswer,
+        on_refusal: OnRefusal,
+        on_lost: OnLost,
     ) -> None:
         sock.setblocking(False)
         self.on_answer, self.on_refusal = on_answer, on_refusal
@@ -100,7 +107,7 @@ class NativeTransport:
         self._loop = asyncio.get_running_loop()
         self._open = True
         self._waits_for_room = False
-        self.link = wire.client.add_link(sock.fileno())
+        self.link = wire.client.add_link(link)
         self._loop.add_reader(sock, wire.pump)
 
     def send(self, call: "Call") -> None:
@@ -115,8 +122,8 @@ class NativeTransport:
         self.watch_for_room()
 
     def watch_for_room(self) -> None:
-        """Have the loop call again while a frame did not fit into the socket."""
-        waits = self._open and self._wire.client.has_unsent(self.link)
+        """Have the loop call again when there is room for the rest of a frame."""
+        waits = self._open and self._wire.client.polls_for_room(self.link)
         if waits and not self._waits_for_room:
             self._loop.add_writer(self._sock, self._wire.pump)
         elif self._waits_for_room and not waits and self._open:

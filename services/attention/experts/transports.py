@@ -1,4 +1,4 @@
-"""Transports of frames to one expert replica and back: a gRPC stream, or a socket (Unix, TCP)."""
+"""Transports of frames to one expert replica and back in Python: a gRPC stream, or a socket (Unix, TCP)."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop
 
-TransportName = Literal["auto", "unix", "tcp", "grpc"]
+TransportName = Literal["auto", "shared", "unix", "tcp", "grpc"]
 OnFrame = Callable[[Buffer], None]
 OnLost = Callable[[str], None]
 

@@ -2,19 +2,15 @@
 //
 // Python opens the sockets, chooses the replica of each shard and decides what follows a failure; native code tells it by
 // events. Used by one thread. Answers are checked as if their sender were hostile: length, header, call and shape.
-#include <poll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
-#include "stream.h"
+#include "link.h"
 
 using namespace moonshard::wire;
 
@@ -37,14 +33,14 @@ enum EventKind : int32_t {
 };
 
 constexpr int MAX_LINKS = 256;
-constexpr size_t MAX_EVENTS = 64, MAX_PARTS_A_SEND = 512;
+constexpr size_t MAX_EVENTS = 64;
 
 struct Part {
   Header head{};
   std::vector<int32_t> ids, rows;  // rows: the token of each row, empty where all tokens travel
   std::vector<float> weights;
   std::vector<iovec> frame;  // points into this part and into the caller's tensors
-  uint32_t length = 0;
+  size_t frame_bytes = 0;
   bool used = false, waits = false;
   std::vector<float> sums;
 };
@@ -56,19 +52,9 @@ struct Call {
   std::vector<Part> parts;
 };
 
-// A frame of which some bytes are not sent yet.
-struct Unsent {
-  int handle;
-  std::vector<iovec> pieces;
-  size_t at = 0;
-};
-
-struct Link {
-  int fd = -1;
-  Reader reader;
-  std::deque<Unsent> unsent;
+struct OpenLink {
+  std::unique_ptr<Link> link;
   int owes = 0;  // answers
-  bool is_open() const { return fd >= 0; }
 };
 
 class Client {
@@ -76,18 +62,17 @@ class Client {
   Client(int64_t shards, int64_t experts, const int32_t* shard_of, uint64_t epoch)
       : num_shards_(shards), shard_of_(shard_of, shard_of + experts), epoch_(epoch) {}
 
-  int add_link(int fd) {
+  // Takes over the link; its descriptor is Python's to close after `drop_link`. -1: too many, and nothing is taken over.
+  int add_link(Link* link) {
     size_t index = 0;
-    while (index < links_.size() && links_[index]->is_open()) index++;
+    while (index < links_.size() && links_[index].link) index++;
     if (index == MAX_LINKS) return -1;
     if (index == links_.size()) links_.emplace_back();
-    links_[index] = std::make_unique<Link>();
-    links_[index]->fd = fd;
+    links_[index].link.reset(link);
     return int(index);
   }
 
-  // The descriptor is the caller's to close.
-  void drop_link(int index) { links_[index] = std::make_unique<Link>(); }
+  void drop_link(int index) { links_[index] = {}; }
 
   // A handle; `part_tokens` [shards] gets the tokens of each part, 0: none. -1: an expert does not exist.
   int dispatch(const Name& name, const uint8_t* hidden, bool is_bf16, uint32_t width, const int32_t* ids,
@@ -119,41 +104,53 @@ class Client {
 
   // False: the link is of no use; an event follows.
   bool send(int handle, int shard, int index) {
-    Link& link = *links_[index];
-    if (!link.is_open()) return false;
-    link.unsent.push_back({handle, calls_[handle]->parts[shard].frame});
-    link.owes++;
-    return flush(link);
+    OpenLink& to = links_[index];
+    if (!to.link) return false;
+    const std::vector<iovec>& frame = calls_[handle]->parts[shard].frame;
+    to.link->queue(handle, frame.data(), frame.size());
+    to.owes++;
+    if (!to.link->flush()) return false;
+    to.link->arm();
+    return true;
   }
 
-  bool has_unsent(int index) const { return !links_[index]->unsent.empty(); }
+  bool polls_for_room(int index) const { return links_[index].link && links_[index].link->polls_for_room(); }
 
   // Receives what is there. With a handle: until its call is complete, something else happens, or the time is over.
   size_t poll(int handle, int64_t timeout_us) {
     events_.clear();
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
     if (handle < 0) {
-      for (size_t index = 0; index < links_.size(); index++) serve(int(index));
+      for (size_t index = 0; index < links_.size(); index++) {
+        if (links_[index].link) links_[index].link->wake();
+        serve(int(index), true);
+      }
       return events_.size();
     }
-    // A frame that came together with another one lies in memory, where no poll finds it.
-    for (size_t index = 0; index < links_.size() && !happened(); index++)
-      if (links_[index]->reader.has_more()) serve(int(index));
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
     while (calls_[handle]->missing && !happened()) {
-      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - std::chrono::steady_clock::now());
-      if (left.count() <= 0) break;
       polls_.clear(), polled_.clear();
+      bool found = false;
       for (size_t index = 0; index < links_.size(); index++) {
-        const Link& link = *links_[index];
-        if (!link.is_open() || !link.owes) continue;
-        polls_.push_back({link.fd, short(POLLIN | (link.unsent.empty() ? 0 : POLLOUT)), 0});
+        const OpenLink& from = links_[index];
+        if (!from.link || from.owes <= 0) continue;
+        if (from.link->has_more()) {
+          serve(int(index), false);
+          found = true;
+          continue;
+        }
+        polls_.push_back({from.link->fd(), short(POLLIN | (from.link->polls_for_room() ? POLLOUT : 0)), 0});
         polled_.push_back(int(index));
       }
-      if (polls_.empty()) break;
+      if (found) continue;
+      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - std::chrono::steady_clock::now());
+      if (left.count() <= 0 || polls_.empty()) break;
       const timespec limit{left.count() / 1000000000, left.count() % 1000000000};
       if (ppoll(polls_.data(), polls_.size(), &limit, nullptr) <= 0) continue;
-      for (size_t i = 0; i < polls_.size(); i++)
-        if (polls_[i].revents) serve(polled_[i]);
+      for (size_t i = 0; i < polls_.size(); i++) {
+        if (!polls_[i].revents || !links_[polled_[i]].link) continue;
+        links_[polled_[i]].link->wake();
+        serve(polled_[i], false);
+      }
     }
     return events_.size();
   }
@@ -202,14 +199,10 @@ class Client {
       if (part.used) waiting_.erase(part.head.name.call);
     size_t count = 0;
     for (size_t index = 0; index < links_.size(); index++) {
-      auto& unsent = links_[index]->unsent;
-      const auto own = [&](const Unsent& one) { return one.handle == handle; };
-      if (unsent.empty() || std::none_of(unsent.begin(), unsent.end(), own)) continue;
-      // Frames that were not begun are forgotten; the first one of the queue may be.
-      const bool begun = own(unsent.front()) && started(unsent.front());
-      const size_t before = unsent.size();
-      unsent.erase(std::remove_if(unsent.begin(), unsent.end(), own), unsent.end());
-      links_[index]->owes -= int(before - unsent.size());
+      OpenLink& to = links_[index];
+      if (!to.link || !to.link->has_unsent()) continue;
+      bool begun = false;
+      to.owes -= to.link->forget(handle, begun);
       if (begun && count < max) broken[count++] = int32_t(index);
     }
     call.used = false;
@@ -219,8 +212,6 @@ class Client {
   }
 
  private:
-  static bool started(const Unsent& frame) { return frame.at || frame.pieces[0].iov_len != LENGTH_BYTES; }
-
   bool happened() const {
     return std::any_of(events_.begin(), events_.end(), [](const Event& e) { return e.kind != ANSWERED; }) ||
            events_.size() >= MAX_EVENTS;
@@ -243,9 +234,8 @@ class Client {
   }
 
   void frame(Part& part, const uint8_t* hidden, size_t row_bytes) {
-    part.length = uint32_t(sizeof part.head + size_t(request_bytes(part.head)));
-    part.frame = {{&part.length, LENGTH_BYTES},
-                  {&part.head, sizeof part.head},
+    part.frame_bytes = sizeof part.head + size_t(request_bytes(part.head));
+    part.frame = {{&part.head, sizeof part.head},
                   {part.ids.data(), part.ids.size() * 4},
                   {part.weights.data(), part.weights.size() * 4}};
     uint8_t* const first = const_cast<uint8_t*>(hidden);
@@ -253,46 +243,34 @@ class Client {
     for (const int32_t row : part.rows) {
       uint8_t* const at = first + size_t(row) * row_bytes;
       iovec& last = part.frame.back();
-      if (part.frame.size() > 4 && static_cast<uint8_t*>(last.iov_base) + last.iov_len == at)
+      if (part.frame.size() > 3 && static_cast<uint8_t*>(last.iov_base) + last.iov_len == at)
         last.iov_len += row_bytes;
       else
         part.frame.push_back({at, row_bytes});
     }
   }
 
-  // False: the link broke.
-  bool flush(Link& link) {
-    while (!link.unsent.empty()) {
-      Unsent& next = link.unsent.front();
-      msghdr message{};
-      message.msg_iov = &next.pieces[next.at];
-      message.msg_iovlen = std::min(next.pieces.size() - next.at, MAX_PARTS_A_SEND);
-      ssize_t sent = sendmsg(link.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (sent < 0 && errno == EINTR) continue;
-      if (sent < 0) return errno == EAGAIN || errno == EWOULDBLOCK;
-      for (; next.at < next.pieces.size() && size_t(sent) >= next.pieces[next.at].iov_len; next.at++)
-        sent -= ssize_t(next.pieces[next.at].iov_len);
-      if (next.at == next.pieces.size()) {
-        link.unsent.pop_front();
-      } else {
-        next.pieces[next.at].iov_base = static_cast<uint8_t*>(next.pieces[next.at].iov_base) + sent;
-        next.pieces[next.at].iov_len -= size_t(sent);
+  // Sends what is left and receives what is there, until something happened that Python has to see; without `all` until
+  // no answer is owed.
+  void serve(int index, bool all) {
+    OpenLink& from = links_[index];
+    if (!from.link) return;
+    if (!from.link->flush()) return report(ENDED, index);
+    while (!happened() && (all || from.owes > 0)) {
+      switch (from.link->next(false)) {
+        case Result::READY:
+          take(index, from.link->frame(), from.link->size());
+          break;
+        case Result::AGAIN:
+          return;
+        case Result::TOO_LARGE:
+          return report(NONSENSE, index, "a frame announces more bytes than any may have");
+        case Result::FORGED:
+          return report(NONSENSE, index, "a frame does not open, or the shared memory was changed");
+        default:
+          return report(ENDED, index);
       }
-    }
-    return true;
-  }
-
-  // Sends what is left and receives what is there, until something happened that Python has to see.
-  void serve(int index) {
-    Link& link = *links_[index];
-    if (!link.is_open()) return;
-    if (!flush(link)) return report(ENDED, index);
-    while (!happened()) {
-      const Result result = link.reader.next(link.fd, MSG_DONTWAIT);
-      if (result == Result::AGAIN) return;
-      if (result == Result::TOO_LARGE) return report(NONSENSE, index, "a frame announces more bytes than any may have");
-      if (result != Result::READY) return report(ENDED, index);
-      take(index, link.reader.frame(), link.reader.size());
+      if (!from.link) return;
     }
   }
 
@@ -306,7 +284,7 @@ class Client {
     const unsigned __int128 sum_bytes = (unsigned __int128)h.tokens * h.hidden * 4;
     if (h.kind == PARTIAL && (!h.tokens || !h.hidden || sum_bytes != size - sizeof h))
       return report(NONSENSE, index, text("a partial sum of %u tokens, hidden size %u has %zu bytes", h.tokens, h.hidden, size));
-    links_[index]->owes--;
+    if (links_[index].owes > 0) links_[index].owes--;
     const auto found = waiting_.find(h.name.call);
     Part* part = found == waiting_.end() ? nullptr : &calls_[found->second.handle]->parts[found->second.shard];
     const char* const words = reinterpret_cast<const char*>(frame + sizeof h);
@@ -350,7 +328,7 @@ class Client {
   const int64_t num_shards_;
   const std::vector<int32_t> shard_of_;
   const uint64_t epoch_;
-  std::vector<std::unique_ptr<Link>> links_;
+  std::vector<OpenLink> links_;
   std::vector<std::unique_ptr<Call>> calls_;
   std::unordered_map<uint64_t, Place> waiting_;  // by call id
   std::vector<Event> events_;
@@ -368,7 +346,7 @@ Client* wire_client_new(int64_t shards, int64_t experts, const int32_t* shard_of
   return new Client(shards, experts, shard_of, epoch);
 }
 void wire_client_delete(Client* client) { delete client; }
-int wire_link_add(Client* client, int fd) { return client->add_link(fd); }
+int wire_link_add(Client* client, Link* link) { return client->add_link(link); }
 void wire_link_drop(Client* client, int link) { client->drop_link(link); }
 
 // Splits a batch. The parts' calls are `call` + shard. hidden, ids and weights must stay until `finish` or `release`.
@@ -379,7 +357,7 @@ int wire_dispatch(Client* client, uint64_t call, uint64_t step, uint32_t layer, 
                           part_tokens);
 }
 int wire_send(Client* client, int handle, int shard, int link) { return client->send(handle, shard, link); }
-int wire_has_unsent(Client* client, int link) { return client->has_unsent(link); }
+int wire_polls_for_room(Client* client, int link) { return client->polls_for_room(link); }
 size_t wire_poll(Client* client, int handle, int64_t timeout_us, const Event** events) {
   const size_t count = client->poll(handle, timeout_us);
   *events = client->events();
@@ -389,13 +367,12 @@ const char* wire_text(Client* client, size_t* size) {
   *size = client->text().size();
   return client->text().data();
 }
-// A part's frame without its length, for a transport that is not a socket: its bytes, then the bytes themselves.
-size_t wire_part_bytes(Client* client, int handle, int shard) { return client->part(handle, shard).length; }
+// A part's frame, for a transport that is not a socket: its bytes, then the bytes themselves.
+size_t wire_part_bytes(Client* client, int handle, int shard) { return client->part(handle, shard).frame_bytes; }
 void wire_part_copy(Client* client, int handle, int shard, uint8_t* out) {
-  const Part& part = client->part(handle, shard);
-  for (size_t i = 1; i < part.frame.size(); i++) {
-    std::memcpy(out, part.frame[i].iov_base, part.frame[i].iov_len);
-    out += part.frame[i].iov_len;
+  for (const iovec& piece : client->part(handle, shard).frame) {
+    std::memcpy(out, piece.iov_base, piece.iov_len);
+    out += piece.iov_len;
   }
 }
 int wire_fill(Client* client, int handle, int shard, const float* sums, uint32_t tokens, uint32_t width) {

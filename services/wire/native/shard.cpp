@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "stream.h"
+#include "link.h"
 
 using namespace moonshard::wire;
 
@@ -94,13 +94,6 @@ class Session {
 
   const uint8_t* out() const { return out_.frame(); }
   size_t out_bytes() const { return out_bytes_; }
-
-  // The answer behind its length, ready for a socket.
-  const uint8_t* with_length() {
-    const uint32_t length = uint32_t(out_bytes_);
-    std::memcpy(out_.length(), &length, sizeof length);
-    return out_.length();
-  }
 
   void let_go() {
     if (out_.room() > KEPT_BYTES) out_.release();
@@ -202,17 +195,15 @@ size_t wire_session_answer(Session* session, const uint8_t* frame, size_t size, 
   return session->out_bytes();
 }
 
-// Answers every frame of a connected socket in order, until its end. 0: ended between two frames, 1: gone, 2: a frame
-// is announced that is larger than any may be.
-int wire_serve(const Shard* shard, std::mutex* turn, int fd) {
+// Answers every frame of a link in order, until its end. Returns a Result.
+int wire_serve(const Shard* shard, std::mutex* turn, Link* link) {
   Session session(*shard, *turn);
-  Reader reader;
   for (;;) {
-    const Result result = reader.next(fd, 0);
-    if (result == Result::ENDED) return 0;
-    if (result != Result::READY) return result == Result::TOO_LARGE ? 2 : 1;
-    if (!session.answer(reader.frame(), reader.size(), true)) return 1;
-    if (!send_all(fd, session.with_length(), LENGTH_BYTES + session.out_bytes())) return 1;
+    const Result result = link->next(true);
+    if (result != Result::READY) return int(result);
+    if (!session.answer(link->frame(), link->size(), true)) return int(Result::GONE);
+    const iovec answer{const_cast<uint8_t*>(session.out()), session.out_bytes()};
+    if (!link->send(&answer, 1)) return int(Result::GONE);
     session.let_go();
   }
 }

@@ -1,24 +1,17 @@
-// Frames in a stream of bytes, each behind its length: a blocking reader and writer of one socket.
+// Frames in a stream of bytes over a socket, each behind its length (u32).
 #pragma once
 
-#include <cerrno>
-#include <sys/socket.h>
-#include <sys/uio.h>
-
-#include "frame.h"
+#include "link.h"
 
 namespace moonshard::wire {
 
-// What is larger is given back after each frame, so that an idle connection is small.
-constexpr size_t KEPT_BYTES = size_t(1) << 20;
-
-enum class Result { READY, AGAIN, ENDED, GONE, TOO_LARGE };
-
-class Reader {
+class StreamLink : public Link {
  public:
-  // READY: `frame()` of `size()` bytes stands until the next call. AGAIN only with MSG_DONTWAIT.
-  Result next(int fd, int flags) {
+  using Link::Link;
+
+  Result next(bool wait) override {
     drop();
+    needs_more_ = false;
     for (;;) {
       size_t needed = LENGTH_BYTES;
       if (got_ >= LENGTH_BYTES) {
@@ -28,26 +21,52 @@ class Reader {
         needed += length;
         if (got_ >= needed) {
           taken_ = needed;
+          frame_ = buffer_.frame(), size_ = length;
           return Result::READY;
         }
       }
       if (!buffer_.grow(needed > 65536 ? needed : 65536, got_)) return Result::TOO_LARGE;
       // Not past a large frame: what follows it would have to be moved.
-      const size_t room = (needed > KEPT_BYTES ? needed : buffer_.room()) - got_;
-      const ssize_t more = recv(fd, buffer_.length() + got_, room, flags);
+      const size_t room = (needed > LARGE_BYTES ? needed : buffer_.room()) - got_;
+      const ssize_t more = recv(fd_, buffer_.length() + got_, room, wait ? 0 : MSG_DONTWAIT);
       if (more < 0 && errno == EINTR) continue;
-      if (more < 0) return errno == EAGAIN || errno == EWOULDBLOCK ? Result::AGAIN : Result::GONE;
+      needs_more_ = more < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+      if (more < 0) return needs_more_ ? Result::AGAIN : Result::GONE;
       if (more == 0) return got_ ? Result::GONE : Result::ENDED;
       got_ += size_t(more);
     }
   }
 
-  const uint8_t* frame() const { return buffer_.frame(); }
-  size_t size() const { return taken_ - LENGTH_BYTES; }
-  // Whether bytes behind that frame are in memory already.
-  bool has_more() const { return got_ > taken_; }
+  bool has_more() const override { return got_ > taken_ && !needs_more_; }
+
+ protected:
+  uint8_t* received() { return buffer_.frame(); }
+
+  void complete(Unsent& frame) override {
+    const uint32_t length = uint32_t(frame.length);
+    std::memcpy(frame.head, &length, sizeof length);
+    frame.pieces.front() = {frame.head, LENGTH_BYTES};
+  }
+
+  ssize_t write(const iovec* pieces, size_t count) override {
+    msghdr message{};
+    message.msg_iov = const_cast<iovec*>(pieces), message.msg_iovlen = count;
+    for (;;) {
+      const ssize_t sent = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (sent >= 0) return sent;
+      if (errno == EINTR) continue;
+      return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+    }
+  }
+
+  bool await_room() override {
+    pollfd room{fd_, POLLOUT, 0};
+    return poll(&room, 1, -1) >= 0 || errno == EINTR;
+  }
 
  private:
+  static constexpr size_t LARGE_BYTES = size_t(1) << 18;
+
   void drop() {
     if (!taken_) return;
     got_ -= taken_;
@@ -60,16 +79,7 @@ class Reader {
 
   Buffer buffer_;
   size_t got_ = 0, taken_ = 0;
+  bool needs_more_ = false;
 };
-
-inline bool send_all(int fd, const uint8_t* data, size_t size) {
-  while (size) {
-    const ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent <= 0) return false;
-    data += sent, size -= size_t(sent);
-  }
-  return true;
-}
 
 }  // namespace moonshard::wire

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,14 +23,15 @@ from kernels.reference import text as reference
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
+from services.expert.introductions import Introductions
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.wire_socket import WireSocket
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.text_weights import expert_tensors
 from services.runtime.server import start_server
-
-TOKEN = b"a secret of thirty-two bytes ..."
+from services.wire.introduction import ANSWER, Hello, LinkKind, pack_hello
+from tests.services.runtime.certificates import Authority
 
 
 def short_folder(stack: ExitStack) -> Path:
@@ -88,10 +90,21 @@ class HeldShard(ExpertShard):
         return super().forward(layer, work)
 
 
+SEALS = False  # the servers and processes that start from now on seal their frames over TCP
+
+
+def introduced(server: "ServerThread", sock: socket.socket, kind: LinkKind = LinkKind.STREAM) -> socket.socket:
+    """A connected socket of a caller whose token was accepted."""
+    sock.sendall(pack_hello(Hello(kind, server.introductions.issue().token)))
+    assert sock.recv(len(ANSWER)) == ANSWER
+    return sock
+
+
 class ServerThread:
     """One replica in a thread with its own loop, so that a test can block either side.
 
     native  frames are answered by native code, so the shard can be neither held nor replaced
+    seals   frames over TCP are sealed; the key travels in the clear here, because a Unix socket has no TLS
     """
 
     def __init__(
@@ -103,7 +116,9 @@ class ServerThread:
         *,
         digest: bytes | None = None,
         native: bool = False,
+        seals: bool | None = None,
     ) -> None:
+        self._seals = SEALS if seals is None else seals
         self.shard = HeldShard.load(model, shard, num_shards)
         self.compute = Compute(self.shard, native_shard(self.shard, threads=1) if native else None)
         self.address = address
@@ -133,7 +148,11 @@ class ServerThread:
         shard, num_shards, digest = self._identity
         is_unix = self.address.startswith("unix:")
         places = [Path(self.address.removeprefix("unix:") + ".raw")] if is_unix else []
-        self.wires = [WireSocket(place, self.compute, TOKEN) for place in [*places, ("127.0.0.1", 0)]]
+        self.introductions = Introductions()
+        self.wires = [
+            WireSocket(place, self.compute, self.introductions, seals=self._seals)
+            for place in [*places, ("127.0.0.1", 0)]
+        ]
         for wire in self.wires:
             wire.start()
         self.description = description = expert_pb2.DescribeShardResponse(
@@ -143,9 +162,8 @@ class ServerThread:
             checkpoint_digest=digest,
             raw_socket=str(places[0]) if places else "",
             wire_port=self.wires[-1].port,
-            wire_token=TOKEN,
         )
-        servicer = ExpertServicer(description, self.compute)
+        servicer = ExpertServicer(description, self.compute, self.introductions, seals=self._seals)
         server, self.address = await start_server(lambda s: add_expert_service(servicer, s), self.address)
         self._started.set()
         await self._stop.wait()
@@ -188,9 +206,18 @@ class ExpertProcess:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "services.expert"]
-        self._process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        environment = {**self._environment, **self._tls()}
+        self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
+
+    def _tls(self) -> dict[str, str]:
+        """With certificates a replica seals frames over TCP; on a Unix socket it has no TLS all the same."""
+        if not SEALS:
+            return {}
+        folder = Path(self.address.removeprefix("unix:") + ".tls")
+        tls = Authority().write(folder)
+        return {"MOONSHARD_TLS_CERT": str(tls.cert), "MOONSHARD_TLS_KEY": str(tls.key), "MOONSHARD_TLS_CA": str(tls.ca)}
 
     def wait_for(self, message: str, timeout_s: float = 60) -> dict[str, object]:
         """The first line of the log with this message."""

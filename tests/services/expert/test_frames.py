@@ -23,7 +23,7 @@ from services.runtime.errors import CheckpointError, WireError
 from services.wire.frames import CallName, Partial, Refusal, decode_answer, encode_request
 from services.wire.library import LIBRARY
 from services.wire.stream import FrameReader, with_length
-from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
+from tests.services.expert.serving import ServerThread, introduced, plain_sum, random_work, short_folder
 
 NAME = CallName(epoch=1, call_id=42, step=3, layer=2, micro_batch=1)
 BAD_FRAMES = pytest.mark.parametrize(
@@ -133,7 +133,8 @@ def test_connections_are_bounded(model, stack):
     for sock in held:
         sock.sendall(b"".join(with_length([good])))
         assert_right(receive(sock, 1)[0], model, work)
-    with connect(server) as turned_away:
+    with socket.socket(socket.AF_UNIX) as turned_away:
+        turned_away.connect(server.address.removeprefix("unix:") + ".raw")
         assert turned_away.recv(1) == b""
 
 
@@ -213,7 +214,7 @@ def connect(server: ServerThread) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(10)
     sock.connect(str(Path(server.address.removeprefix("unix:") + ".raw")))
-    return sock
+    return introduced(server, sock)
 
 
 def receive(sock: socket.socket, num_frames: int) -> list[bytes]:

@@ -5,7 +5,10 @@
 #include <fcntl.h>
 #include <random>
 
+#include <unistd.h>
+
 #include "../../../services/wire/native/client.cpp"
+#include "../../../services/wire/native/stream.h"
 
 namespace {
 
@@ -14,17 +17,18 @@ constexpr int SHARDS = 3, EXPERTS = 12, HIDDEN = 8;
 struct Peer {
   int near = -1, far = -1, link = -1;
   bool poisoned = false;  // the stream may be out of step since an earlier answer
-  Reader reader;
+  std::unique_ptr<StreamLink> reader;
 };
 
 void connect(Client& client, Peer& peer) {
+  if (peer.link >= 0) client.drop_link(peer.link);
   if (peer.near >= 0) close(peer.near), close(peer.far);
   int both[2];
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, both)) std::abort();
   fcntl(both[0], F_SETFL, O_NONBLOCK), fcntl(both[1], F_SETFL, O_NONBLOCK);
   peer.poisoned = false;
-  peer.near = both[0], peer.far = both[1], peer.reader.~Reader(), new (&peer.reader) Reader;
-  peer.link = client.add_link(peer.near);
+  peer.near = both[0], peer.far = both[1], peer.reader = std::make_unique<StreamLink>(peer.far);
+  peer.link = client.add_link(new StreamLink(peer.near));
 }
 
 }  // namespace
@@ -55,10 +59,10 @@ int main(int, char** arguments) {
       Peer& peer = peers[s];
       if (!part_tokens[s]) continue;
       if (!client.send(handle, s, peer.link)) return 3;
-      while (peer.reader.next(peer.far, MSG_DONTWAIT) == Result::READY) {
+      while (peer.reader->next(false) == Result::READY) {
         Header request;
-        std::memcpy(&request, peer.reader.frame(), sizeof request);
-        if (peer.reader.size() != sizeof request + size_t(request_bytes(request))) return 4;
+        std::memcpy(&request, peer.reader->frame(), sizeof request);
+        if (peer.reader->size() != sizeof request + size_t(request_bytes(request))) return 4;
         const bool refuses = below(16) == 0;
         if (below(16) == 0) request.tokens++, spoilt = true;  // whole, but of another shape
         std::vector<uint8_t> answer(LENGTH_BYTES + sizeof(Header) + (refuses ? 5 : request.tokens * HIDDEN * 4));
@@ -117,7 +121,7 @@ int main(int, char** arguments) {
       client.release(handle, nullptr, 0);
       // What is still under way belongs to a call that is gone; a stream that was cut may never go on.
       for (Peer& peer : peers)
-        if (peer.poisoned && below(2)) client.drop_link(peer.link), connect(client, peer);
+        if (peer.poisoned && below(2)) connect(client, peer);
     }
   }
   std::printf("%llu complete; answered %llu, nonsense %llu, refused %llu, dropped %llu, misshapen %llu\n",

@@ -13,7 +13,7 @@ from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
 from tests.services.expert.serving import ServerThread, short_folder
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "unix", "tcp", "python"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "shared", "unix", "tcp", "sealed", "python"])
 
 
 @asynccontextmanager
@@ -26,21 +26,30 @@ async def connected(model, addresses, transport, **limits):
 
 @asynccontextmanager
 async def opened(model, addresses, transport, **limits):
-    """A client of all shards, one replica of each connected. "python": a Unix socket without native code."""
-    experts = RemoteExperts(
-        addresses,
-        expert_placement(16, len(addresses)),
-        checkpoint_digest=Checkpoint(model).digest(),
-        epoch=time.time_ns(),
-        transport="unix" if transport == "python" else transport,
-        native=transport != "python",
-        limits=DispatchLimits(**{"open_s": 60, "deadline_s": 60, **limits}),
-    )
+    """A client of all shards, one replica of each connected.
+
+    transport  a name of the setting; "python": a Unix socket without native code; "sealed": tcp to servers that seal
+    """
+    experts = remote(model, addresses, transport, **limits)
     try:
         await experts.open()
         yield experts
     finally:
         await experts.close()
+
+
+def remote(model, addresses, transport, tls=None, **limits):
+    """The same, not opened yet."""
+    return RemoteExperts(
+        addresses,
+        expert_placement(16, len(addresses)),
+        checkpoint_digest=Checkpoint(model).digest(),
+        epoch=time.time_ns(),
+        transport={"python": "unix", "sealed": "tcp"}.get(transport, transport),
+        native=transport != "python",
+        limits=DispatchLimits(**{"open_s": 60, "deadline_s": 60, **limits}),
+        tls=tls,
+    )
 
 
 def serve(stack: ExitStack, model, num_shards, num_replicas=1) -> list[list[ServerThread]]:
