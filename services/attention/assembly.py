@@ -17,6 +17,7 @@ from services.attention.engine.pool import BlockPool
 from services.attention.engine.publisher import Publisher
 from services.attention.engine.roster import Roster
 from services.attention.engine.spans import StepSpans
+from services.attention.engine.speculation import Speculation
 from services.attention.engine.store_room import StoreRoom
 from services.attention.experts.experts import DispatchLimits, Experts, LocalExperts, RemoteExperts
 from services.attention.layers.cuda_graphs import Layers, StepGraphs, record_cuda
@@ -131,8 +132,14 @@ class Assembly:
             Fetcher(shards, settings.block_tokens, self._media(), local.release),
             Publisher(shards, room, settings.block_tokens),
             settings.handoff_hold_s,
+            Speculation(self._draft_tokens(), settings.block_tokens),
             StepSpans(tracer, experts, settings.trace_layer_ratio) if tracer is not None else None,
         )
+
+    def _draft_tokens(self) -> int:
+        """Return the most tokens of a draft: none where the bits of a row depend on the other rows of a step."""
+        native = kernels.describe(self._device)["linear"].startswith("native")
+        return self._settings.draft_tokens if self._device.type == "cpu" and native else 0
 
     def _check_room(self) -> None:
         settings, text = self._settings, self._config

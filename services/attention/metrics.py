@@ -53,6 +53,13 @@ BLOCK_FAULTS = Counter(
     "Faults that an idle engine found in its bookkeeping of blocks; the log names them. Anything but 0 is a bug.",
 )
 PREEMPTIONS = Counter("moonshard_preemptions_total", "Generations sent back to wait because blocks were short.")
+DRAFT_TOKENS = Counter(
+    "moonshard_draft_tokens_total", "Drafted tokens by whether they were drawn, too: accepted or rejected.", ["outcome"]
+)
+DRAFT_SECONDS_SAVED = Gauge(
+    "moonshard_draft_saved_seconds",
+    "What steps with drafts saved since the start, by what steps without drafts cost; below 0: they cost more.",
+)
 FINISHED = Counter("moonshard_generations_finished_total", "Generations by how they ended.", ["reason"])
 PUBLISHED_BLOCKS = Counter("moonshard_kv_blocks_published_total", "Blocks given to the store by outcome.", ["outcome"])
 FETCHED_BLOCKS = Counter("moonshard_kv_blocks_fetched_total", "Blocks asked of the store by outcome.", ["outcome"])

@@ -57,6 +57,11 @@ class AttentionSettings(ShardSettings, StoreSettings):
     step_tokens: PositiveInt = Field(512, description="Most tokens in one step.")
     max_running: PositiveInt = Field(64, description="Generations that run at once.")
     max_waiting: PositiveInt = Field(256, description="Generations that wait. More are refused.")
+    draft_tokens: NonNegativeInt = Field(
+        8,
+        description="Most tokens of an answer that are guessed from its context and verified in one step; 0: none. "
+        "Only on CPUs with native kernels, where verifying changes no bit.",
+    )
     micro_batches: Literal[1, 2] = Field(2, description="Micro-batches in flight at once, when experts are remote.")
     micro_batch_tokens: PositiveInt = Field(64, description="A step with fewer tokens is not split.")
     kernels: Literal["auto", "amx", "avx512bf16", "avx512", "avx2", "portable", "reference"] = Field(

@@ -13,14 +13,16 @@ import torch
 import uvloop
 
 from services.attention.constraint.workers import Rules
+from services.attention.engine.drawing import Drawn, draw_tokens
 from services.attention.engine.fetcher import Fetcher
 from services.attention.engine.forward import Forward
-from services.attention.engine.generation import FirstToken, Generation, Phase, Tokens
+from services.attention.engine.generation import FinishReason, FirstToken, Generation, Phase, Tokens
 from services.attention.engine.lives import Lives
 from services.attention.engine.load import Load, load_of
 from services.attention.engine.publisher import Publisher
 from services.attention.engine.roster import Roster
 from services.attention.engine.spans import StepSpans
+from services.attention.engine.speculation import Speculation
 from services.attention.engine.step_metrics import count_step, show_roster
 from services.attention.engine.turns import Chunk
 from services.attention.layers.shard import LayerShard
@@ -51,6 +53,7 @@ class Engine:
         fetcher: Fetcher,
         publisher: Publisher,
         hold_s: float,
+        speculation: Speculation,
         spans: StepSpans | None = None,
     ) -> None:
         self._role = role
@@ -59,6 +62,7 @@ class Engine:
         self._roster = roster
         self._rules = Rules()
         self._step_tokens = step_tokens
+        self._speculation = speculation
         self._spans = spans
         self._commands: deque[Callable[[], None]] = deque()
         self._checked_s = 0.0
@@ -134,6 +138,7 @@ class Engine:
                     await asyncio.sleep(SHARD_PAUSE_S)
                     continue
                 plan = self._roster.plan(self._step_tokens)
+                plan = self._speculation.add(plan, self._step_tokens - len(plan))
                 if plan:
                     await self._run_step(plan)
                     await asyncio.sleep(0)  # lets what arrived during a step without a wait come in
@@ -178,37 +183,44 @@ class Engine:
         started = time.perf_counter()
         self._step += 1
         sampling = [chunk for chunk in plan if chunk.is_last]
-        generations = [chunk.generation for chunk in sampling]
-        rules = self._rules.begin([one.constraint for one in generations])
+        rules = self._rules.begin([chunk.generation.constraint for chunk in sampling])
         with self._spans.step(self._step, plan) if self._spans is not None else nullcontext():
             logits = await self._forward.run(self._step, plan)
-        params, histories = [one.sampling for one in generations], [one.history for one in generations]
-        positions = [len(one.token_ids) for one in generations]
-        sampled = await self._rules.sample(logits, params, positions, histories, await self._rules.finish(rules))
         for chunk in plan:
             self._lives.publish(chunk.generation, self._roster.advance(chunk))
-        for generation, choice in zip(generations, sampled, strict=True):
-            if isinstance(choice, MoonshardError):
-                self._lives.fail([generation], choice)
-            else:
-                self._emit(generation, choice)
-        count_step(self._role, plan, len(sampling), time.perf_counter() - started)
+        num_generated = 0
+        for chunk, drawn in zip(sampling, await draw_tokens(self._rules, rules, sampling, logits), strict=True):
+            num_generated += len(drawn.choices)
+            self._emit(chunk.generation, drawn)
+        seconds = time.perf_counter() - started
+        self._speculation.learn(plan, num_generated, seconds)
+        count_step(self._role, plan, len(sampling), num_generated, seconds)
 
-    def _emit(self, generation: Generation, choice: SampledToken) -> None:
-        finish_reason = generation.append(choice.token_id)
+    def _emit(self, generation: Generation, drawn: Drawn) -> None:
+        if len(drawn.choices) > 1:
+            accepted = Chunk(generation, len(drawn.choices) - 1)
+            self._lives.publish(generation, self._roster.advance(accepted))
+        if drawn.choices:
+            self._report_tokens(generation, drawn.choices, drawn.finish_reason)
+        if drawn.error is not None:
+            self._lives.fail([generation], drawn.error)
+
+    def _report_tokens(
+        self, generation: Generation, choices: Sequence[SampledToken], finish_reason: FinishReason | None
+    ) -> None:
         milestones = generation.milestones
         is_first = not milestones.first_token_s
         if is_first:
             milestones.first_token_s = time.monotonic()
             PREFILL_SECONDS.labels(self._role).observe(milestones.first_token_s - milestones.started_s)
         if generation.hand_over:
-            self._lives.hand_over(generation, FirstToken(choice, finish_reason))
+            self._lives.hand_over(generation, FirstToken(choices[0], finish_reason))
             return
         if finish_reason is not None:
             self._lives.end(generation, finish_reason.name.lower())
         first = milestones if is_first else None
         scores = generation.prompt_scores.all() if is_first and generation.prompt_scores is not None else ()
-        generation.sink(Tokens((choice,), finish_reason, generation.num_cached or 0, first, scores))
+        generation.sink(Tokens(choices, finish_reason, generation.num_cached or 0, first, scores))
 
     def _report(self) -> None:
         show_roster(self._roster)

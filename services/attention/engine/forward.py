@@ -38,7 +38,7 @@ class Forward:
         self._micro_batch_tokens = micro_batch_tokens
 
     async def run(self, step: int, plan: Sequence[Chunk]) -> Tensor:
-        """Return logits f32 [generations whose last chunk this is, vocabulary], in the order of the plan."""
+        """Return logits f32 [rows, vocabulary], by the plan: after each last chunk, then after its drafted tokens."""
         batch = make_batch([_row(chunk) for chunk in plan], self._block_tokens)
         # Below this size two halves cost more than the wait that they hide.
         halves = self._num_micro_batches > 1 and batch.num_tokens >= self._micro_batch_tokens
@@ -77,5 +77,6 @@ class Forward:
 def _row(chunk: Chunk) -> Row:
     generation = chunk.generation
     first, last = generation.num_computed, generation.num_computed + chunk.num_tokens
-    tokens = generation.token_ids[first:last]
-    return Row(tokens, first, generation.block_ids, chunk.is_last, generation.is_past_prompt)
+    tokens = [*generation.token_ids[first:last], *chunk.draft]
+    num_logits = 1 + len(chunk.draft) if chunk.is_last else 0
+    return Row(tokens, first, generation.block_ids, num_logits, generation.is_past_prompt)

@@ -8,6 +8,7 @@ from enum import Enum
 from torch import Tensor
 
 from services.attention.constraint.restrictions import Follower
+from services.attention.engine.drafts import ContextDrafts
 from services.attention.layers.blocks import Offer
 from services.attention.sampling.on_host import History, SampledToken, SamplingParams
 from services.attention.sampling.prompt_scores import PromptScores
@@ -117,6 +118,7 @@ class Generation:
     num_cached: int | None = None  # prompt tokens that were not computed here, at first admission
     history: History | None = field(init=False)
     constraint: Follower | None = None
+    drafts: ContextDrafts | None = None  # once it is a stream, where tokens are drafted
     prompt_scores: PromptScores | None = None  # if they were asked for
     milestones: Milestones = field(default_factory=Milestones)
     trace_parent: str = ""  # of the call that it serves

@@ -16,14 +16,14 @@ from services.attention.metrics import (
 )
 
 
-def count_step(role: str, plan: Sequence[Chunk], num_sampled: int, seconds: float) -> None:
-    """Count one step, in which `num_sampled` generations got a token."""
+def count_step(role: str, plan: Sequence[Chunk], num_sampled: int, num_generated: int, seconds: float) -> None:
+    """Count one step, in which `num_sampled` generations got `num_generated` tokens."""
     num_prompt = sum(chunk.num_tokens for chunk in plan) - num_sampled
     STEP_TOKENS.labels("prompt").observe(num_prompt)
-    STEP_TOKENS.labels("decode").observe(num_sampled)
+    STEP_TOKENS.labels("decode").observe(num_generated)
     STEP_GENERATIONS.labels(role).observe(len(plan))
     TOKENS.labels("prompt").inc(num_prompt)
-    TOKENS.labels("generated").inc(num_sampled)
+    TOKENS.labels("generated").inc(num_generated)
     STEP_SECONDS.labels(role).observe(seconds)
 
 

@@ -14,10 +14,11 @@ RECOMPUTED_SHARE = 4
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next `num_tokens` uncomputed tokens of a generation, as part of a step."""
+    """The next `num_tokens` uncomputed tokens of a generation, and a draft of what follows, as part of a step."""
 
     generation: Generation
     num_tokens: int
+    draft: Sequence[int] = ()  # tokens that are verified after them
 
     @property
     def is_last(self) -> bool:

@@ -30,7 +30,7 @@ class Row:
     token_ids: Sequence[int]
     start: int  # position of the first of them
     block_ids: Sequence[int]  # the generation's blocks in order; enough for its last new token
-    wants_logits: bool  # of its last token
+    num_logits: int  # so many of its last tokens give logits
     is_generated: bool  # the tokens come from sampling; else from the prompt
 
 
@@ -51,7 +51,7 @@ class Batch:
     slots                 [tokens] i64, block * block_tokens + offset
     block_tables          [num_decode, max_blocks] i32, zeros past the context
     context_lens          [num_decode] i32, the row's own token included
-    logit_rows            [rows that want logits] i64, flat index of their last token, in the caller's order
+    logit_rows            [logits] i64, flat index of the tokens that give logits, in the caller's order
     row_starts            [rows] i64, flat index of each `Row`'s first token, in the caller's order
     """
 
@@ -127,7 +127,7 @@ def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
     ends = np.cumsum([len(row.token_ids) for row in ordered], dtype=np.int64)
     row_ends = np.empty_like(ends)
     row_ends[order] = ends
-    wants = [index for index, row in enumerate(rows) if row.wants_logits]
+    logit_rows = [np.arange(end - row.num_logits, end) for row, end in zip(rows, row_ends.tolist(), strict=True)]
     tables, positions_of_decodes, slots = _decode_places(decodes, block_tokens)
     segments, places = [], [(positions_of_decodes, slots)]
     for row, end in zip(chunks, ends[len(decodes) :].tolist(), strict=True):
@@ -143,7 +143,7 @@ def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
         block_tables=torch.from_numpy(tables),
         context_lens=torch.from_numpy((positions_of_decodes + 1).astype(np.int32)),
         segments=tuple(segments),
-        logit_rows=torch.from_numpy(row_ends[wants] - 1),
+        logit_rows=torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *logit_rows])),
         row_starts=torch.from_numpy(row_ends - np.array([len(row.token_ids) for row in rows], dtype=np.int64)),
     )
 

@@ -103,9 +103,9 @@ class Gen:
         while len(self.block_ids) * BLOCK_TOKENS < last:
             self.block_ids.append(self.session.free_blocks.pop())
         self.num_computed = last
-        tokens, wants_logits = self.token_ids[first:last], last == len(self.token_ids)
+        tokens, num_logits = self.token_ids[first:last], int(last == len(self.token_ids))
         is_generated = num_tokens == 1 if is_generated is None else is_generated
-        return Row(tokens, first, self.block_ids, wants_logits, is_generated)
+        return Row(tokens, first, self.block_ids, num_logits, is_generated)
 
     def logits_by_chunks(self, sizes) -> torch.Tensor:
         """Computes the tokens in chunks of these sizes, the last one repeatedly; logits after the last token."""

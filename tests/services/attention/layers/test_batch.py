@@ -12,13 +12,13 @@ BLOCK = 4
 
 
 def row(
-    num_tokens: int, start: int = 0, *, first_block: int = 0, wants_logits: bool = True, generated: bool | None = None
+    num_tokens: int, start: int = 0, *, first_block: int = 0, num_logits: int = 1, generated: bool | None = None
 ) -> Row:
     """A row with recognisable numbers: tokens 100 * block + i, blocks that count down. One token alone is generated."""
     num_blocks = -(-(start + num_tokens) // BLOCK)
     blocks = list(range(first_block + num_blocks, first_block, -1))
     generated = num_tokens == 1 if generated is None else generated
-    return Row([100 * first_block + i for i in range(num_tokens)], start, blocks, wants_logits, generated)
+    return Row([100 * first_block + i for i in range(num_tokens)], start, blocks, num_logits, generated)
 
 
 PLANS = {
@@ -27,13 +27,18 @@ PLANS = {
     "one-decode": [row(1, 7)],
     "one-chunk": [row(9)],
     "chunk-in-mid-block": [row(6, 3)],
-    "no-logits": [row(5, wants_logits=False), row(1, 4, first_block=9, wants_logits=False)],
+    "drafts": [
+        row(4, 7, num_logits=4, generated=True),
+        row(5, first_block=9),
+        row(3, 20, first_block=20, num_logits=3, generated=True),
+    ],
+    "no-logits": [row(5, num_logits=0), row(1, 4, first_block=9, num_logits=0)],
     "mixed": [
         row(5, 2, first_block=10),
         row(1, 3, first_block=20),
-        row(2, 0, first_block=30, wants_logits=False),
+        row(2, 0, first_block=30, num_logits=0),
         row(1, 16, first_block=40),
-        row(1, 0, first_block=50, wants_logits=False),
+        row(1, 0, first_block=50, num_logits=0),
         row(11, 30, first_block=60),
     ],
     "prompt-of-one-token": [row(1, generated=False)],
@@ -76,9 +81,8 @@ def test_batch_says_what_its_rows_say(rows):
         assert batch.token_ids[here].tolist() == r.token_ids
         assert batch.positions[here].tolist() == positions
         assert batch.slots[here].tolist() == [slot(r, position) for position in positions]
-    lasts = [
-        first + len(r.token_ids) - 1 for r, first in zip(rows, batch.row_starts.tolist(), strict=True) if r.wants_logits
-    ]
+    ends = [first + len(r.token_ids) for r, first in zip(rows, batch.row_starts.tolist(), strict=True)]
+    lasts = [place for r, end in zip(rows, ends, strict=True) for place in range(end - r.num_logits, end)]
     assert batch.logit_rows.tolist() == lasts
 
 

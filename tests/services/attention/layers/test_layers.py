@@ -96,7 +96,7 @@ def serve(session, prompts, num_tokens, chunk_tokens):
             rows.append(generations[i].next_row(min(chunk_tokens, left)))
         out = iter(session.run(rows))
         for i, row in zip(running, rows, strict=True):
-            if row.wants_logits:
+            if row.num_logits:
                 trails[i].append(next(out))
                 generations[i].token_ids.append(int(trails[i][-1].argmax()))
     return [(g.token_ids[len(p) :], torch.stack(t)) for g, p, t in zip(generations, prompts, trails, strict=True)]
