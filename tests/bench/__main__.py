@@ -12,6 +12,7 @@ from tests.bench import (
     losses,
     observing,
     scale,
+    speculation,
     store,
     vision,
 )
@@ -30,6 +31,7 @@ def main() -> None:
         "laptop": laptop.main,
         "losses": losses.main,
         "scale": scale.main,
+        "speculation": speculation.main,
         "observing": observing.main,
     }
     chosen = sys.argv[1:] or list(parts)
