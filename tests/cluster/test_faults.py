@@ -57,7 +57,7 @@ async def stream(client, seed, progress=None, request=None):
     return text, finish, usage["completion_tokens"]
 
 
-async def answers(cluster, disturb=None, after_events=NUM_STREAMS * 10):
+async def answers(cluster, disturb=None, after_events=NUM_STREAMS * 5):
     """Run all streams at once; call `disturb` once, while all of them are streaming."""
     count = 0
     flowing = asyncio.Event()
