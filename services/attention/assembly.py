@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 import kernels
+from services.attention.constraint.recipe_store import RecipeStore
 from services.attention.constraint.requests import Constraints
 from services.attention.engine.engine import Engine
 from services.attention.engine.fetcher import Fetcher
@@ -111,7 +112,8 @@ class Assembly:
         room = StoreRoom(self._store, self._layout.block_bytes(config.num_hidden_layers))
         engine = self._engine(forward, local, shards, room, experts)
         block_servicer = BlockServicer(local.offers, self._layout.fingerprint(self._layers), engine.release)
-        return EngineReplica(engine, Constraints(tokens), limits, experts, further, block_servicer, room, self._store)
+        constraints = Constraints(tokens, shared=RecipeStore(self._store) if self._store else None)
+        return EngineReplica(engine, constraints, limits, experts, further, block_servicer, room, self._store)
 
     def _engine(
         self,
@@ -214,7 +216,7 @@ class Assembly:
         if self._store is None:
             return None
         name, width = model_name(self._digest), self._config.hidden_size
-        return MediaSource(self._store, name, width, asyncio.get_running_loop())
+        return MediaSource(self._store, name, width, asyncio.get_running_loop(), self._settings.store_wait_s)
 
     def _open_store(self) -> BlobStore | None:
         settings = self._settings

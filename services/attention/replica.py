@@ -52,7 +52,7 @@ class EngineReplica:
             await self.engine.run(shard.close())
         await self.engine.run(self.experts.close())
         await asyncio.to_thread(self.engine.stop, 10.0)
-        await asyncio.to_thread(self.constraints.close)
+        await self.constraints.close()
         await self.room.close()
         if self.store is not None:
             await self.store.close()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.experts.experts import parse_experts
 from services.attention.experts.transports import TransportName
@@ -40,6 +40,9 @@ class AttentionSettings(ShardSettings, StoreSettings):
     expert_deadline_s: PositiveFloat = Field(60.0, description="Wait of one step for experts before its requests fail.")
     store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")
     store_timeout_s: PositiveFloat = Field(2.0, description="Timeout of one pipeline to Redis.")
+    store_wait_s: NonNegativeFloat = Field(
+        10.0, description="Time for which features of media are read again from a store that fails."
+    )
     kv_ttl_s: PositiveFloat = Field(600.0, description="Lifetime of latent KV in the store.")
     handoff_hold_s: PositiveFloat = Field(
         30.0, description="How long a prefill replica keeps blocks that the store does not hold for the decode replica."

@@ -32,8 +32,7 @@ from services.runtime.redis_instance import RETRY_S, RedisInstance
 # What one pipeline carries: it bounds the memory of both ends, and how long others wait for the connection.
 PIPELINE_BYTES = 16 << 20
 KEY_BYTES = 64 << 10  # what a key weighs at least, so that a pipeline has at most 256 of them
-
-KINDS = frozenset({"kv", "tail", "media", "data", "head", "list"})
+KINDS = frozenset({"kv", "tail", "media", "data", "head", "list", "recipe"})
 
 Value: TypeAlias = Buffer | Sequence[Buffer]
 Item = TypeVar("Item")
@@ -46,8 +45,6 @@ class BlobStore:
     urls             redis://, rediss:// or unix://; all processes must spell them alike
     ttl_s            after which a value is gone
     timeout_s        for one pipeline: 16 MiB, or one larger value
-    namespace        in front of every key
-    num_connections  to each instance
     access           password, certificates and the key of the seals, the same for all
     wait_s           how long a call tries again while no instance answers; 0: a cache that one goes on without
 
@@ -97,9 +94,9 @@ class BlobStore:
         STORE_WRITES.labels(Cause.UNREACHABLE).inc(len(items) - len(stored))
         STORE_BYTES.labels("written").inc(sum(stored.values()))
 
-    async def get(self, names: Sequence[str]) -> list[bytearray | None]:
-        """The values in the order of their names; None for what counts as missing."""
-        values = await self._read(dict.fromkeys(names))
+    async def get(self, names: Sequence[str], *, wait_s: float | None = None) -> list[bytearray | None]:
+        """The values in the order of their names; None for what counts as missing. `wait_s`: instead of the store's."""
+        values = await self._read(dict.fromkeys(names), wait_s)
         return [cast(bytearray, values[name].obj) if name in values else None for name in names]
 
     async def get_into(self, names: Sequence[str], buffers: Sequence[memoryview]) -> list[bool]:
@@ -156,7 +153,9 @@ class BlobStore:
             instance.close()
         await asyncio.sleep(0)  # the event loop closes the sockets
 
-    async def _read(self, buffers: Mapping[str, memoryview | None]) -> dict[str, memoryview]:
+    async def _read(
+        self, buffers: Mapping[str, memoryview | None], wait_s: float | None = None
+    ) -> dict[str, memoryview]:
         """The values that are there and right, in the buffers given or in new ones."""
         wrong: dict[str, Cause] = {}
 
@@ -181,7 +180,7 @@ class BlobStore:
             return values
 
         weights = {name: CHUNK_BYTES if buffer is None else len(buffer) for name, buffer in buffers.items()}
-        values = await self._on_instances(weights, read)
+        values = await self._on_instances(weights, read, wait_s)
         outcomes = ((name, "hit" if name in values else wrong.get(name, Cause.UNREACHABLE)) for name in buffers)
         for (kind, outcome), count in Counter((_kind(name), outcome) for name, outcome in outcomes).items():
             STORE_READS.labels(kind, outcome).inc(count)
@@ -216,13 +215,14 @@ class BlobStore:
         self,
         weights: Mapping[str, int],
         work: Callable[[RedisInstance, Sequence[str]], Awaitable[Mapping[str, Result]]],
+        wait_s: float | None = None,
     ) -> dict[str, Result]:
         """Do the work on names that share an instance and fit a pipeline, and merge what it returns.
 
         The names of an instance that does not answer are left out. StoreUnavailable if no instance answers, or if all
         that should do the work refused it, after `wait_s` of attempts.
         """
-        give_up_at = time.monotonic() + self._wait_s
+        give_up_at = time.monotonic() + (self._wait_s if wait_s is None else wait_s)
         while True:
             try:
                 return await self._attempt(weights, work)

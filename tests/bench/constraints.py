@@ -161,7 +161,8 @@ def llguidance_masks(constraints: Constraints) -> dict[str, object]:
 
 
 HOSTILE_PER_S = 12
-NUM_CALLS = 25
+NUM_CALLS = 15
+NUM_TURNS = 7
 CALL_TOKENS = 60
 PRIMES = [9973, 9967, 9949, 9941, 9931, 9929, 9923, 9907, 9901, 9887]
 
@@ -170,11 +171,16 @@ def hostile(number: int) -> pb.Constraint:
     """A tool that nobody sent before: impossible, very long, or minutes of work for the library."""
     nonce = {"description": f"{number}"}
     first, second = list(itertools.combinations(PRIMES, 2))[number % 45]
+    branches: dict[str, object] = {"type": "string"}
+    for _ in range(7):
+        either = {"type": "object", "properties": {"a": branches, "b": branches}}
+        branches = {"anyOf": [{"type": "array", "items": branches}, either]}
     kinds = [
         {"type": "object", "properties": {"child": {"$ref": "#"}}, "required": ["child"]},
         {"properties": {"a": {"type": "array", "minItems": 30_000}}, "required": ["a"]},
         {"properties": {"a": {"type": "string", "minLength": 100_000}}, "required": ["a"]},
         {"properties": {"a": {"type": "integer", "allOf": [{"multipleOf": first}, {"multipleOf": second}]}}},
+        {"properties": {"a": branches}},
     ]
     parameters = json.dumps({**kinds[number % len(kinds)], **nonce})
     tool = pb.CallableTool(name="f", parameters_json=parameters)
@@ -219,30 +225,36 @@ async def ordinary_calls(constraints: Constraints, rules: Rules, tenant: str, fi
 
 async def under_attack(
     constraints: Constraints, attacker: str, tenant: str, numbers: Iterator[int]
-) -> list[dict[str, object]]:
+) -> dict[str, object]:
+    """Measure calls alone and beside the attack by turns, and compare neighbours: the machine changes meanwhile."""
     rules = Rules()
     await ordinary_calls(constraints, rules, tenant, 0)
-    rows = []
-    calls = itertools.count(1)
-    for is_attacked in (False, True, False, True):
-        verdicts: list[str] = []
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    largest = {False: 0.0, True: 0.0}
+    verdicts: list[str] = []
+    for turn in range(1, 2 * NUM_TURNS + 1):
+        is_attacked = turn % 2 == 0
         attacking = asyncio.create_task(attack(constraints, attacker, numbers, verdicts)) if is_attacked else None
-        await asyncio.sleep(3)
-        took = await ordinary_calls(constraints, rules, tenant, NUM_CALLS * next(calls))
+        await asyncio.sleep(2)
+        took = await ordinary_calls(constraints, rules, tenant, NUM_CALLS * turn)
         if attacking:
             attacking.cancel()
             await asyncio.gather(attacking, return_exceptions=True)
-        rows.append(
-            {
-                "hostile per second": HOSTILE_PER_S if is_attacked else 0,
-                "tenants": "known" if tenant else "unknown",
-                "ms a call (median)": round(float(np.median(took)) * 1e3, 1),
-                "ms a call (largest)": round(max(took) * 1e3, 1),
-                "calls a second": round(len(took) / sum(took), 2),
-                "verdicts": ", ".join(f"{name} {verdicts.count(name)}" for name in sorted(set(verdicts))),
-            }
-        )
-    return rows
+        rates[is_attacked].append(len(took) / sum(took))
+        largest[is_attacked] = max(largest[is_attacked], *took)
+    ratios = [attacked / alone for alone, attacked in zip(rates[False], rates[True], strict=True)]
+    return {
+        "tenants": "known" if tenant else "unknown",
+        "calls/s alone": spread(rates[False]),
+        f"beside {HOSTILE_PER_S} hostile/s": spread(rates[True]),
+        "ratio": spread(ratios),
+        "longest call ms": f"{largest[False] * 1e3:.0f}, {largest[True] * 1e3:.0f}",
+        "verdicts": ", ".join(f"{name} {verdicts.count(name)}" for name in sorted(set(verdicts))),
+    }
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 async def run(parts: set[str]) -> None:
@@ -257,10 +269,12 @@ async def run(parts: set[str]) -> None:
         print_table("Masks of one stream", masks)
     if "hostile" in parts:
         numbers = itertools.count()
-        rows = await under_attack(constraints, "mallory", "alice", numbers)
-        rows += await under_attack(constraints, "", "", numbers)
+        rows = [
+            await under_attack(constraints, "mallory", "alice", numbers),
+            await under_attack(constraints, "", "", numbers),
+        ]
         print_table("Tool calls of 60 tokens beside hostile grammars", rows)
-    constraints.close()
+    await constraints.close()
 
 
 def main() -> None:

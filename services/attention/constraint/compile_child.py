@@ -1,23 +1,32 @@
 """The process that makes recipes: one ask a line on its standard input, one answer a line on its standard output.
 
-Every ask is worked on in a fork, so that the kernel can end it where it takes more computing time or memory than it
-may have, also inside of native code, without a process to start again. It ends with its input.
+Asks are worked on in a fork, which the kernel ends where one takes more computing time or memory than it may have, also
+inside of native code. A fork that had little to do is used again: to make one takes longer than an ordinary recipe.
+
+    python -m services.attention.constraint.compile_child SECONDS NICENESS
 """
 
 import json
 import os
 import resource
 import signal
+import socket
 import sys
+import time
+from contextlib import suppress
+from typing import NoReturn
 
 from services.attention.constraint.recipes import Ask, byte_tokenizer, make_recipe
 from services.runtime.errors import InvalidRequest
 
 MAX_MEMORY_BYTES = 2 * 1024**3
+# A fork that worked longer on one ask, or on so many, may hold much memory that is of no more use.
+HARD_S = 0.05
+MAX_ASKS = 256
 
 
 def answer(ask: Ask) -> dict[str, object]:
-    """A recipe, or what is wrong with the ask."""
+    """Return a recipe, or what is wrong with the ask."""
     try:
         return {"recipe": make_recipe(ask).dump()}
     except InvalidRequest as error:
@@ -26,34 +35,74 @@ def answer(ask: Ask) -> dict[str, object]:
         return {"refusal": "it is too large to compile"}
 
 
-def answer_within(ask: Ask, seconds: float, niceness: int) -> dict[str, object]:
-    """The same from a fork, or its end: `time`, or the code with which it died."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+class Fork:
+    """A copy of this process that answers asks.
+
+    seconds   of computing for each ask; waiting does not count
+    niceness  of the work
+    is_open   it can be asked again
+    """
+
+    def __init__(self, seconds: float, niceness: int) -> None:
+        ours, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            _serve(theirs, seconds, niceness)
+        theirs.close()
+        self._stream = ours.makefile("rw")
+        ours.close()
+        self._num_asks = 0
+        self.is_open = True
+
+    def answer(self, ask: str) -> str:
+        """Answer a line with a line: a recipe, a refusal or how the fork ended."""
+        started_s = time.monotonic()
+        self._num_asks += 1
+        line = ""
+        with suppress(ConnectionError):
+            self._stream.write(ask)
+            self._stream.flush()
+            line = self._stream.readline()
+        is_hard = time.monotonic() - started_s > HARD_S
+        if line.endswith("\n") and not is_hard and self._num_asks < MAX_ASKS:
+            return line
+        self.is_open = False
+        end = self._end()
+        return line if line.endswith("\n") else f"{json.dumps({'end': end})}\n"
+
+    def _end(self) -> str:
+        """End the fork and say how it ended: `time`, or the code with which it died."""
+        with suppress(ConnectionError):
+            self._stream.close()
+        _, status = os.waitpid(self._pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return "time" if code == -signal.SIGPROF else f"{code}"
+
+
+def _serve(connection: socket.socket, seconds: float, niceness: int) -> NoReturn:
+    try:
         os.nice(niceness)
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        # Its signal ends the process. Time of waiting does not count.
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(answer(ask), pipe)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if status == 0:
-        return dict(json.loads(text))
-    code = os.waitstatus_to_exitcode(status)
-    return {"end": "time" if code == -signal.SIGPROF else f"{code}"}
+        with connection.makefile("rw") as stream:
+            for line in stream:
+                # Its signal ends the process.
+                signal.setitimer(signal.ITIMER_PROF, seconds)
+                stream.write(f"{json.dumps(answer(Ask(*json.loads(line))))}\n")
+                stream.flush()
+    finally:
+        os._exit(1)
 
 
 def main() -> None:
+    seconds, niceness = float(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     byte_tokenizer()
-    for line in sys.stdin:
-        ask, seconds, niceness = json.loads(line)
-        sys.stdout.write(f"{json.dumps(answer_within(Ask(*ask), seconds, niceness))}\n")
+    fork: Fork | None = None
+    for ask in sys.stdin:
+        if fork is None or not fork.is_open:
+            fork = Fork(seconds, niceness)
+        sys.stdout.write(fork.answer(ask))
         sys.stdout.flush()
 
 

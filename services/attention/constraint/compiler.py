@@ -20,9 +20,12 @@ from services.attention.constraint.recipes import Ask, Recipe
 from services.runtime.errors import InvalidRequest, MoonshardError, Unavailable
 
 NUM_QUICK = 2
-QUICK_S = 0.25  # of computing; ordinary grammars take a few milliseconds
+QUICK_S = 0.1  # of computing; ordinary grammars take a few milliseconds
+QUICK_NICENESS = 5
 SLOW_S = 2.0
-NICENESS = 15  # of the slow ones
+SLOW_NICENESS = 19
+# Slow work of tenants without a name counts together.
+UNKNOWN = "(unknown)"
 MAX_CACHED = 2048
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 # A process that is starved of its computing time is ended, too.
@@ -49,9 +52,9 @@ class Compiler:
         self._threads: list[threading.Thread] = []
 
     def recipe(self, ask: Ask, tenant: str) -> "Future[Recipe]":
-        """Ask for a recipe; the future may fail with InvalidRequest. Raises Overloaded if too many wait.
+        """Ask for a recipe; the future may fail with InvalidRequest. Raises Overloaded as `FairQueue.put`.
 
-        tenant  who asks, for fair shares; empty: every ask for itself
+        tenant  who asks, for fair shares; empty: unknown
         """
         with self._lock:
             if ask in self._verdicts:
@@ -59,11 +62,22 @@ class Compiler:
                 return _finished(self._verdicts[ask])
             if ask in self._working:
                 return self._working[ask]
-            self._quick.put(tenant or f"ask {hash(ask)}", ask)
+            self._quick.put(tenant, ask)
             future = self._working[ask] = Future()
             if not self._threads:
                 self._start()
             return future
+
+    def knows(self, ask: Ask) -> bool:
+        """Whether the verdict is known already, or being made."""
+        with self._lock:
+            return ask in self._verdicts or ask in self._working
+
+    def learn(self, ask: Ask, verdict: Verdict) -> None:
+        """Take over a verdict that another compiler reached."""
+        with self._lock:
+            if ask not in self._verdicts:
+                self._keep(ask, verdict)
 
     def _start(self) -> None:
         works = [self._work_quickly] * self._num_quick + [self._work_slowly]
@@ -72,13 +86,13 @@ class Compiler:
             thread.start()
 
     def _work_quickly(self) -> None:
-        child = _Child(QUICK_S, 0)
+        child = _Child(QUICK_S, QUICK_NICENESS)
         while (taken := self._quick.take()) is not None:
             tenant, ask = taken
             verdict = child.timed(ask, tenant, self._quick)
             if verdict is None:
                 try:
-                    self._slow.put(tenant, ask)
+                    self._slow.put(tenant or UNKNOWN, ask)
                     continue
                 except MoonshardError as error:
                     verdict = error
@@ -86,7 +100,7 @@ class Compiler:
         child.close()
 
     def _work_slowly(self) -> None:
-        child = _Child(SLOW_S, NICENESS)
+        child = _Child(SLOW_S, SLOW_NICENESS)
         while (taken := self._slow.take()) is not None:
             tenant, ask = taken
             verdict = child.timed(ask, tenant, self._slow)
@@ -141,13 +155,13 @@ class _Child:
 
     def ask(self, ask: Ask) -> Verdict | None:
         """Let the process work on one ask; None if the time did not suffice."""
-        process = self._process = self._process or _start()
+        process = self._process = self._process or _start(self._seconds, self._niceness)
         assert process.stdin and process.stdout
         # Its fork goes with it.
         watch = threading.Timer(WALL_S, os.killpg, (process.pid, signal.SIGKILL))
         watch.start()
         try:
-            process.stdin.write(f"{json.dumps([ask, self._seconds, self._niceness])}\n")
+            process.stdin.write(f"{json.dumps(ask)}\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except BrokenPipeError:
@@ -174,11 +188,11 @@ class _Child:
                 process.communicate()
 
 
-def _start() -> "subprocess.Popen[str]":
+def _start(seconds: float, niceness: int) -> "subprocess.Popen[str]":
     # Its imports are those of this process, wherever they come from.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "services.attention.constraint.compile_child"],
+        [sys.executable, "-m", "services.attention.constraint.compile_child", f"{seconds:g}", f"{niceness}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""A bounded queue from which the tenant is served next that was served least."""
+"""A bounded queue from which the tenant is served next that was served least, within a budget of computing time."""
 
 import threading
 import time
@@ -11,38 +11,42 @@ T = TypeVar("T")
 
 MAX_WAITING = 2048
 MAX_WAITING_OF_ONE = 512
-FORGET_S = 60.0  # after so long half of the service is forgotten
 RETRY_S = 2.0
 MOST_TENANTS = 10_000
+# A named tenant may use so much at once, and over time this share of one core.
+BUDGET_S = 6.0
+SHARE = 0.1
 
 
 class FairQueue(Generic[T]):
     """Work of several tenants for a few workers. Safe to share between threads.
 
-    One tenant occupies all workers but one at most, so that another never waits for the end of its work.
+    One tenant occupies all workers but one at most, so that another never waits for the end of its work. Tenants
+    without a name are one tenant, for which no budget holds: honest ones could not be told from others.
     """
 
     def __init__(self, num_workers: int) -> None:
         self._most_at_once = max(1, num_workers - 1)
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
-        self._served_s: dict[str, float] = {}
+        self._spent: dict[str, tuple[float, float]] = {}  # seconds that were not forgotten yet, and as of when
         self._num_working: dict[str, int] = {}
         self._num_waiting = 0
-        self._forgotten_s = time.monotonic()
         self._is_closed = False
         self._changed = threading.Condition()
 
     def put(self, tenant: str, work: T) -> None:
-        """Add work; Overloaded if too much waits already, Unavailable after `close`."""
+        """Add work; Overloaded if too much waits or the tenant's budget is spent, Unavailable after `close`."""
         with self._changed:
             if self._is_closed:
                 raise Unavailable("the compiler of grammars is closed")
-            mine = self._waiting.setdefault(tenant, deque())
-            if self._num_waiting >= MAX_WAITING or len(mine) >= MAX_WAITING_OF_ONE:
-                if not mine:
-                    del self._waiting[tenant]
+            beyond_s = self._spent_s(tenant) - BUDGET_S
+            if tenant and beyond_s > 0:
+                again_s = RETRY_S + beyond_s / SHARE
+                raise Overloaded("new grammars of this key need too much computing", retry_after_s=again_s)
+            num_mine = len(self._waiting.get(tenant, ()))
+            if self._num_waiting >= MAX_WAITING or num_mine >= MAX_WAITING_OF_ONE:
                 raise Overloaded("too many grammars wait to be compiled", retry_after_s=RETRY_S)
-            mine.append(work)
+            self._waiting.setdefault(tenant, deque()).append(work)
             self._num_waiting += 1
             self._changed.notify()
 
@@ -76,13 +80,16 @@ class FairQueue(Generic[T]):
             self._num_working[tenant] -= 1
             if not self._num_working[tenant]:
                 del self._num_working[tenant]
-            self._served_s[tenant] = self._served_s.get(tenant, 0.0) + seconds
-            now_s = time.monotonic()
-            if now_s - self._forgotten_s > FORGET_S or len(self._served_s) > MOST_TENANTS:
-                self._forgotten_s = now_s
-                self._served_s = {key: spent / 2 for key, spent in self._served_s.items() if spent > 0.01}
+            self._spent[tenant] = self._spent_s(tenant) + seconds, time.monotonic()
+            if len(self._spent) > MOST_TENANTS:
+                self._spent = {one: spent for one, spent in self._spent.items() if self._spent_s(one) > 0}
             self._changed.notify_all()
+
+    def _spent_s(self, tenant: str) -> float:
+        """What counts against a tenant now; its share is forgotten as time goes by."""
+        spent_s, as_of_s = self._spent.get(tenant, (0.0, 0.0))
+        return max(0.0, spent_s - SHARE * (time.monotonic() - as_of_s))
 
     def _next(self) -> str | None:
         free = [one for one in self._waiting if self._num_working.get(one, 0) < self._most_at_once]
-        return min(free, key=lambda tenant: self._served_s.get(tenant, 0.0), default=None)
+        return min(free, key=self._spent_s, default=None)

@@ -5,8 +5,9 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from protos import attention_pb2 as pb
@@ -14,6 +15,7 @@ from services.attention.constraint.compiler import Compiler
 from services.attention.constraint.constraint import Constraint
 from services.attention.constraint.grammar import Grammar, Grammars
 from services.attention.constraint.plan import AnswerPlan, CallableTool, MarkerIds, Use
+from services.attention.constraint.recipe_store import RecipeStore
 from services.attention.constraint.recipes import Ask, Recipe
 from services.attention.constraint.restrictions import Restrictions
 from services.checkpoint.markers import Marker
@@ -34,10 +36,14 @@ CONTENT = ""  # the key of the content beside the names of tools
 
 
 class Constraints:
-    """Makes constraints beside the engine; keeps the grammars used last. One per process."""
+    """Makes constraints beside the engine; keeps the grammars used last. One per process.
 
-    def __init__(self, table: TokenTable, compiler: Compiler | None = None) -> None:
+    shared  recipes of all replicas, if there is a store for them
+    """
+
+    def __init__(self, table: TokenTable, compiler: Compiler | None = None, shared: RecipeStore | None = None) -> None:
         self._table = table
+        self._shared = shared
         self._markers = MarkerIds(table)
         self.restrictions = Restrictions(table, self._markers)
         self._compiler = compiler or Compiler()
@@ -54,10 +60,10 @@ class Constraints:
     async def plan(self, wanted: pb.Constraint, tenant: str) -> AnswerPlan:
         """What one answer must look like. Raises InvalidRequest that names the field, Overloaded if too many wait."""
         asks = asks_of(wanted)
+        unknown = await self._look_up(asks.values()) if self._shared else set()
         work = {key: asyncio.wrap_future(self._compiler.recipe(ask, tenant)) for key, ask in asks.items()}
-        for recipe in work.values():
-            # One refusal is enough for a request; those of its other forms are nobody's.
-            recipe.add_done_callback(lambda done: done.cancelled() or done.exception())
+        for key, recipe in work.items():
+            recipe.add_done_callback(partial(self._settled, asks[key], asks[key] in unknown))
         recipes: dict[str, Recipe] = {}
         for key, recipe in work.items():
             try:
@@ -70,6 +76,23 @@ class Constraints:
                 raise Overloaded("too many grammars wait to be compiled", retry_after_s=RETRY_S) from None
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self.plan_from, wanted, asks, recipes)
+
+    async def _look_up(self, asks: Iterable[Ask]) -> set[Ask]:
+        """Take over what other replicas know, and return the asks that are still unknown."""
+        assert self._shared is not None
+        unknown = {ask for ask in asks if not self._compiler.knows(ask)}
+        found = await self._shared.find(list(unknown)) if unknown else {}
+        for ask, verdict in found.items():
+            self._compiler.learn(ask, verdict)
+        return unknown - found.keys()
+
+    def _settled(self, ask: Ask, is_new: bool, future: "asyncio.Future[Recipe]") -> None:
+        """Share a new verdict. One refusal is enough for a request: those of its other forms are read here only."""
+        if future.cancelled():
+            return
+        error = future.exception()
+        if self._shared and is_new and (error is None or isinstance(error, InvalidRequest)):
+            self._shared.keep(ask, error or future.result())
 
     def plan_from(self, wanted: pb.Constraint, asks: Mapping[str, Ask], recipes: Mapping[str, Recipe]) -> AnswerPlan:
         """The plan, once the recipes of its forms are there."""
@@ -96,9 +119,11 @@ class Constraints:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, Constraint, plan, token_ids, num_prompt, max_tokens, field)
 
-    def close(self) -> None:
-        """End the threads and processes that compile."""
-        self._compiler.close()
+    async def close(self) -> None:
+        """End the threads and processes that compile, and finish writing what is shared."""
+        await asyncio.to_thread(self._compiler.close)
+        if self._shared:
+            await self._shared.close()
         self._pool.shutdown(wait=False)
 
     def _get_grammars(self) -> Grammars:

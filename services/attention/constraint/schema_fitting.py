@@ -152,11 +152,13 @@ class Fitting:
             return self._check(part) if part.keys() & set(some) else None
 
         for key in keys:
+            if key == "multipleOf" and isinstance(kept.get(key), int):
+                continue  # the library takes each, and is long about the large ones
             if (complaint := complaint_about((key,))) is not None:
                 if not _is_beyond_numbers(key, kept[key], kept.get("type")):
                     self._leave_out(path, key, complaint)
                 del kept[key]
-        for key in keys:
+        for key in keys if len(keys) > 1 else ():
             if (complaint := complaint_about(keys)) is None:
                 break
             if kept.pop(key, None) is not None:

@@ -17,15 +17,19 @@ from services.runtime.errors import MediaMissing
 class MediaSource:
     """Reads features by digest. Called on the engine's loop, it reads on the loop that the store belongs to.
 
-    model  names the weights that made the features
-    width  of a hidden state
+    model   names the weights that made the features
+    width   of a hidden state
+    wait_s  how long a store that fails is tried again: no replica can go on without features
     """
 
-    def __init__(self, store: BlobStore, model: str, width: int, io_loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, store: BlobStore, model: str, width: int, io_loop: asyncio.AbstractEventLoop, wait_s: float = 0.0
+    ) -> None:
         self._store = store
         self._model = model
         self._width = width
         self._io_loop = io_loop
+        self._wait_s = wait_s
 
     async def fetch(self, marks: Sequence[MediaMark]) -> dict[int, Tensor]:
         """Return features [tokens, hidden] by the place of their first token. MediaMissing if one is gone.
@@ -40,7 +44,7 @@ class MediaSource:
 
     async def _read(self, marks: Sequence[MediaMark]) -> dict[int, Tensor]:
         num_tokens = {mark.digest: mark.num_tokens for mark in marks}
-        blobs = await self._store.get([media_key(self._model, digest) for digest in num_tokens])
+        blobs = await self._store.get([media_key(self._model, digest) for digest in num_tokens], wait_s=self._wait_s)
         features: dict[bytes, Tensor] = {}
         for (digest, count), blob in zip(num_tokens.items(), blobs, strict=True):
             found = None if blob is None else features_from_bytes(blob, count, self._width)

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from protos import attention_pb2 as pb
+from services.attention.constraint import compile_child, fair_queue
 from services.attention.constraint import compiler as compilers
-from services.attention.constraint import fair_queue
-from services.attention.constraint.compile_child import answer
+from services.attention.constraint.compile_child import Fork, answer
 from services.attention.constraint.compiler import Compiler
 from services.attention.constraint.fair_queue import FairQueue
 from services.attention.constraint.recipes import Ask, Recipe
@@ -77,13 +77,14 @@ def test_a_hostile_grammar_ends_with_its_process_and_others_go_on(compiler):
 
 def test_the_process_answers_line_by_line_and_ends_with_its_input():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "services.attention.constraint.compile_child"]
-    asks = [[Ask("regex", "ab"), 5, 0], [Ask("regex", "["), 5, 1], [slow(1), 0.1, 0]]
+    command = [sys.executable, "-m", "services.attention.constraint.compile_child", "0.2", "1"]
+    asks = [Ask("regex", "ab"), Ask("regex", "["), slow(1), Ask("regex", "cd")]
     lines = "".join(json.dumps(ask) + "\n" for ask in asks)
     done = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment, timeout=60, check=True)
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     assert Recipe.load(replies[0]["recipe"]).ending == "ab"
-    assert replies[1:] == [{"refusal": "unclosed character class"}, {"end": "time"}]
+    assert replies[1:3] == [{"refusal": "unclosed character class"}, {"end": "time"}]
+    assert Recipe.load(replies[3]["recipe"]).ending == "cd"
     assert not done.stderr
 
 
@@ -119,7 +120,7 @@ def test_every_end_of_the_work_is_a_verdict(monkeypatch, reply, kind):
     monkeypatch.setattr(
         compilers,
         "_start",
-        lambda: subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True),
+        lambda *_: subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True),
     )
     child = compilers._Child(5, 0)
     assert isinstance(child.ask(ask_for(1)), kind)
@@ -127,7 +128,7 @@ def test_every_end_of_the_work_is_a_verdict(monkeypatch, reply, kind):
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_the_ask(compiler, monkeypatch):
-    def fail():
+    def fail(*_):
         raise OSError("no more processes")
 
     monkeypatch.setattr(compilers, "_start", fail)
@@ -191,13 +192,43 @@ def test_closing_fails_what_waits(impatient):
         compiler.recipe(slow(3), "a")
 
 
-def test_service_is_forgotten(monkeypatch):
-    monkeypatch.setattr(fair_queue, "FORGET_S", 0.0)
+def test_a_named_tenant_has_a_budget_that_grows_again(monkeypatch):
     queue = FairQueue(2)
-    for _ in range(12):
-        queue.put("a", 1)
-        queue.done(queue.take()[0], 1.0)
-    assert queue._served_s["a"] < 1.1
+    now_s = 1000.0
+    monkeypatch.setattr(fair_queue.time, "monotonic", lambda: now_s)
+    for tenant in ("mallory", ""):
+        queue.put(tenant, 1)
+        queue.done(queue.take()[0], fair_queue.BUDGET_S + 3.0)
+    with pytest.raises(Overloaded) as caught:
+        queue.put("mallory", 2)
+    queue.put("alice", 3)
+    queue.put("", 4)  # unknown: honest ones cannot be told from others
+    assert caught.value.retry_after_s == pytest.approx(3.0 / fair_queue.SHARE + fair_queue.RETRY_S)
+    now_s += caught.value.retry_after_s
+    queue.put("mallory", 5)
+
+
+def test_tenants_whose_work_is_forgotten_are_forgotten(monkeypatch):
+    monkeypatch.setattr(fair_queue, "MOST_TENANTS", 10)
+    queue = FairQueue(2)
+    for tenant in range(100):
+        queue.put(f"{tenant}", 1)
+        queue.done(queue.take()[0], 0.0)
+    assert len(queue._spent) <= 11
+
+
+def test_a_fork_is_used_again_until_one_ask_was_hard(monkeypatch):
+    fork = Fork(5, 0)
+    first = fork._pid
+    for number in range(3):
+        assert "recipe" in json.loads(fork.answer(f"{json.dumps(ask_for(number))}\n"))
+        assert fork.is_open
+    assert os.getpid() != first
+    monkeypatch.setattr(compile_child, "HARD_S", 0.0)
+    assert "recipe" in json.loads(fork.answer(f"{json.dumps(ask_for(3))}\n"))
+    assert not fork.is_open
+    with pytest.raises(ChildProcessError):
+        os.waitpid(first, 0)
 
 
 @pytest.mark.parametrize("bound", ["MAX_WAITING", "MAX_WAITING_OF_ONE"])

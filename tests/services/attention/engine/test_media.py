@@ -18,7 +18,7 @@ from services.checkpoint.media_names import media_key, model_name
 from services.model.checkpoint import Checkpoint
 from services.model.media_features import features_from_bytes, features_to_bytes
 from services.runtime.blobs import BlobStore
-from services.runtime.errors import InvalidRequest, MediaMissing
+from services.runtime.errors import InvalidRequest, MediaMissing, StoreUnavailable
 from services.runtime.redis_server import RedisServer
 from tests.services.attention.conftest import Request
 
@@ -113,6 +113,21 @@ async def test_features_are_fetched_once_each_and_missed_with_their_name(store):
     assert await source.fetch([]) == {}
     with pytest.raises(MediaMissing, match=b"b".hex() * 32):
         await source.fetch([mark(3, 5), mark(20, 5, b"b")])
+
+
+async def test_a_store_that_restarts_is_waited_for(server, store):
+    source = MediaSource(store, "model", WIDTH, asyncio.get_running_loop(), wait_s=20.0)
+    server.stop()
+    reading = asyncio.create_task(source.fetch([mark(3, 5)]))
+    await asyncio.sleep(0.3)
+    assert not reading.done()
+    await asyncio.to_thread(server.start)
+    # The store is empty now, which only one that answers can say.
+    with pytest.raises(MediaMissing):
+        await reading
+    server.stop()
+    with pytest.raises(StoreUnavailable):
+        await MediaSource(store, "model", WIDTH, asyncio.get_running_loop(), wait_s=0.1).fetch([mark(3, 5)])
 
 
 async def test_features_of_another_size_are_removed(store):
