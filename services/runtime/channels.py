@@ -18,6 +18,7 @@ REQUEST_ID = "x-request-id"
 TRACE_PARENT = "traceparent"
 TRACE_PARENT_FORM = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 WATCH_RETRY_S = 0.1
+STATUS_S = 5.0
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
@@ -225,16 +226,24 @@ class _Call:
             raise error_from_rpc(error) from error
 
     async def write(self, request: Any) -> None:
+        # Not by the write of grpc.aio: where a call ends while a message is on its way, that one puts an error of its
+        # own in the place of the status, and a refusal looks like a defect.
+        call = self._call
         try:
-            await self._call.write(request)
-        except asyncio.InvalidStateError:
+            await self.wait_for_connection()
+            serialize = call._request_serializer
+            await call._cython_call.send_serialized_message(serialize(request) if serialize else request)
+        except grpc.aio.InternalError:
             raise await self._ended() from None
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
     async def done_writing(self) -> None:
         try:
             await self._call.done_writing()
+        except grpc.aio.InternalError:
+            raise await self._ended() from None
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
@@ -245,10 +254,14 @@ class _Call:
             raise error_from_rpc(error) from error
 
     async def _ended(self) -> MoonshardError:
-        """Why nothing more can be written."""
-        assert self._call.done(), "done_writing came before"
-        code = await self._call.code()
+        """Return why nothing more can be written: the status of the call, which comes at once."""
+        try:
+            async with asyncio.timeout(STATUS_S):
+                code = await self._call.code()
+                trailing = await self._call.trailing_metadata()
+                details = await self._call.details()
+        except TimeoutError:
+            return Unavailable("the connection broke while a message was sent")
         if code == grpc.StatusCode.OK:
             return Unavailable("the peer ended the stream")
-        trailing = await self._call.trailing_metadata()
-        return error_from_rpc(grpc.aio.AioRpcError(code, None, trailing, details=await self._call.details()))
+        return error_from_rpc(grpc.aio.AioRpcError(code, None, trailing, details=details))

@@ -21,6 +21,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """A filter of gRPC's own log: a reply that cannot be sent is no error, its client has left."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_line)
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Handlers only decode, call and encode: they raise, and everything about failing is here."""
 

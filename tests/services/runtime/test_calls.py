@@ -6,6 +6,7 @@ import logging
 
 import grpc.aio
 import pytest
+from grpc._cython.cygrpc import ExecuteBatchError
 from prometheus_client import REGISTRY
 
 from services.runtime.channels import call_metadata, open_channel
@@ -36,6 +37,8 @@ async def act(message: bytes) -> None:
             raise InvalidRequest("\N{CRESCENT MOON}" * 100_000, field="\N{CRESCENT MOON}" * 100_000)
         case b"nan":
             raise NumericError("logits of layer 3 are NaN")
+        case b"no-reply":
+            raise ExecuteBatchError("the client has left")
         case b"defect":
             raise KeyError("hunter2")
         case b"inner-cancel":
@@ -178,6 +181,45 @@ async def test_writing_to_a_stream_that_ended_says_why(peer):
         await call.read()
     with pytest.raises(KvMissing, match="3 of 7"):
         await call.write(b"more")
+
+
+async def test_a_refusal_arrives_while_messages_are_still_sent(peer):
+    async def send():
+        call = peer[1].stream_unary(f"/{SERVICE}/stream_unary")(timeout=WAIT_S)
+        await call.write(b"invalid")
+        for _ in range(20):
+            await call.write(bytes(100_000))
+        await call.done_writing()
+        await call
+
+    # Where in a write the refusal arrives is chance.
+    for _ in range(5):
+        outcomes = await asyncio.gather(*(send() for _ in range(20)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {InvalidRequest}
+
+
+async def test_a_connection_that_breaks_while_messages_are_sent(peer, monkeypatch):
+    async def never():
+        await asyncio.sleep(60)
+
+    async def at_once():
+        pass
+
+    monkeypatch.setattr("services.runtime.channels.STATUS_S", 0.1)
+    call = peer[1].stream_unary(f"/{SERVICE}/stream_unary")(timeout=WAIT_S)
+    await call.write(b"invalid")
+    with pytest.raises(InvalidRequest):
+        await call
+    monkeypatch.setattr(call._call, "wait_for_connection", at_once)
+    monkeypatch.setattr(call._call, "code", never)
+    with pytest.raises(Unavailable, match="while a message was sent"):
+        await call.write(b"more")
+
+
+async def test_a_reply_that_cannot_be_sent_leaves_no_error_in_the_log(peer, caplog):
+    with pytest.raises(DeadlineExceeded):
+        await converse(peer[1], "unary_unary", b"no-reply", timeout=0.5)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_method_that_is_not_there(peer):
