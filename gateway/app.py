@@ -120,7 +120,9 @@ def create_app(settings: GatewaySettings, stopping: Stopping) -> ASGIApp:
 
 async def _on_moonshard_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MoonshardError)
-    return error_response(error, request.url.path, call_context(request).request_id)
+    context = call_context(request)
+    context.note_refusal(error)
+    return error_response(error, request.url.path, context.request_id)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -132,6 +134,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
             return await _on_moonshard_error(request, NotFound(f"there is no {path}"))
         case 405:
             allow = _allowed(request)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers={"allow": f"{allow}, OPTIONS"})
             refusal = MethodNotAllowed(f"{path} is not for {request.method}, only for {allow}", allow)
             return await _on_moonshard_error(request, refusal)
         case _:

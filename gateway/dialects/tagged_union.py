@@ -30,3 +30,9 @@ class Refused(Opaque):
     """The member for `~other` where no other kind is accepted: fails, and names `type`."""
 
     type: Annotated[str, AfterValidator(_refuse)]
+
+
+class LeftOut(Opaque):
+    """A part that is accepted without an effect; the header of the answer names its kind."""
+
+    type: str

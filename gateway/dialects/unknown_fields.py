@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gateway.dialects.tagged_union import LeftOut
 from gateway.http.body import Body, Opaque, quote
 from services.runtime.errors import InvalidRequest
 
@@ -49,14 +50,14 @@ class _Extra:
 
 
 def ignored_fields(body: Body, rules: FieldRules, *, refuse_unknown: bool) -> tuple[str, ...]:
-    """Return the names of the fields that were accepted without an effect.
+    """Return the names of the fields, and of the kinds of parts, that were accepted without an effect.
 
     InvalidRequest for a field of `rules.refused`, for one whose name is a typing error, for too many, and for every
     undocumented one if `refuse_unknown`.
     """
-    ignored: dict[str, None] = {}
+    ignored = {f"{name}{part.type}": None for part, _, name in _parts(body, "", "") if isinstance(part, LeftOut)}
     unknown: dict[str, None] = {}
-    for extra in _extras(body, "", ""):
+    for extra in _extras(body):
         refusal = _refusal_of(extra.name, rules.refused)
         if refusal is not None:
             if extra.value not in refusal.harmless:
@@ -75,23 +76,30 @@ def ignored_fields(body: Body, rules: FieldRules, *, refuse_unknown: bool) -> tu
     return (*ignored, *unknown)
 
 
-def _extras(body: Body, field: str, name: str) -> Iterator[_Extra]:
+def _extras(body: Body) -> Iterator[_Extra]:
     """Return the unknown fields of a schema and of all inside it; null is the same as absent."""
+    for part, field, name in _parts(body, "", ""):
+        if not isinstance(part, Opaque):
+            for key, value in (part.model_extra or {}).items():
+                if value is not None:
+                    yield _Extra(f"{field}{key}", f"{name}{key}", key, type(part), value)
+
+
+def _parts(body: Body, field: str, name: str) -> Iterator[tuple[Body, str, str]]:
+    """Return a schema and all inside it, each with what stands before the names of its fields."""
+    yield body, field, name
     if isinstance(body, Opaque):
         return
-    for key, value in (body.model_extra or {}).items():
-        if value is not None:
-            yield _Extra(f"{field}{key}", f"{name}{key}", key, type(body), value)
     fields = type(body).model_fields
     for attribute in body.model_fields_set & fields.keys():
         value = getattr(body, attribute)
         key = fields[attribute].alias or attribute
         if isinstance(value, Body):
-            yield from _extras(value, f"{field}{key}.", f"{name}{key}.")
+            yield from _parts(value, f"{field}{key}.", f"{name}{key}.")
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if isinstance(item, Body):
-                    yield from _extras(item, f"{field}{key}.{index}.", f"{name}{key}.")
+                    yield from _parts(item, f"{field}{key}.{index}.", f"{name}{key}.")
 
 
 def _refusal_of(name: str, refused: Mapping[str, Refusal]) -> Refusal | None:

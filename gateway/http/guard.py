@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.body_budget import LEASE, BodyBudget
 from gateway.http.dialect import dialect_of, error_response
+from gateway.http.header_rules import api_key_of, refuse_contradictions
 from gateway.http.key_usage import KeyUsage
 from gateway.http.keys import ApiKeys
 from gateway.http.limits import KeyLimits
@@ -40,10 +41,14 @@ class Guard:
         context: RequestContext = scope["moonshard.context"]
         limited = scope["method"] == "POST" and dialect_of(scope["path"]) in LIMITED
         try:
-            owner = scope["moonshard.owner"] = self._keys.owner_of(_key_of(Headers(scope=scope)))
-            scope["moonshard.context"] = replace(context, owner=owner)
+            headers = Headers(scope=scope)
+            refuse_contradictions(headers)
+            needs_key = self._keys.are_needed
+            owner = scope["moonshard.owner"] = self._keys.owner_of(api_key_of(headers) if needs_key else None)
+            scope["moonshard.context"] = replace(context, owner=owner if needs_key else "")
             limits = await self._limits.admit(owner) if limited else {}
         except MoonshardError as error:
+            context.note_refusal(error)
             await error_response(error, scope["path"], context.request_id)(scope, receive, send)
             return
 
@@ -59,10 +64,3 @@ class Guard:
             if limited:
                 self._usage.count(owner, context.meter)
                 await self._limits.pay(owner, context.meter.num_tokens)
-
-
-def _key_of(headers: Headers) -> str | None:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return key.strip()
-    return headers.get("x-api-key")

@@ -33,6 +33,11 @@ class ApiKeys:
         if path is not None:
             self._read(path)
 
+    @property
+    def are_needed(self) -> bool:
+        """Whether requests without a key are refused."""
+        return self._path is not None
+
     def owner_of(self, key: str | None) -> str:
         """Return a short name of the key, the same in every gateway. Raises InvalidKey unless the key is known."""
         if self._path is None:

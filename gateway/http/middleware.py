@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Of the SDKs of OpenAI and Anthropic, in seconds: for Python, for JavaScript.
 PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
+RETRIES = "x-stainless-retry-count"
 PATIENCE_FORM = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LEFT = 499
@@ -91,6 +92,7 @@ class RequestMiddleware:
                     "trace_id": context.trace_id,
                     "dialect": dialect,
                     "status": status,
+                    **context.refusal,
                 }
                 log.info("request", extra={**fields, "seconds": round(seconds, 4)})
 
@@ -113,6 +115,7 @@ def _context_of(headers: Headers, request_s: float, sample_ratio: float) -> Requ
         arrived_s=now_s,
         deadline_s=now_s + request_s,
         patience_s=_patience_of(headers),
+        is_retry=headers[RETRIES] != "0" if RETRIES in headers else None,
     )
 
 

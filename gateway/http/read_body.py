@@ -52,16 +52,22 @@ class BodyReader:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip"):
             raise InvalidRequest("Content-Encoding must be gzip, or the body sent as it is", field="Content-Encoding")
-        raw = await self.read_bytes(request, self._max_bytes)
+        pieces = await self._read_pieces(request, self._max_bytes)
         if encoding == "gzip":
-            raw = await self._unzip(raw, request.scope[LEASE])
-        if len(raw) <= SMALL_BYTES:
-            return parse(load_object(raw, self._bounds))
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, lambda: parse(load_object(raw, self._bounds)))
+            pieces = await self._unzip(b"".join(pieces), request.scope[LEASE])
+
+        def parsed() -> T:
+            return parse(load_object(b"".join(pieces), self._bounds))
+
+        if sum(map(len, pieces)) <= SMALL_BYTES:
+            return parsed()
+        return await asyncio.get_running_loop().run_in_executor(self._worker, parsed)
 
     async def read_bytes(self, request: Request, max_bytes: int) -> bytes:
         """Read the body as it came. Raises BodyTooLarge, BodyTooSlow, Overloaded, ClientGone."""
+        return b"".join(await self._read_pieces(request, max_bytes))
+
+    async def _read_pieces(self, request: Request, max_bytes: int) -> list[bytes]:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLarge(f"the body has {declared} bytes, at most {max_bytes} are accepted")
@@ -83,10 +89,10 @@ class BodyReader:
         except TimeoutError as error:
             rule = f"at least {self._bytes_per_s} bytes/s are expected after the first {self._body_s:g} s"
             raise BodyTooSlow(f"the body came too slowly: {rule}") from error
-        return b"".join(pieces)
+        return pieces
 
-    async def _unzip(self, raw: bytes, lease: BodyLease) -> bytes:
-        """Return the one gzip member that the bytes are, piece by piece within the budget."""
+    async def _unzip(self, raw: bytes, lease: BodyLease) -> list[bytes]:
+        """Return what the one gzip member holds that the bytes are, within the budget."""
         unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         loop = asyncio.get_running_loop()
         pieces: list[bytes] = []
@@ -107,4 +113,4 @@ class BodyReader:
             pieces.append(piece)
         if not unzip.eof or unzip.unused_data:
             raise InvalidRequest("the body is not one whole gzip file", field="Content-Encoding")
-        return b"".join(pieces)
+        return pieces

@@ -11,6 +11,8 @@ from services.runtime.channels import call_metadata
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 from services.runtime.tracing import Span, Tracer
 
+MAX_FIELD_CHARS = 128
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -35,12 +37,14 @@ class RequestContext:
     arrived_s: float
     deadline_s: float
     patience_s: float = math.inf  # how long the client waits for a first byte, where it says so
+    is_retry: bool | None = None  # whether the client was refused before, where it says so
     meter: Meter = field(default_factory=Meter)
     first_token: FirstToken = field(default_factory=FirstToken)
     owner: str = ""  # the short name of the caller's API key; empty: not known yet, or nobody needs a key
     tracer: Tracer | None = None
     root: Span | None = None  # of the whole request, where there are traces
     ignored: list[str] = field(default_factory=list)  # fields of the body that were accepted without an effect
+    refusal: dict[str, str] = field(default_factory=dict)  # for the log: the error and the field of a refusal
 
     @property
     def trace_id(self) -> str:
@@ -51,6 +55,12 @@ class RequestContext:
     def metadata(self) -> Metadata:
         """Return the metadata of every gRPC call of this request."""
         return call_metadata(self.request_id, trace_parent=self.trace_parent)
+
+    def note_refusal(self, error: MoonshardError) -> None:
+        """Remember the error that the client gets. Its message may repeat what the client wrote, and is left out."""
+        self.refusal["error"] = type(error).__name__
+        if error.field:
+            self.refusal["field"] = error.field[:MAX_FIELD_CHARS]
 
     @contextmanager
     def span(self, name: str, **attributes: str) -> Iterator["RequestContext"]:

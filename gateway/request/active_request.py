@@ -182,7 +182,7 @@ class ActiveRequest:
     async def _emit_prompt(self, choice: int) -> None:
         """Emit the prompt's log-probabilities before the first event of a choice, if they were asked for."""
         first = self._generations[choice - choice % self._num_per_prompt]
-        if first.prompt_logprobs and choice not in self._with_prompt:
+        if first.has_prompt_logprobs and choice not in self._with_prompt:
             self._with_prompt.add(choice)
             tokens = await prompt_tokens(first.prompt_ids, first.prompt_logprobs, self._token_bytes)
             await self.events.put(PromptTokens(choice, tokens))

@@ -41,10 +41,11 @@ class Admission:
         """
         wait_s = self._forecast.wait_s()
         limit_s = min(context.left_s(self._begin_s), context.patience_s)
-        if wait_s > limit_s:
-            waiting = f"{self._forecast.num_waiting} requests wait to begin"
-            rule = f"this one would begin in about {wait_s:.0f} s, and {limit_s:.0f} s is the limit"
-            raise Overloaded(f"{waiting}; {rule}", retry_after_s=wait_s - limit_s)
+        again_s = self._forecast.refusal_s(limit_s, context.is_retry)
+        if again_s is not None:
+            waiting = f"{self._forecast.num_waiting} requests wait to begin, which takes about {wait_s:.0f} s"
+            rule = f"this one would not begin within {limit_s:.0f} s"
+            raise Overloaded(f"{waiting}; {rule}", retry_after_s=again_s)
         ticket = self._forecast.enter()
         try:
             yield ticket

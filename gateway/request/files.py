@@ -39,7 +39,13 @@ class FileDesk:
     def __init__(self, settings: GatewaySettings) -> None:
         self._max_files = settings.max_files
         self._store = (
-            BlobStore(settings.store, ttl_s=settings.file_ttl_s, namespace=NAMESPACE, access=settings.store_access)
+            BlobStore(
+                settings.store,
+                ttl_s=settings.file_ttl_s,
+                namespace=NAMESPACE,
+                access=settings.store_access,
+                wait_s=settings.hold_s,
+            )
             if settings.store
             else None
         )

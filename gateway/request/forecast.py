@@ -1,5 +1,6 @@
 """When a request that comes now would begin: the work that waits here, over the rate at which work begins."""
 
+import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,13 @@ from gateway.metrics import PREDICTED_WAIT_SECONDS
 DECAY = 0.97  # of a sample's weight with each that follows
 MIN_SAMPLES = 8
 REQUEST_TOKENS = 32.0  # what a request costs beside its prompt, in prompt tokens
+# Before a rate is known so many may wait, and the others try again soon.
+MAX_UNKNOWN = 64
+UNKNOWN_S = 2.0
+# Whoever comes back finds the queue as full as this, so that an error of the rate does no harm.
+FILLED = 0.8
+MAX_PROMISE_S = 600.0
+GRACE_S = 10.0  # a client that is later does not come back
 
 
 @dataclass(eq=False, slots=True)
@@ -24,6 +32,10 @@ class Forecast:
     Other gateways share the replicas, and so the rate: each sees its own part of the queue and of the rate. While no
     replica is ready nothing begins, and that is no measure of how fast work begins with one.
 
+    A client that is refused gets a time to come back, and its work has a place in the line until then. Without that all
+    would come back at the same time, and be refused again. Clients have no names here, so the next one that comes when
+    a promise is due is taken for the one that has it.
+
     serving_since  when replicas of all roles became ready, None while they are not
     """
 
@@ -36,6 +48,7 @@ class Forecast:
         self._work = 0.0  # that began, decayed
         self._seconds = 0.0  # in which it did
         self._since_s = now()  # the last beginning, or the first wait after none
+        self._promised: list[tuple[float, float]] = []  # a heap of when clients come back, and with how much work
 
     def enter(self) -> Ticket:
         """Add a request that waits."""
@@ -71,13 +84,47 @@ class Forecast:
 
     def wait_s(self) -> float:
         """Return how long a request that comes now would wait; 0 while that is not known."""
-        predicted_s = 0.0
-        if self._waiting and self._num_samples >= MIN_SAMPLES and self._serving_since() is not None:
-            # A silence counts as soon as it is there, not only when something ends it.
-            rate = self._work / max(self._seconds + self._silence_s(), 1e-6)
-            predicted_s = sum(ticket.work for ticket in self._waiting) / rate
+        rate = self._rate()
+        predicted_s = self._waiting_work() / rate if rate else 0.0
         PREDICTED_WAIT_SECONDS.set(predicted_s)
         return predicted_s
+
+    def refusal_s(self, limit_s: float, is_back: bool | None = None) -> float | None:
+        """Return None if a request that comes now begins within a time, else when to come back for that.
+
+        is_back  whether it was refused before, where it says so
+        """
+        rate = self._rate()
+        if not rate:
+            is_far = len(self._waiting) >= MAX_UNKNOWN and self._serving_since() is not None
+            return max(UNKNOWN_S, self._silence_s()) if is_far else None
+        now_s = self._now()
+        while self._promised and self._promised[0][0] < now_s - GRACE_S:
+            heapq.heappop(self._promised)
+        if self._promised and self._promised[0][0] <= now_s and is_back is not False:
+            heapq.heappop(self._promised)
+            ahead = self._waiting_work()
+        else:
+            ahead = self._waiting_work() + sum(work for _, work in self._promised)
+        if ahead / rate <= limit_s:
+            return None
+        ahead = self._waiting_work() + sum(work for _, work in self._promised)
+        again_s = max(1.0, ahead / rate - FILLED * limit_s)
+        if again_s > MAX_PROMISE_S:
+            return MAX_PROMISE_S
+        heapq.heappush(self._promised, (now_s + again_s, self._mean_work))
+        return again_s
+
+    def _waiting_work(self) -> float:
+        return sum(ticket.work for ticket in self._waiting)
+
+    def _rate(self) -> float | None:
+        """Return the work that begins in a second; None while that is not known."""
+        if self._num_samples < MIN_SAMPLES or self._serving_since() is None:
+            return None
+        # A silence counts as soon as it is there, not only when something ends it.
+        silence_s = self._silence_s() if self._waiting else 0.0
+        return self._work / max(self._seconds + silence_s, 1e-6)
 
     def _silence_s(self) -> float:
         """Return the time since the last beginning in which one was possible."""

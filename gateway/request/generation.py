@@ -100,6 +100,13 @@ class Generation:
                 await hand_over.failed(replica, error)
 
     @property
+    def has_prompt_logprobs(self) -> bool:
+        """Whether the prompt's log-probabilities were asked for and are there; a single token has none."""
+        return self._start.sampling.HasField("num_prompt_logprobs") and (
+            bool(self.prompt_logprobs) or len(self.prompt_ids) == 1
+        )
+
+    @property
     def prompt_ids(self) -> Sequence[int]:
         """Return the tokens of the prompt."""
         return self._start.prompt_ids

@@ -88,8 +88,7 @@ class MediaDesk:
 
 def scheme_of(url: str) -> str:
     """Return what stands before the first colon of a URL, in lower case; empty without one."""
-    scheme, colon, _ = url.partition(":")
-    return scheme.strip().lower() if colon else ""
+    return url[: max(0, url.find(":"))].strip().lower()
 
 
 async def _upload(replica: Replica, left_s: float, *, media: Media, data: bytes, context: RequestContext) -> MediaRef:
@@ -111,10 +110,9 @@ def decode_url(media: Media) -> bytes:
     White space is dropped and missing padding accepted; anything else outside the alphabet is an error, since a
     decoder that skips it would see another file.
     """
-    scheme, colon, rest = media.url.partition(":")
-    match scheme.strip().lower() if colon else "":
+    match scheme_of(media.url):
         case "data":
-            return _decode_data(media, rest)
+            return _decode_data(media)
         case "http" | "https":
             reason = "remote URLs are not fetched by this server; send the content as a data: URL"
         case "ms":
@@ -124,12 +122,24 @@ def decode_url(media: Media) -> bytes:
     raise InvalidRequest(f"{media.field}: {reason}", field=media.field)
 
 
-def _decode_data(media: Media, rest: str) -> bytes:
-    head, comma, payload = rest.partition(",")
-    if not comma or head.rpartition(";")[2].strip().lower() != "base64":
+def _decode_data(media: Media) -> bytes:
+    """Decode in pieces, between which other threads run."""
+    url = media.url
+    comma = url.find(",")
+    if comma < 0 or url[:comma].rpartition(";")[2].strip().lower() != "base64":
         raise InvalidRequest(f"{media.field}: a data: URL must be base64, data:image/png;base64,...", field=media.field)
+    end = len(url.rstrip(f"={ASCII_SPACE.decode()}"))
+    pieces: list[bytes] = []
+    rest = b""
     try:
-        text = payload.encode("ascii").translate(None, ASCII_SPACE).rstrip(b"=")
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        for at in range(comma + 1, end, PIECE_BYTES):
+            text = rest + url[at : min(at + PIECE_BYTES, end)].encode("ascii").translate(None, ASCII_SPACE)
+            if b"=" in text:
+                raise binascii.Error
+            num_whole = len(text) - len(text) % 4
+            pieces.append(base64.b64decode(text[:num_whole], validate=True))
+            rest = text[num_whole:]
+        pieces.append(base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
     except (UnicodeEncodeError, binascii.Error):
         raise InvalidRequest(f"{media.field}: the payload is not valid base64", field=media.field) from None
+    return b"".join(pieces)

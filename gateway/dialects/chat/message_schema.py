@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from gateway.dialects.tagged_union import LeftOut
 from gateway.http.body import Body, Opaque, text_or_list, text_or_object
 
 
@@ -70,7 +71,7 @@ class ThinkingPart(Body):
     signature: str | None = None
 
 
-class RedactedPart(Opaque):
+class RedactedPart(LeftOut):
     """Reasoning that only its maker can read; it is left out."""
 
     type: Literal["redacted_thinking"]

@@ -3,11 +3,12 @@
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from gateway.dialects.chat.answer import usage_of
+from gateway.dialects.chat.answer_types import CompletionUsage
 from gateway.dialects.completions.answer_types import (
     CompletionChoice,
     CompletionHead,
@@ -28,13 +29,15 @@ from services.runtime.errors import MoonshardError
 class CompletionStyle:
     """How a request wants its answer, and what every part of the answer repeats.
 
-    model   as requested
-    echoes  text that stands before each choice's own
+    model        as requested
+    echoes       text that stands before each choice's own
+    echoes_only  there is nothing behind it, whatever the engine computed
     """
 
     model: str
     fingerprint: str
     echoes: Sequence[str]
+    echoes_only: bool
     echoes_logprobs: bool
     show_logprobs: bool
     show_prompt_logprobs: bool
@@ -53,13 +56,28 @@ class CompletionStyle:
             "system_fingerprint": self.fingerprint,
         }
 
+    def usage(self, usage: Usage) -> CompletionUsage:
+        """Return the counts; tokens that are not shown count as none."""
+        return usage_of(replace(usage, completion=[]) if self.echoes_only else usage)
+
+    def shown(self, events: Sequence[AnswerEvent]) -> Iterator[AnswerEvent]:
+        """Return the events that are shown: without an answer, none of its text, and the end of a budget."""
+        for event in events:
+            match event:
+                case Content() if self.echoes_only:
+                    continue
+                case Finish() if self.echoes_only:
+                    yield Finish(event.choice, "length")
+                case _:
+                    yield event
+
 
 def whole_completion(style: CompletionStyle, choices: Sequence[ChoiceAnswer], usage: Usage) -> TextCompletion:
     """Return the body of an answer that is not streamed."""
     return {
         **style.head(),
         "choices": [_choice_of(index, choice, style) for index, choice in enumerate(choices)],
-        "usage": usage_of(usage),
+        "usage": style.usage(usage),
     }
 
 
@@ -95,7 +113,7 @@ class PieceWriter:
 
     def write(self, events: Sequence[AnswerEvent]) -> bytes:
         """Write the pieces of these events, each as one server-sent event."""
-        return b"".join(piece for event in events for piece in self._pieces_of(event))
+        return b"".join(piece for event in self._style.shown(events) for piece in self._pieces_of(event))
 
     def keep_alive(self) -> bytes:
         """Write a comment."""
@@ -105,7 +123,7 @@ class PieceWriter:
         """Write the usage, if it was asked for, and the mark of the end."""
         if not self._style.include_usage:
             return DONE
-        piece: PieceWithUsage = {**self._head, "choices": [], "usage": usage_of(self._usage)}
+        piece: PieceWithUsage = {**self._head, "choices": [], "usage": self._style.usage(self._usage)}
         return data_event(orjson.dumps(piece)) + DONE
 
     def fail(self, error: MoonshardError) -> bytes:
@@ -139,7 +157,7 @@ class PieceWriter:
             choice["matched_stop"] = finish.matched_stop
         piece: TextCompletionPiece = {**self._head, "choices": [choice]}
         if self._style.continuous_usage or self._style.include_usage:
-            usage = usage_of(self._usage) if self._style.continuous_usage else None
+            usage = self._style.usage(self._usage) if self._style.continuous_usage else None
             with_usage: PieceWithUsage = {**piece, "usage": usage}
             return data_event(orjson.dumps(with_usage))
         return data_event(orjson.dumps(piece))

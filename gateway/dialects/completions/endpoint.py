@@ -43,6 +43,7 @@ class CompletionAnswerer:
             asked.model,
             gateway.cluster.fingerprint,
             echoes,
+            echoes_only=asked.echoes_only,
             echoes_logprobs=asked.echoes_logprobs,
             show_logprobs=asked.request.sampling.num_top_logprobs is not None,
             show_prompt_logprobs=asked.shows_prompt_logprobs,
@@ -52,7 +53,8 @@ class CompletionAnswerer:
 
     def whole(self, events: Sequence[AnswerEvent], active: ActiveRequest) -> TextCompletion:
         """Return the body of an answer that is not streamed."""
-        return whole_completion(self._style, assemble(events, active.num_choices), active.usage)
+        shown = list(self._style.shown(events))
+        return whole_completion(self._style, assemble(shown, active.num_choices), active.usage)
 
     def writer(self, active: ActiveRequest) -> PieceWriter:
         """Return the writer of a stream."""

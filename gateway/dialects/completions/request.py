@@ -20,6 +20,7 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionAsk:
     """A request and how its answer is to be shown on this dialect.
 
+    echoes_only            no token of an answer is wanted, only what there is to say of the prompt
     echoes_logprobs        the log-probabilities of an echoed prompt stand before those of the answer
     shows_prompt_logprobs  they have a field of their own
     ignored                fields of the body that have no effect
@@ -29,6 +30,7 @@ class CompletionAsk:
     model: str
     prompts: tuple[str | tuple[int, ...], ...]
     echo: bool
+    echoes_only: bool
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -43,7 +45,11 @@ def parse_completion(
     """Check a body and translate it. InvalidRequest names the field that is wrong."""
     asked = check(CompletionRequest, body)
     ignored = ignored_fields(asked, RULES, refuse_unknown=refuse_unknown)
-    max_tokens = asked.max_tokens or DEFAULT_MAX_TOKENS
+    echoes_only = asked.max_tokens == 0
+    if echoes_only and not asked.echo:
+        raise InvalidRequest("max_tokens: 0 asks for nothing without echo", field="max_tokens")
+    # Engines make one token at least; it is not shown.
+    max_tokens = 1 if echoes_only else asked.max_tokens or DEFAULT_MAX_TOKENS
     refuse_sampling_contradictions(asked, max_tokens=max_tokens, max_choices=max_choices)
     form = answer_form(asked)
     echoes_logprobs = asked.echo is True and asked.logprobs is not None
@@ -75,6 +81,7 @@ def parse_completion(
         asked.model,
         prompts,
         echo=asked.echo is True,
+        echoes_only=echoes_only,
         stream=asked.stream is True,
         include_usage=options is not None and options.include_usage is True,
         continuous_usage=options is not None and options.continuous_usage_stats is True,

@@ -45,6 +45,7 @@ class CompletionRequest(SamplingFields, FormFields):
 
     model: str
     prompt: Prompt
+    max_tokens: NaturalInt | None = Field(None, description="0 only with `echo`: the prompt alone.")
     echo: bool | None = None
     best_of: Annotated[Int, Field(ge=1, le=1)] | None = None
     logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None

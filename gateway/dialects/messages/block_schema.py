@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from gateway.dialects.tagged_union import Refused, kind_in
+from gateway.dialects.tagged_union import LeftOut, Refused, kind_in
 from gateway.http.body import Body, Opaque, text_or_list
 
 # Calls and results of tools that another server ran.
@@ -87,7 +87,7 @@ class ThinkingBlock(Body):
     signature: str | None = None
 
 
-class RedactedBlock(Opaque):
+class RedactedBlock(LeftOut):
     """Reasoning that only its maker can read; it is left out."""
 
     type: Literal["redacted_thinking"]
@@ -181,7 +181,7 @@ AssistantBlock = Annotated[
 ]
 
 
-class ToolChangeBlock(Opaque):
+class ToolChangeBlock(LeftOut):
     """A change of the tools in mid-conversation; it has no effect."""
 
     type: Literal["tool_addition", "tool_removal"]

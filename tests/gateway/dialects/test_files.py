@@ -1,5 +1,6 @@
 """/v1/files: kept in the store for a while, seen by their key only."""
 
+import asyncio
 import hashlib
 import tempfile
 from pathlib import Path
@@ -13,9 +14,14 @@ BYTES = bytes(range(256)) * 5000
 
 
 @pytest.fixture
-def store():
+def redis():
     with tempfile.TemporaryDirectory(prefix="moonshard-") as folder, RedisServer(Path(folder)) as server:
-        yield (server.url,)
+        yield server
+
+
+@pytest.fixture
+def store(redis):
+    return (redis.url,)
 
 
 async def test_the_sdk(start_site, store):
@@ -46,6 +52,16 @@ async def test_each_key_has_its_own(start_site, store, tmp_path):
         with pytest.raises(openai.NotFoundError):
             await call(file.id)
     assert (await one.files.content(file.id)).content == b"x"
+
+
+async def test_a_store_that_restarts_is_waited_for(start_site, redis, store):
+    site = await start_site(store=store, hold_s=20.0)
+    redis.stop()
+    upload = asyncio.create_task(site.openai.files.create(file=("a.png", b"x"), purpose="image"))
+    await asyncio.sleep(0.3)
+    assert not upload.done()
+    await asyncio.to_thread(redis.start)
+    assert (await site.openai.files.content((await upload).id)).content == b"x"
 
 
 async def test_without_a_store_there_are_none(site):

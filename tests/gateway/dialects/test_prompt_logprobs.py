@@ -78,6 +78,26 @@ async def test_an_echo_streams_with_its_logprobs(raw):
         assert streamed == values
 
 
+async def test_an_echo_alone_has_no_answer(raw):
+    fields = {"prompt": [[40, 41], [43]], "echo": True, "logprobs": 1, "max_tokens": 0, "stop": ["x"]}
+    body = await complete(raw, **fields)
+    for choice, prompt in zip(body["choices"], fields["prompt"], strict=True):
+        assert choice["text"] == raw.vocabulary.decode(prompt)
+        assert (choice["finish_reason"], choice["matched_stop"]) == ("length", None)
+        assert choice["logprobs"]["token_logprobs"] == [None, -1.0][: len(prompt)]
+    assert body["usage"]["completion_tokens"] == 0
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] == 3
+    asked = {"model": "kimi-k2.6", **fields, "stream": True, "stream_options": {"include_usage": True}}
+    *pieces, _ = events_of((await raw.http.post(PATH, json=asked)).content)
+    parsed = [json.loads(piece) for piece in pieces]
+    for index, choice in enumerate(body["choices"]):
+        own = [one for piece in parsed for one in piece["choices"] if one["index"] == index]
+        assert "".join(one["text"] for one in own) == choice["text"]
+        assert own[-1]["finish_reason"] == "length"
+        assert own[0]["logprobs"] == choice["logprobs"]
+    assert parsed[-1]["usage"] == body["usage"]
+
+
 async def test_prompt_logprobs_have_vllms_form(raw):
     (choice, other) = (await complete(raw, prompt=[40, 41, 42], prompt_logprobs=2, n=2))["choices"]
     first, second, third = choice["prompt_logprobs"]

@@ -126,6 +126,18 @@ def test_documented_decoration_passes_where_unknown_fields_are_refused():
     assert messages(messages=cached, refuse_unknown=True).ignored == ("messages.content.cache_control",)
 
 
+def test_parts_without_an_effect_are_named():
+    change = {"role": "system", "content": [{"type": "tool_addition", "tool": {}}, {"type": "tool_removal"}]}
+    thought = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}
+    user = {"role": "user", "content": "a"}
+    assert set(messages(messages=[user, change, thought, user], refuse_unknown=True).ignored) == {
+        "messages.content.tool_addition",
+        "messages.content.tool_removal",
+        "messages.content.redacted_thinking",
+    }
+    assert chat(messages=[thought, user]).ignored == ("messages.content.redacted_thinking",)
+
+
 def test_too_many_unknown_fields_are_refused():
     refusal(chat, **{f"zz{number}qq": 1 for number in range(65)})
 

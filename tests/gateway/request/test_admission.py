@@ -1,12 +1,24 @@
 """Admission by time: what can begin soon is admitted, the rest is refused at once and learns when to come back."""
 
 import asyncio
+import heapq
+import math
+import random
 import time
 
 import pytest
 
-from gateway.request.forecast import MIN_SAMPLES, REQUEST_TOKENS, Forecast
+from gateway.request.forecast import (
+    GRACE_S,
+    MAX_PROMISE_S,
+    MAX_UNKNOWN,
+    MIN_SAMPLES,
+    REQUEST_TOKENS,
+    UNKNOWN_S,
+    Forecast,
+)
 
+LIMIT_S = 60
 CHAT = "/v1/chat/completions"
 BODY = {"model": "kimi-k2.6", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -78,6 +90,75 @@ def test_the_time_without_a_replica_is_no_measure(clock):
     clock.since_s = clock.now_s
     clock.begin_all(tickets[100:101], 0.1)
     assert clock.forecast.wait_s() == pytest.approx(0.9)
+
+
+def test_few_wait_before_anything_was_measured(clock):
+    tickets = [clock.come(1000) for _ in range(MAX_UNKNOWN)]
+    clock.now_s += 0.5
+    assert clock.forecast.refusal_s(60) == pytest.approx(UNKNOWN_S)
+    clock.now_s += 20
+    assert clock.forecast.refusal_s(60) == pytest.approx(20.5), "as long as nothing begins"
+    clock.since_s = None
+    assert clock.forecast.refusal_s(60) is None, "whoever comes is held"
+    clock.since_s = 0.0
+    clock.begin_all(tickets[:MIN_SAMPLES], 0.1)
+    assert clock.forecast.refusal_s(600) is None
+
+
+@pytest.mark.parametrize(
+    ("newcomers_per_s", "says_so", "share"), [(0, False, 0.98), (1, True, 0.98), (1, False, 0.65)]
+)
+def test_a_client_that_comes_back_as_asked_is_admitted(clock, newcomers_per_s, says_so, share):
+    """700 at once, where two begin in a second, give or take a half; with others that may say that they are new."""
+    dice = random.Random(1)
+    clock.begin_all([clock.come(1000) for _ in range(50)], 0.5)
+    coming = [(clock.now_s, 0) for _ in range(700)]  # when, and the attempt
+    coming += [(clock.now_s + second, 0) for second in range(300) for _ in range(newcomers_per_s)]
+    heapq.heapify(coming)
+    line, attempts, waits = [], [], []
+    next_s = clock.now_s
+    while coming or line:
+        if coming and (not line or coming[0][0] <= next_s):
+            clock.now_s, attempt = heapq.heappop(coming)
+            again_s = clock.forecast.refusal_s(LIMIT_S, attempt > 0 if says_so else None)
+            if again_s is not None:
+                heapq.heappush(coming, (clock.now_s + math.ceil(again_s), attempt + 1))
+                continue
+            next_s = next_s if line else clock.now_s + 0.5
+            line.append((clock.come(1000), clock.now_s))
+            attempts.append(attempt)
+        else:
+            ticket, came_s = line.pop(0)
+            clock.now_s = next_s
+            clock.forecast.begin(ticket)
+            waits.append(clock.now_s - came_s)
+            next_s += 0.5 * dice.uniform(0.5, 1.5)
+    assert len(waits) == 700 + 300 * newcomers_per_s
+    assert max(waits) < 1.2 * LIMIT_S
+    assert sum(attempt <= 1 for attempt in attempts) / len(attempts) > share
+    assert max(attempts) <= 4
+
+
+def test_a_promise_that_nobody_keeps_is_forgotten(clock):
+    clock.begin_all([clock.come(1000) for _ in range(50)], 0.5)
+    waiting = [clock.come(1000) for _ in range(2 * LIMIT_S)]
+    promised_s = [clock.forecast.refusal_s(LIMIT_S - 1) for _ in range(20)]
+    assert promised_s == sorted(promised_s)
+    assert promised_s[-1] - promised_s[0] == pytest.approx(19 * 0.5, rel=0.1)
+    for ticket in waiting:
+        clock.forecast.leave(ticket)
+    clock.now_s += promised_s[-1] + GRACE_S + 1
+    assert clock.forecast.refusal_s(0.0) is None
+    assert not clock.forecast._promised
+
+
+def test_promises_have_a_longest_time(clock):
+    clock.begin_all([clock.come(1000) for _ in range(50)], 60)
+    for _ in range(10):
+        clock.come(1000)
+    promised_s = [clock.forecast.refusal_s(LIMIT_S) for _ in range(100)]
+    assert max(promised_s) == MAX_PROMISE_S
+    assert len(clock.forecast._promised) < 20
 
 
 async def warm(site):

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from gateway.request.chat_model import Media
-from gateway.request.media import decode_url
+from gateway.request.media import PIECE_BYTES, decode_url
 from services.runtime.errors import InvalidRequest
 
 BYTES = bytes(range(256))
@@ -80,3 +80,14 @@ async def test_a_vision_replica_that_is_not_there_is_a_503(start_site):
     part = {"type": "image_url", "image_url": f"data:image/png;base64,{TEXT}"}
     answer = await site.chat(messages=[{"role": "user", "content": [part]}])
     assert answer.status_code == 503 and answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize("num_bytes", [PIECE_BYTES - 1, PIECE_BYTES * 3 // 4, 2 * PIECE_BYTES + 1])
+def test_large_payloads_are_decoded_in_pieces(num_bytes):
+    data = bytes(range(256)) * (num_bytes // 256) + b"\x00" * (num_bytes % 256)
+    text = base64.b64encode(data).decode()
+    for written in (text, f"{text[:5]}\n{text[5:]}", text.rstrip("=")):
+        assert decode_url(media(f"data:;base64,{written}")) == data
+    broken = f"{text[: PIECE_BYTES - 2]}=={text[PIECE_BYTES - 2 :]}"
+    with pytest.raises(InvalidRequest, match="not valid base64"):
+        decode_url(media(f"data:;base64,{broken}"))
