@@ -1,14 +1,19 @@
-"""python -m tests.bench: every benchmark, one after another, in one run. Needs a quiet machine."""
+"""python -m tests.bench: every benchmark, one after another, in one run. Needs a quiet machine.
+
+`tests.bench.soak` and `tests.bench.fuzz` take too long for that and are run by themselves.
+"""
 
 import sys
 
 from tests.bench import (
+    admission,
     constraints,
     cpu_kernels,
     dispatch,
     engines,
     gateway,
     laptop,
+    liveness,
     losses,
     observing,
     scale,
@@ -26,6 +31,8 @@ def main() -> None:
         "store": store.main,
         "constraints": constraints.main,
         "gateway": gateway.main,
+        "liveness": liveness.main,
+        "admission": admission.main,
         "vision": vision.main,
         "engines": engines.main,
         "laptop": laptop.main,

@@ -6,19 +6,13 @@ python -m tests.bench laptop
 import asyncio
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import httpx
 
-from services.local.checkpoints import NANO
-from services.local.cluster import num_cores
-from services.local.topology import Topology, default_threads
+from tests.bench.served import served_nano
 from tests.bench.table import print_table
-from tests.cluster.harness import Cluster
 
 STREAMS = (1, 4, 16)
 REPEATS = 5
@@ -75,15 +69,11 @@ async def measure(url: str) -> list[dict[str, object]]:
 
 def main() -> None:
     """Starts the cluster of `moonshard up` and prints the table."""
-    topology = Topology(NANO, visions=1)
-    topology = replace(topology, threads=default_threads(num_cores(), topology))
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        started = time.perf_counter()
-        with Cluster(topology, Path(folder) / "cluster.log") as cluster:
-            cluster.wait_ready()
-            ready_s = time.perf_counter() - started
-            rows = asyncio.run(measure(cluster.url))
-            memory = sum(map(cluster.memory_bytes, cluster.names)) >> 20
+    started = time.perf_counter()
+    with served_nano() as cluster:
+        ready_s = time.perf_counter() - started
+        rows = asyncio.run(measure(cluster.url))
+        memory = sum(map(cluster.memory_bytes, cluster.names)) >> 20
     print_table(f"Nano as `make serve` serves it: ready after {ready_s:.1f} s, {memory} MiB in all", rows)
 
 
