@@ -184,6 +184,8 @@ class Fitting:
                 less = {**less, "anyOf": part["anyOf"], "allOf": [*part.get("allOf", ()), {"anyOf": part["oneOf"]}]}
             self.schema = replaced(self.schema, path, less)
             return True
+        if self._less_required(part, path):
+            return True
         before = self.schema
         present = [key for key in (*LAST_RESORTS, "oneOf") if key in part]
         for key in present:
@@ -192,6 +194,19 @@ class Fitting:
                 self._leave_out(path, key, complaint or "cannot be enforced")
                 return True
         return False
+
+    def _less_required(self, part: Schema, path: Path) -> bool:
+        """Take away the demands of members that nothing meets; False if there are none."""
+        before = self.schema
+        impossible: list[str] = []
+        for name in part.get("required", ()):
+            self.schema = replaced(before, path, {**part, "required": [name]})
+            if (complaint := self._complaint(path)) is not None:
+                impossible.append(name)
+                self._leave_out((*path, "required"), name, complaint)
+        possible = [name for name in part.get("required", ()) if name not in impossible]
+        self.schema = replaced(before, path, {**part, "required": possible}) if impossible else before
+        return bool(impossible)
 
     def _part(self, path: Path) -> Any:
         part: Any = self.schema

@@ -105,9 +105,7 @@ def test_few_wait_before_anything_was_measured(clock):
     assert clock.forecast.refusal_s(600) is None
 
 
-@pytest.mark.parametrize(
-    ("newcomers_per_s", "says_so", "share"), [(0, False, 0.98), (1, True, 0.98), (1, False, 0.65)]
-)
+@pytest.mark.parametrize(("newcomers_per_s", "says_so", "share"), [(0, False, 0.98), (1, True, 0.98), (1, False, 0.65)])
 def test_a_client_that_comes_back_as_asked_is_admitted(clock, newcomers_per_s, says_so, share):
     """700 at once, where two begin in a second, give or take a half; with others that may say that they are new."""
     dice = random.Random(1)
@@ -187,6 +185,25 @@ async def test_more_at_once_than_can_begin(start_site):
         assert seconds < max(served), "at once"
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert "requests wait to begin" in answer.json()["error"]["message"]
+
+
+async def test_clients_that_come_back_as_asked_are_served(start_site):
+    site = await start_site(begin_s=1.5)
+    engine = site.prefills[0]
+    engine.prefill_s, engine.prefill_slots = 0.1, asyncio.Semaphore(1)
+    await warm(site)
+
+    async def attempts():
+        for attempt in range(1, 6):
+            answer, _ = await ask_timed(site)
+            if answer.status_code == 200:
+                return attempt
+            await asyncio.sleep(int(answer.headers["retry-after"]))
+        return None
+
+    needed = await asyncio.gather(*(attempts() for _ in range(60)))
+    assert None not in needed
+    assert sum(attempt > 2 for attempt in needed) <= 12
     assert (await site.chat()).status_code == 200
 
 

@@ -55,7 +55,7 @@ def test_a_keyword_that_cannot_be_enforced_is_named_or_left_out(small, keyword, 
 def test_the_library_s_own_complaint_comes_with_the_name_of_the_property():
     schema = objects(["mail"], mail={"type": "string", "pattern": r"^(?!\.)[a-z.]+$"})
     with pytest.raises(InvalidRequest, match=r"^properties.mail.pattern: look-around.* not supported$"):
-        make_recipe(Ask("json", json.dumps(schema)))
+        make_recipe(Ask("json", json.dumps({"type": "object", **schema})))
     with pytest.raises(InvalidRequest, match=r"^properties.mail.pattern: backreferences are not supported$"):
         make_recipe(Ask("json", json.dumps(objects(mail={"type": "string", "pattern": r"(a)\1"}))))
 
@@ -191,3 +191,17 @@ def test_paths_lead_to_all_schemas_inner_ones_first():
     schema = {"properties": {"a": {"items": {}}}, "enum": [{"items": {}}]}
     assert paths_of(schema) == [("properties", "a", "items"), ("properties", "a"), ()]
     assert replaced(schema, ("properties", "a", "items"), STRING)["properties"]["a"] == {"items": STRING}
+
+
+def test_a_member_that_cannot_be_costs_only_its_own_demand():
+    schema = {"properties": {"a": False, "b": {"type": "integer"}, "c": False}, "required": ["a", "b", "c"]}
+    recipe = make_recipe(Ask("json", json.dumps({"type": "object", **schema}), loose=True))
+    assert recipe.ending == '{"b":0}'
+    assert [one.partition(":")[0] for one in recipe.left_out] == ["required.a", "required.c"]
+    inner = {"type": "object", "properties": {"x": False, "y": {}}, "required": ["y", "x"]}
+    outer = {"type": "object", "properties": {"a": inner, "b": {"type": "integer"}}, "required": ["a", "b"]}
+    recipe = make_recipe(Ask("json", json.dumps(outer), loose=True))
+    assert recipe.ending == '{"a":{"y":0},"b":0}'
+    assert [one.partition(":")[0] for one in recipe.left_out] == ["properties.a.required.x"]
+    with pytest.raises(InvalidRequest, match=r"required\.a: .*unsatisfiable"):
+        make_recipe(Ask("json", json.dumps({"type": "object", **schema})))
