@@ -126,6 +126,7 @@ def test_torch_is_in_the_extra_alone():
     assert "moonshard[torch]" in PROJECT["optional-dependencies"]["local"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", SLIM)
 def test_a_process_of_the_slim_image_starts_without_torch(tmp_path, module):
     """It ends at its settings, which are missing; by then everything is imported."""
@@ -157,6 +158,7 @@ def process(module, environment):
             child.kill()
 
 
+@pytest.mark.slow
 def test_gateway_and_tokenizer_work_without_torch(tmp_path):
     checkpoint, blocked = tmp_path / "checkpoint", tmp_path / "blocked"
     checkpoint.mkdir()

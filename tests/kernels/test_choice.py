@@ -62,6 +62,12 @@ def test_a_refused_tile_unit_is_not_used():
     assert "amx" not in usable_libraries(Cpu(INTEL, HAS_ALL))
 
 
+@pytest.mark.parametrize("name", kernels.implementations())
+def test_a_name_selects_an_implementation(name):
+    assert chosen(name).describe() == kernels.implementations()[name].describe()
+
+
+@pytest.mark.slow
 def test_a_setting_forces_an_implementation():
     code = "import kernels; print(kernels.describe()['linear'])"
 

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import uvloop
 
 from services.attention.constraint.workers import Rules
+from services.attention.engine.commands import Cancel, Command, Drain, Release, Settle, Stop, Submit
 from services.attention.engine.drawing import Drawn, draw_tokens
 from services.attention.engine.fetcher import Fetcher
 from services.attention.engine.forward import Forward
@@ -64,7 +65,7 @@ class Engine:
         self._step_tokens = step_tokens
         self._speculation = speculation
         self._spans = spans
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Command] = deque()
         self._checked_s = 0.0
         self._step = 0
         self._stopping = False
@@ -83,23 +84,23 @@ class Engine:
 
     def submit(self, generation: Generation) -> None:
         """Queue a generation; everything about it, refusal included, reaches its sink."""
-        self._post(lambda: self._lives.submit(generation))
+        self._post(Submit(generation))
 
     def cancel(self, generation: Generation) -> None:
         """End a generation without a further event; its blocks are free before the next step."""
-        self._post(lambda: self._lives.cancel(generation))
+        self._post(Cancel(generation))
 
     def release(self, offer: str) -> None:
         """Free the blocks of an offer, which another replica has taken."""
-        self._post(lambda: self._lives.release(offer))
+        self._post(Release(offer))
 
     def drain(self) -> None:
         """Give every stream back to its caller, who continues it on another replica; finish the prompts."""
-        self._post(self._drain)
+        self._post(Drain())
 
     def stop(self, timeout_s: float) -> None:
         """End the thread after the current step."""
-        self._post(self._set_stopping)
+        self._post(Stop())
         self._thread.join(timeout_s)
 
     def find_faults(self) -> list[str]:
@@ -109,19 +110,31 @@ class Engine:
     async def _find_faults(self) -> list[str]:
         return self._roster.find_faults()
 
-    def _post(self, command: Callable[[], None]) -> None:
+    def _post(self, command: Command) -> None:
         self._loop.call_soon_threadsafe(self._enqueue, command)
 
-    def _enqueue(self, command: Callable[[], None]) -> None:
+    def _enqueue(self, command: Command) -> None:
         self._commands.append(command)
         self._wake.set()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Submit(generation):
+                self._lives.submit(generation)
+            case Cancel(generation):
+                self._lives.cancel(generation)
+            case Release(offer):
+                self._lives.release(offer)
+            case Settle():
+                self._lives.settle(command)
+            case Drain():
+                self._drain()
+            case Stop():
+                self._stopping = True
 
     def _drain(self) -> None:
         streams = [generation for generation in self._roster.everyone() if not generation.hand_over]
         self._lives.fail(streams, Unavailable("this replica is shutting down"))
-
-    def _set_stopping(self) -> None:
-        self._stopping = True
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -169,7 +182,7 @@ class Engine:
 
     def _between_steps(self) -> None:
         while self._commands:
-            self._commands.popleft()()
+            self._carry_out(self._commands.popleft())
         losses = [shard.take_loss() for shard in self._shards]
         if any(losses):
             self._roster.pool.forget_all()

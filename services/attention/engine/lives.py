@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any
 
+from services.attention.engine.commands import Command, Release, Settle, StoreResult
 from services.attention.engine.fetcher import Fetched, Fetcher
 from services.attention.engine.generation import Failed, FirstToken, Generation, HandedOver, Phase
 from services.attention.engine.publisher import Published, Publisher
@@ -17,9 +17,6 @@ from services.runtime.errors import MoonshardError
 
 log = logging.getLogger(__name__)
 
-StoreResult = Fetched | Published
-"""The result of the store's work for a generation."""
-
 
 class Lives:
     """Moves generations from phase to phase and reports to their callers. Owned by the engine and used on its loop.
@@ -27,8 +24,8 @@ class Lives:
     The store works beside the steps. Its results are settled between them, since a step may be waiting for its experts
     when they come.
 
-    hold_s         how long the blocks of a hand-off are held for another replica
-    between_steps  queues a command that the engine carries out between two steps
+    hold_s   how long the blocks of a hand-off are held for another replica
+    enqueue  queues a command for the engine
     """
 
     def __init__(
@@ -39,7 +36,7 @@ class Lives:
         publisher: Publisher,
         hold_s: float,
         loop: asyncio.AbstractEventLoop,
-        between_steps: Callable[[Callable[[], None]], None],
+        enqueue: Callable[[Command], None],
     ) -> None:
         self._role = role
         self._roster = roster
@@ -47,7 +44,7 @@ class Lives:
         self._publisher = publisher
         self._hold_s = hold_s
         self._loop = loop
-        self._between_steps = between_steps
+        self._enqueue = enqueue
         self._held: dict[str, Generation] = {}  # by their offers
         self._tasks: dict[Generation, asyncio.Task[StoreResult]] = {}  # the store reads or writes their blocks now
 
@@ -110,32 +107,34 @@ class Lives:
         if self._roster.remove(generation):
             FINISHED.labels(reason).inc()
 
-    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, StoreResult], direction: str) -> None:
-        task = self._loop.create_task(work)
-        self._tasks[generation] = task
-        settle = partial(self._settle, generation, direction, time.monotonic())
-        task.add_done_callback(lambda _: self._between_steps(settle))
-
-    def _settle(self, generation: Generation, direction: str, started_s: float) -> None:
-        HANDOFF_SECONDS.labels(direction).observe(time.monotonic() - started_s)
-        task = self._tasks.pop(generation)
-        error = task.exception()
+    def settle(self, done: Settle) -> None:
+        """Go on with a generation after the store's work for it, between two steps."""
+        generation = done.generation
+        del self._tasks[generation]
         if generation.phase is Phase.ABANDONED:
             self.end(generation, "cancelled")
-        elif isinstance(error, MoonshardError):
-            self.fail([generation], error)
-        elif error is not None:
-            log.error("the store's part of a request failed", exc_info=error)
-            self.fail([generation], MoonshardError("internal error between steps"))
-        else:
-            self._go_on(generation, task.result())
+            return
+        match done.outcome:
+            case Fetched() as fetched:
+                self._start(generation, fetched)
+            case Published() as published:
+                self._handed_over(generation, published)
+            case MoonshardError() as error:
+                self.fail([generation], error)
+            case error:
+                log.error("the store's part of a request failed", exc_info=error)
+                self.fail([generation], MoonshardError("internal error between steps"))
 
-    def _go_on(self, generation: Generation, result: StoreResult) -> None:
-        match result:
-            case Fetched():
-                self._start(generation, result)
-            case Published():
-                self._handed_over(generation, result)
+    def _spawn(self, generation: Generation, work: Coroutine[Any, Any, StoreResult], direction: str) -> None:
+        started_s = time.monotonic()
+        task = self._loop.create_task(work)
+        self._tasks[generation] = task
+
+        def done(_: object) -> None:
+            HANDOFF_SECONDS.labels(direction).observe(time.monotonic() - started_s)
+            self._enqueue(Settle(generation, task.exception() or task.result()))
+
+        task.add_done_callback(done)
 
     def _start(self, generation: Generation, fetched: Fetched) -> None:
         comes_back = generation.num_cached is not None
@@ -170,4 +169,4 @@ class Lives:
         self._publisher.forget(generation)
         self._roster.hold(generation)
         self._held[offer] = generation
-        self._loop.call_later(self._hold_s, self._between_steps, partial(self.release, offer))
+        self._loop.call_later(self._hold_s, self._enqueue, Release(offer))

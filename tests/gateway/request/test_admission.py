@@ -170,6 +170,7 @@ async def ask_timed(site, headers=None):
     return answer, time.monotonic() - began_s
 
 
+@pytest.mark.slow
 async def test_more_at_once_than_can_begin(start_site):
     site = await start_site(begin_s=1.5)
     engine = site.prefills[0]
@@ -207,6 +208,7 @@ async def test_clients_that_come_back_as_asked_are_served(start_site):
     assert (await site.chat()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x-stainless-read-timeout", "x-stainless-timeout"])
 async def test_a_client_that_would_not_wait_so_long(start_site, name):
     site = await start_site()
@@ -222,6 +224,7 @@ async def test_a_client_that_would_not_wait_so_long(start_site, name):
     assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
 
 
+@pytest.mark.slow
 async def test_the_deadline_counts_too(start_site):
     site = await start_site(request_s=0.7)
     engine = site.prefills[0]

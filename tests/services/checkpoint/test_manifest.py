@@ -65,6 +65,7 @@ def test_a_manifest_that_is_none(damaged, manifest, message):
         verify(damaged)
 
 
+@pytest.mark.slow
 def test_the_command(damaged):
     def moonshard(*arguments):
         command = [sys.executable, "-m", "services.local", "verify-checkpoint", *arguments]

@@ -1,4 +1,4 @@
-"""Certificates made on the fly, in folders like a mounted secret: ca.crt, tls.crt, tls.key."""
+"""Certificates made by a test, in folders like a mounted secret: ca.crt, tls.crt, tls.key."""
 
 import datetime
 import ipaddress
@@ -15,8 +15,6 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority of a test."""
-
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
@@ -25,7 +23,7 @@ class Authority:
         self._certificate = builder.sign(self._key, hashes.SHA256())
 
     def write(self, folder: Path, name: str = "moonshard", *, expired: bool = False) -> TlsFiles:
-        """A new certificate with its key, and this authority's. What lies in the folder is replaced file by file."""
+        """Write a new certificate with its key, and the authority's; files in the folder are replaced one by one."""
         folder.mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP collector on loopback that keeps the spans it is sent."""
+"""An OTLP/HTTP collector on loopback that keeps the spans it receives."""
 
 import gzip
 import threading
@@ -27,7 +27,7 @@ class ReceivedSpan:
 
 
 class Collector:
-    """Use as a context manager. `raw` holds the bodies as they came."""
+    """A context manager; `raw` has the received bodies."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
@@ -61,13 +61,13 @@ class Collector:
 
     @property
     def spans(self) -> Sequence[ReceivedSpan]:
-        """All so far."""
+        """Return all spans received so far."""
         return [span for body in list(self.raw) for span in _spans_of(ExportTraceServiceRequest.FromString(body))]
 
     def wait_for(
         self, enough: Callable[[Sequence[ReceivedSpan]], bool], timeout_s: float = 60
     ) -> Sequence[ReceivedSpan]:
-        """The spans, as soon as they are enough."""
+        """Wait for a number of spans and return them."""
         end_s = time.monotonic() + timeout_s
         while not enough(spans := self.spans):
             assert time.monotonic() < end_s, f"after {timeout_s} s only {sorted({span.name for span in spans})}"

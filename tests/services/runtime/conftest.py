@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def socket_folder() -> Iterator[Path]:
-    """A folder whose path is short enough for sockets, which pytest's own need not be."""
+    """A folder whose path is short enough for sockets; pytest's folders may be too long."""
     with tempfile.TemporaryDirectory(prefix="moonshard-") as folder:
         yield Path(folder)
 
@@ -34,7 +34,7 @@ def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
 
 
 class ProbeProcess:
-    """`probe.py` as a process; its log is read line by line."""
+    """`probe.py` as a process, whose log is read line by line."""
 
     def __init__(self, **variables: str) -> None:
         self.address = variables["listen"]
@@ -48,7 +48,7 @@ class ProbeProcess:
         )
 
     async def line(self, msg: str) -> dict:
-        """The next line of the log with this message."""
+        """Return the next line of the log with this message."""
         while text := await asyncio.to_thread(self.process.stderr.readline):
             line = json.loads(text)
             if line["msg"] == msg:
@@ -56,9 +56,9 @@ class ProbeProcess:
         raise AssertionError(f"the log ended without {msg!r}")
 
     async def end(self) -> tuple[int, list[str]]:
-        """Exit code and the rest of the log."""
+        """Wait for the exit; return the exit code and the rest of the log."""
         code = await asyncio.to_thread(self.process.wait, timeout=20)
-        # Not by `communicate`, which passes by what `line` has read ahead.
+        # `communicate` would miss what `line` has buffered.
         return code, self.process.stderr.read().splitlines()
 
     def send(self, number: signal.Signals) -> None:
@@ -86,13 +86,13 @@ def start_probe(socket_folder: Path):
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 class Causes:
-    """How many values were missing and why, since this was made."""
+    """Counts missing values by cause, from its creation on."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -102,7 +102,7 @@ class Causes:
         counted: Counter = Counter()
         for sample in family.samples:
             if sample.name.endswith("_total"):
-                counted[sample.labels["outcome"]] += sample.value  # over the kinds of values
+                counted[sample.labels["outcome"]] += sample.value  # sum over the kinds of values
         return counted
 
     def __call__(self) -> dict[str, float]:

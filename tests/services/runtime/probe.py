@@ -1,4 +1,4 @@
-"""A service with calls of all four kinds and raw messages, for tests: in the test's process, or as one of its own."""
+"""A service for tests, with calls of all four kinds and raw messages, in the test's process or a separate one."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 class Probe:
-    """Echoes messages. What is done before an echo is a function of the message, given by the test."""
+    """Echoes messages, after a function of the message that the test gives."""
 
     def __init__(self, act: Callable[[bytes], Any] | None = None) -> None:
         self._act = act
@@ -62,7 +62,7 @@ class Probe:
 
 
 async def converse(channel: grpc.aio.Channel, kind: str, message: bytes, **options: Any) -> bytes:
-    """Sends one message and returns the first answer, whatever the kind of the call."""
+    """Send one message by a call of any kind and return the first answer."""
     start = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     if kind.startswith("unary"):
         call = start(message, **options)
@@ -82,13 +82,13 @@ async def converse(channel: grpc.aio.Channel, kind: str, message: bytes, **optio
 
 
 class ProbeSettings(ServiceSettings):
-    """How the process behaves: see `main`."""
+    """Settings of the process; see `main`."""
 
     probe: str = ""
 
 
 def main() -> None:
-    """A process whose messages say what to do, and whose setting says what goes wrong around the server."""
+    """Run a process that does what messages ask, and fails around the server as its setting says."""
     settings = load(ProbeSettings)
     draining, moody = asyncio.Event(), asyncio.Event()
 
@@ -118,7 +118,7 @@ def main() -> None:
         yield True
         await draining.wait()
         await asyncio.sleep(0.1)
-        yield True  # too late: it drains
+        yield True  # too late, since it is draining
         await asyncio.sleep(60)
 
     async def until() -> None:

@@ -1,4 +1,4 @@
-"""What is damaged in the store is never returned, whatever the damage, and its cause is counted."""
+"""A damaged value of the store is never returned, and the kind of damage is counted."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def raw(redis_server):
 
 
 def rewrite(raw, key: str, change) -> None:
-    """Changes what lies under a key, as a faulty disk or peer would."""
+    """Change the value of a key, as a faulty disk or peer would."""
     raw.set(key, bytes(change(bytearray(raw.get(key)))), px=60_000)
 
 

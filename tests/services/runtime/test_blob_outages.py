@@ -1,4 +1,4 @@
-"""A store that is lost, hangs or is full: every call ends in time, and works again when Redis does."""
+"""While the store is down, hangs or is full, every call ends in time; calls succeed again when Redis does."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ async def store(redis_server):
 
 
 async def bounded(call, *, at_most_s: float = 2 * TIMEOUT_S + 1.0) -> BaseException | None:
-    """The error of a call that must end in time."""
+    """Return the error of a call, which must end in time."""
     started = time.monotonic()
     (result,) = await asyncio.gather(call, return_exceptions=True)
     assert time.monotonic() - started < at_most_s
@@ -86,12 +86,12 @@ async def test_a_server_that_hangs(store, redis_server):
         calls = [asyncio.create_task(bounded(call)) for _ in range(4) for call in every_call(store)]
         ended = await asyncio.gather(*calls)
         assert {type(error) for error in ended} == {StoreUnavailable}
-        # Known to be down: refused at once.
+        # The store is known to be down, so calls are refused at once.
         assert isinstance(await bounded(store.get(["a"]), at_most_s=0.1), StoreUnavailable)
     finally:
         os.kill(redis_server.pid, signal.SIGCONT)
     await asyncio.sleep(0.3)
-    assert await store.get(["a"]) in ([SMALL], [None])  # the delete above may have arrived
+    assert await store.get(["a"]) in ([SMALL], [None])  # the delete may have arrived
 
 
 async def test_a_server_that_was_never_there(socket_folder):

@@ -1,4 +1,4 @@
-"""With a key, only processes that have it can store a value that is read."""
+"""With a key, readers accept only values stored by processes that have the key."""
 
 import os
 
@@ -65,7 +65,7 @@ async def test_any_flipped_bit_of_head_or_value(open_store, raw):
 
 
 async def test_the_value_of_another_name_under_a_head_that_fits(open_store, raw):
-    """The name in the head can be rewritten; the seal covers it."""
+    """An attacker can rewrite the name in the head, but the seal covers it."""
     store = open_store(OURS)
     await store.put({"a": SMALL, "b": SMALL[::-1]})
     other = bytearray(raw.get("kv:0:b"))

@@ -1,4 +1,4 @@
-"""The store over a real Redis: what is put comes back exactly, from one instance or several."""
+"""The store over one or several real Redis servers: values come back exactly."""
 
 import os
 from contextlib import ExitStack
@@ -116,7 +116,7 @@ async def test_deleted_values_leave_nothing(store, raw):
 async def test_pipelines_are_bounded(store, raw):
     values = {f"v{i}": os.urandom(BLOCK_BYTES) for i in range(12)}
     await store.put(values)
-    # Redis hangs up on a client for which it must hold more than this.
+    # Redis closes the connection of a client with more unread answers than this.
     raw.config_set("client-output-buffer-limit", f"normal {20 << 20} 0 0")
     assert await store.get(list(values)) == list(values.values())
     many = {f"s{i}": os.urandom(CHUNK_BYTES) for i in range(64)}

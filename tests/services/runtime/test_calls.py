@@ -134,7 +134,7 @@ async def test_a_client_that_leaves_ends_the_handler(peer, kind):
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 async def test_a_handler_that_stands_at_a_yield_is_closed_when_the_client_leaves(peer, kind):
     probe, channel = peer
-    # The answer is larger than the flow-control window and is never read: the handler waits for room.
+    # The answer exceeds the flow-control window and is never read, so the handler waits.
     start = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     call = start(bytes(8 << 20)) if kind == "unary_stream" else start()
     if kind == "stream_stream":

@@ -1,4 +1,4 @@
-"""Who exists, by address and by DNS; and which shard of its replica a pod is."""
+"""Discovery of peers by address and by DNS, and the shard number of a pod."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from services.runtime.shards import ShardSettings
 
 
 class Records:
-    """What DNS says, changed by a test: a name's addresses, or an error."""
+    """A DNS whose answers a test sets: a name's addresses, or an error."""
 
     def __init__(self, monkeypatch) -> None:
         self.of: dict[str, frozenset[str] | Exception] = {}

@@ -1,4 +1,4 @@
-"""Logs are lines of JSON, also for what nobody caught."""
+"""Log lines are JSON, also for uncaught exceptions."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Redis behind TLS and a password: our client and that of the limits, with files that change."""
+"""Redis with TLS and a password: the store's client and that of rate limits, with secrets that change."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from tests.services.runtime.certificates import Authority
 
 @asynccontextmanager
 async def behind_tls(redis_url, context):
-    """The Redis server's own build may know no TLS: this ends it in front of the real one. Gives the port."""
+    """Terminate TLS in front of a Redis server, whose build may lack TLS; yield the port."""
 
     connections: set[asyncio.Task] = set()
 
@@ -114,7 +114,7 @@ async def test_a_password_that_changes_is_read_again(redis_server, tmp_path):
     ],
 )
 async def test_without_one_of_them_the_store_is_unavailable(url, access, tmp_path, spoil, reason, caplog):
-    """The log says why; the error, which clients read, only that."""
+    """The log has the reason; the error, which clients see, has only the fact."""
     store = BlobStore([url], ttl_s=60, access=spoil(access, Authority().write(tmp_path / "other")))
     with pytest.raises(StoreUnavailable, match="the store ") as refused:
         await store.put({"name": b"value"})

@@ -1,4 +1,4 @@
-"""The Redis protocol, however the network cuts it."""
+"""The Redis protocol, with answers cut at any place."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ def bulk(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def scripted_peer(socket_folder, pieces: list[bytes], *, close: bool = False):
-    """A server that answers the first bytes it gets with these pieces, and a connection to it."""
+    """Yield a connection to a server that answers its first bytes with these pieces."""
 
     ended = asyncio.Event()
 

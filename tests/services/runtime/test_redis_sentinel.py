@@ -1,4 +1,4 @@
-"""A master behind Sentinel: found by its name, and again after a failover. Real servers, all on loopback."""
+"""A master behind Sentinel is found by its name, also after a failover. All servers are real, on loopback."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ VALUES = {f"v{i}": b"x" * 1000 for i in range(32)}
 
 @contextmanager
 def sentinel(folder, master_port):
-    """One Sentinel that decides alone, and fast. Gives its port."""
+    """Run one Sentinel that decides alone and quickly; yield its port."""
     port = free_port()
     lines = [
         f"port {port}",

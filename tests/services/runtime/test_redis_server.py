@@ -1,4 +1,4 @@
-"""The embedded Redis server: it starts, keeps nothing, and says why if it cannot."""
+"""The embedded Redis server starts, writes nothing to disk, and reports why it cannot start."""
 
 import subprocess
 from pathlib import Path

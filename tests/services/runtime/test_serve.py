@@ -1,4 +1,4 @@
-"""A process around its service: start, health, draining, exit."""
+"""The life of a service's process: start, health, draining, exit."""
 
 import asyncio
 import json
@@ -22,6 +22,7 @@ stop_signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT]
 
 
 @stop_signals
+@pytest.mark.slow
 async def test_a_signal_lets_calls_finish_and_exits_with_0(start_probe, number):
     process = start_probe()
     address = (await process.line("listening"))["address"]
@@ -39,6 +40,7 @@ async def test_a_signal_lets_calls_finish_and_exits_with_0(start_probe, number):
             await converse(channel, "unary_unary", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe, message", [("", b"sleep"), ("drain-hangs", b"")], ids=["call", "hook"])
 async def test_draining_has_a_deadline(start_probe, probe, message):
     process = start_probe(drain_s="0.5", probe=probe)
@@ -61,6 +63,7 @@ async def test_a_watcher_does_not_delay_the_end(start_probe):
         assert (await asyncio.wait_for(process.end(), 5))[0] == 0
 
 
+@pytest.mark.slow
 async def test_a_process_that_cannot_serve_for_a_while(start_probe):
     process = start_probe(probe="moody")
     await process.line("not ready")
@@ -76,7 +79,7 @@ async def test_a_process_that_cannot_serve_for_a_while(start_probe):
 
 
 async def _until_quiet(health):
-    """What a watcher still reports within a moment."""
+    """Return what a watcher reports until it is quiet for a moment."""
     with suppress(TimeoutError):
         async with asyncio.timeout(0.3):
             async for serving in health:

@@ -1,4 +1,4 @@
-"""Settings come from MOONSHARD_* alone, and a bad one stops the process with its name."""
+"""Settings come only from MOONSHARD_* variables; a bad one stops the process with its name."""
 
 import os
 from typing import Literal, Self
@@ -10,7 +10,7 @@ from services.runtime.settings import Addresses, Names, ServiceSettings, StoreUr
 
 
 class EngineSettings(ServiceSettings):
-    """Every type of field that services use."""
+    """All types of fields that services use."""
 
     model: str
     role: Literal["prefill", "decode"] = "decode"

@@ -1,4 +1,4 @@
-"""An error reply of Redis: a value that is lost, or a store to try again, and never an address in the error."""
+"""Error replies of Redis count as a lost value or an unavailable store; errors never contain an address."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ async def store_at(url, **options):
 
 @asynccontextmanager
 async def refusing(folder, reply: bytes):
-    """A server that answers every command with this error."""
+    """Run a server that answers every command with this error."""
     handlers = []
 
     async def answer(reader, writer):

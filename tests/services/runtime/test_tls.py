@@ -1,4 +1,4 @@
-"""Mutual TLS: who is let in, what those hear who are not, and certificates that change while streams run."""
+"""Mutual TLS: accepted and refused peers, their errors, and certificates that change while streams run."""
 
 import asyncio
 from contextlib import aclosing, asynccontextmanager
@@ -109,12 +109,12 @@ async def test_certificates_change_under_open_streams(files, tmp_path, monkeypat
         for generation in range(3):
             stream = channel.stream_stream(f"/{SERVICE}/stream_stream")(timeout=60)
             streams.append(stream)
-            # Every stream so far goes on, over the connection of its own time.
+            # Every stream continues on the connection on which it began.
             for old in streams:
                 await old.write(b"%d" % generation)
                 assert await old.read() == b"%d" % generation
             before = files.ca.read_bytes()
-            # Another authority altogether: whoever kept the certificates of before would be refused.
+            # A new authority, which would refuse a peer with the old certificates.
             Authority().write(folder)
             assert files.ca.read_bytes() != before
         for stream in streams:

@@ -208,7 +208,7 @@ async def test_prompt_tokens_are_capped_before_anything_is_computed(start_vision
 
 
 async def test_without_the_store_the_caller_is_told(start_vision, redis):
-    vision = await start_vision(store_timeout_s=0.3)
+    vision = await start_vision(store_timeout_s=0.3, store_wait_s=0.5)
     redis.stop()
     with pytest.raises(StoreUnavailable):
         await vision.encode(saved(picture(50, 50), "PNG"))

@@ -94,8 +94,8 @@ GOOD = Hello(LinkKind.STREAM, b"this token was issued by nobody.")
     [
         pytest.param(pack_hello(GOOD), id="another-token"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: expert\r\n\r\n".ljust(64), id="http"),
-        pytest.param(pack_hello(GOOD)[:-1], id="too-short"),
-        pytest.param(b"", id="silent"),
+        pytest.param(pack_hello(GOOD)[:-1], id="too-short", marks=pytest.mark.slow),
+        pytest.param(b"", id="silent", marks=pytest.mark.slow),
     ],
 )
 def test_a_caller_that_was_not_introduced_is_never_answered(stack, model, native, said):
@@ -129,6 +129,7 @@ def test_a_token_introduces_one_connection(stack, model):
         assert second.recv(4) == b""
 
 
+@pytest.mark.slow
 async def test_strangers_keep_no_caller_out_for_long(stack, model):
     server = stack.enter_context(ServerThread(model, "127.0.0.1:0", native=True))
     for _ in range(MAX_STRANGERS):
