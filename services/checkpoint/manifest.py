@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from services.checkpoint.folder import require_folder
 from services.runtime.errors import CheckpointError
 
 MANIFEST_FILE: Final = "SHA256SUMS"
@@ -50,10 +51,7 @@ def verify(folder: Path) -> int:
 
 
 def _names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'none'}"
-        )
+    require_folder(folder)
     return sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
 
 

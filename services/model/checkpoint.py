@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from services.checkpoint.config import CONFIG_FILE, ModelConfig, load_config
+from services.checkpoint.folder import require_folder
 from services.checkpoint.json_fields import read_json_object
 from services.model.safetensors_file import DTYPES, SafetensorsFile, header_bytes
 from services.runtime.errors import CheckpointError
@@ -31,10 +32,7 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_dir():
-            raise CheckpointError(
-                f"{path}: expected a checkpoint folder, found {'a file' if path.exists() else 'none'}"
-            )
+        require_folder(path)
         self.config: ModelConfig = load_config(path)
         self._file_of = self._read_index()
         # A download that was cut is found here, not after an hour of loading.

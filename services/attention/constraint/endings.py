@@ -29,7 +29,7 @@ class ByteMatcher(Protocol):
 
 
 class Guide(Protocol):
-    """A place in a text, by the source of the grammar. Immutable."""
+    """A place in a text, by the source of the grammar. Immutable; inherited for `key` and `is_between`."""
 
     def after(self, text: bytes) -> "Guide":
         """The place after more text."""
@@ -43,13 +43,15 @@ class Guide(Protocol):
     @property
     def key(self) -> object:
         """Equal for places that go on alike if the same bytes may come next; None if that says too little."""
+        return None
 
     @property
     def is_between(self) -> bool:
         """Whether no string or number is in hand, so that proposals may help again."""
+        return False
 
 
-class Unguided:
+class Unguided(Guide):
     """Nothing but the matcher is known. `literals`: bytes that stand in the grammar's source."""
 
     def __init__(self, literals: bytes = b"") -> None:
@@ -65,14 +67,6 @@ class Unguided:
         if len(allowed) <= FREE_TEXT:
             return allowed
         return bytes(byte for byte in allowed if byte in self._tried) or allowed[:NUM_UNTYPICAL]
-
-    @property
-    def key(self) -> object:
-        return None
-
-    @property
-    def is_between(self) -> bool:
-        return False
 
 
 def find_ending(start: ByteMatcher, guide: Guide, max_visits: int) -> bytes | None:

@@ -33,7 +33,7 @@ IN_ESCAPE = tuple(bytes([byte]) for byte in b'0n"123456789abcdefABCDEF')
 
 
 @dataclass(frozen=True)
-class TextGuide:
+class TextGuide(Guide):
     """A whole text that must satisfy some demands; `begun` is what is there of it."""
 
     demands: TextDemands
@@ -52,17 +52,9 @@ class TextGuide:
     def narrowed(self, allowed: bytes) -> bytes:
         return Unguided().narrowed(allowed)
 
-    @property
-    def key(self) -> object:
-        return None
-
-    @property
-    def is_between(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class ChoiceGuide:
+class ChoiceGuide(Guide):
     """One of several texts."""
 
     texts: tuple[bytes, ...]
@@ -78,17 +70,9 @@ class ChoiceGuide:
     def narrowed(self, allowed: bytes) -> bytes:
         return allowed
 
-    @property
-    def key(self) -> object:
-        return None
-
-    @property
-    def is_between(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class JsonGuide:
+class JsonGuide(Guide):
     """JSON after a schema, as compact as the grammar writes it."""
 
     ways: SchemaWays = field(compare=False)

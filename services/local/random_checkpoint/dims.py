@@ -1,7 +1,7 @@
 """Sizes of random checkpoints, and their config.json in the form of the released one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from services.checkpoint.architecture import GROUP_SIZE
 from services.checkpoint.config import TextConfig, VisionConfig
@@ -18,6 +18,35 @@ class RandomDims:
     vision: VisionConfig | None = None
 
 
+# K2.6's own values where a random checkpoint need not be smaller.
+_TEXT: Final[dict[str, Any]] = {
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 2.827,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 50000.0,
+}
+_VISION: Final[dict[str, Any]] = {
+    "patch_size": 14,
+    "pos_emb_time": 4,
+    "merge_kernel_size": (2, 2),
+    "projector_ln_eps": 1e-5,
+}
+
+
+def text_sizes(**sizes: Any) -> TextConfig:
+    """Return a text model with these sizes and K2.6's other values, unless given."""
+    return TextConfig(**{**_TEXT, **sizes})
+
+
+def vision_sizes(**sizes: Any) -> VisionConfig:
+    """Return a vision tower with these sizes and K2.6's other values, unless given."""
+    return VisionConfig(**{**_VISION, **sizes})
+
+
 def preset(name: str) -> RandomDims:
     """Return the sizes of a preset: "tiny" for tests and demos, "bench-1b" for comparing engines; else KeyError."""
     return {"tiny": tiny_dims, "bench-1b": bench_1b_dims}[name]()
@@ -25,7 +54,7 @@ def preset(name: str) -> RandomDims:
 
 def tiny_dims() -> RandomDims:
     """Return about a million parameters with every part of the real model; prompts over 128 tokens exercise YaRN."""
-    text = TextConfig(
+    text = text_sizes(
         hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -35,32 +64,20 @@ def tiny_dims() -> RandomDims:
         qk_rope_head_dim=16,
         v_head_dim=32,
         intermediate_size=192,
-        first_k_dense_replace=1,
         moe_intermediate_size=64,
         n_routed_experts=16,
         num_experts_per_tok=4,
-        n_shared_experts=1,
-        routed_scaling_factor=2.827,
-        n_group=1,
-        topk_group=1,
-        norm_topk_prob=True,
-        rms_norm_eps=1e-5,
         vocab_size=576,
         max_position_embeddings=4096,
-        rope_theta=50000.0,
         rope_scaling=YarnConfig(32.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=128),
     )
-    vision = VisionConfig(
+    vision = vision_sizes(
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=96,
-        patch_size=14,
         pos_emb_height=8,
         pos_emb_width=8,
-        pos_emb_time=4,
-        merge_kernel_size=(2, 2),
-        projector_ln_eps=1e-5,
         text_hidden_size=text.hidden_size,
     )
     return RandomDims(text, vision)
@@ -68,7 +85,7 @@ def tiny_dims() -> RandomDims:
 
 def bench_1b_dims() -> RandomDims:
     """Return 1.28 billion parameters, 0.27 active, with the latent and head sizes of K2.6; no vision."""
-    text = TextConfig(
+    text = text_sizes(
         hidden_size=1024,
         num_hidden_layers=12,
         num_attention_heads=16,
@@ -78,19 +95,11 @@ def bench_1b_dims() -> RandomDims:
         qk_rope_head_dim=64,
         v_head_dim=128,
         intermediate_size=2816,
-        first_k_dense_replace=1,
         moe_intermediate_size=512,
         n_routed_experts=64,
         num_experts_per_tok=8,
-        n_shared_experts=1,
-        routed_scaling_factor=2.827,
-        n_group=1,
-        topk_group=1,
-        norm_topk_prob=True,
-        rms_norm_eps=1e-5,
         vocab_size=32000,
         max_position_embeddings=262144,
-        rope_theta=50000.0,
         rope_scaling=YarnConfig(64.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=4096),
     )
     return RandomDims(text)

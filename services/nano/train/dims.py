@@ -1,8 +1,7 @@
 """Nano's sizes: every part of the real model, with a small width and few layers."""
 
-from services.checkpoint.config import TextConfig, VisionConfig
 from services.checkpoint.rope_fields import YarnConfig
-from services.local.random_checkpoint.dims import SPECIAL_SLOTS, RandomDims
+from services.local.random_checkpoint.dims import SPECIAL_SLOTS, RandomDims, text_sizes, vision_sizes
 
 ORDINARY_TOKENS = 1024  # rows of embedding and head: ordinary tokens and special slots
 
@@ -13,7 +12,7 @@ FRAME_PATCHES = 16
 
 def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
     """Return the sizes for a vocabulary of `ordinary_tokens` and the special slots."""
-    text = TextConfig(
+    text = text_sizes(
         hidden_size=256,
         num_hidden_layers=6,
         num_attention_heads=8,
@@ -23,33 +22,23 @@ def nano_dims(ordinary_tokens: int = ORDINARY_TOKENS) -> RandomDims:
         qk_rope_head_dim=16,
         v_head_dim=48,
         intermediate_size=512,
-        first_k_dense_replace=1,
         moe_intermediate_size=128,
         n_routed_experts=16,
         num_experts_per_tok=2,
-        n_shared_experts=1,
         routed_scaling_factor=1.5,
-        n_group=1,
-        topk_group=1,
-        norm_topk_prob=True,
-        rms_norm_eps=1e-5,
         vocab_size=ordinary_tokens + SPECIAL_SLOTS,
         max_position_embeddings=4096,
         # Conversations are short, so all pairs of rope dimensions should distinguish distances of 1 to 1000 tokens.
         rope_theta=1000.0,
         rope_scaling=YarnConfig(4.0, 32.0, 1.0, 1.0, 1.0, original_max_position_embeddings=1024),
     )
-    vision = VisionConfig(
+    vision = vision_sizes(
         hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=384,
-        patch_size=14,
         pos_emb_height=8,
         pos_emb_width=8,
-        pos_emb_time=4,
-        merge_kernel_size=(2, 2),
-        projector_ln_eps=1e-5,
         text_hidden_size=text.hidden_size,
     )
     return RandomDims(text, vision)
