@@ -63,36 +63,12 @@ def _split_tiles(context_len, TILE_T: tl.constexpr, SPLIT_TILES: tl.constexpr, M
 
 @triton.jit
 def mla_decode_split_kernel(
-    q_latent,
-    q_rope,
-    cache,
-    kv_scales,
-    rope_keys,
-    block_tables,
-    context_lens,
-    partial,
-    log_sums,
-    scale,
-    heads,
-    num_splits,
-    q_latent_row,
-    q_latent_head,
-    q_rope_row,
-    q_rope_head,
-    cache_block,
-    table_row,
-    LATENT: tl.constexpr,
-    ROPE: tl.constexpr,
-    TOKEN: tl.constexpr,
-    FP8_GROUP: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    TILE_H: tl.constexpr,
-    TILE_T: tl.constexpr,
-    TILE_L: tl.constexpr,
-    TILE_R: tl.constexpr,
-    SPLIT_TILES: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
-):
+    q_latent, q_rope, cache, kv_scales, rope_keys, block_tables, context_lens, partial, log_sums, scale, heads,
+    num_splits, q_latent_row, q_latent_head, q_rope_row, q_rope_head, cache_block, table_row,
+    LATENT: tl.constexpr, ROPE: tl.constexpr, TOKEN: tl.constexpr, FP8_GROUP: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, TILE_H: tl.constexpr, TILE_T: tl.constexpr, TILE_L: tl.constexpr,
+    TILE_R: tl.constexpr, SPLIT_TILES: tl.constexpr, MAX_SPLITS: tl.constexpr,
+):  # fmt: skip
     """One split of one row for TILE_H heads; grid (rows, splits, head tiles). Splits past the context return.
 
     TOKEN      numbers of a token in the cache, bytes in FP8
@@ -159,19 +135,10 @@ def mla_decode_split_kernel(
 
 @triton.jit
 def mla_decode_combine_kernel(
-    partial,
-    log_sums,
-    context_lens,
-    out,
-    heads,
-    num_splits,
-    LATENT: tl.constexpr,
-    TILE_T: tl.constexpr,
-    TILE_S: tl.constexpr,
-    TILE_L: tl.constexpr,
-    SPLIT_TILES: tl.constexpr,
+    partial, log_sums, context_lens, out, heads, num_splits,
+    LATENT: tl.constexpr, TILE_T: tl.constexpr, TILE_S: tl.constexpr, TILE_L: tl.constexpr, SPLIT_TILES: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
-):
+):  # fmt: skip
     """Mean of a row's splits, weighted by their sums of exponentials; grid (rows, heads, columns / TILE_L)."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)

@@ -39,36 +39,11 @@ def prefill_tiles(nope: int, dtype: torch.dtype) -> PrefillTiles:
 
 @triton.jit
 def mla_prefill_kernel(
-    q_nope,
-    q_rope,
-    projected,
-    rope_keys,
-    out,
-    state_mean,
-    state_peak,
-    state_total,
-    scale,
-    tokens,
-    heads,
-    first_query,
-    first_key,
-    num_keys,
-    q_nope_row,
-    q_nope_head,
-    q_rope_row,
-    q_rope_head,
-    rope_key_row,
-    NOPE: tl.constexpr,
-    ROPE: tl.constexpr,
-    VALUE: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_K: tl.constexpr,
-    TILE_N: tl.constexpr,
-    TILE_R: tl.constexpr,
-    TILE_V: tl.constexpr,
-    IS_FIRST: tl.constexpr,
-    IS_LAST: tl.constexpr,
-):
+    q_nope, q_rope, projected, rope_keys, out, state_mean, state_peak, state_total, scale, tokens, heads, first_query,
+    first_key, num_keys, q_nope_row, q_nope_head, q_rope_row, q_rope_head, rope_key_row,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, TILE_Q: tl.constexpr, TILE_K: tl.constexpr,
+    TILE_N: tl.constexpr, TILE_R: tl.constexpr, TILE_V: tl.constexpr, IS_FIRST: tl.constexpr, IS_LAST: tl.constexpr,
+):  # fmt: skip
     """TILE_Q queries of one head against one piece of the context; grid (query tiles, heads).
 
     first_query, first_key  positions of the chunk's first query and of the piece's first key
@@ -126,29 +101,10 @@ def mla_prefill_kernel(
 
 @triton.jit
 def _attend(
-    q_n,
-    q_r,
-    projected,
-    rope_keys,
-    peak,
-    total,
-    mean,
-    scale,
-    heads,
-    head,
-    begin,
-    own,
-    visible,
-    rope_key_row,
-    NOPE: tl.constexpr,
-    ROPE: tl.constexpr,
-    VALUE: tl.constexpr,
-    TILE_K: tl.constexpr,
-    TILE_N: tl.constexpr,
-    TILE_R: tl.constexpr,
-    TILE_V: tl.constexpr,
-    MASKED: tl.constexpr,
-):
+    q_n, q_r, projected, rope_keys, peak, total, mean, scale, heads, head, begin, own, visible, rope_key_row,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, TILE_K: tl.constexpr, TILE_N: tl.constexpr,
+    TILE_R: tl.constexpr, TILE_V: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
     """Add one tile of keys. Only MASKED tiles may have keys after a query's own position."""
     key = begin + tl.arange(0, TILE_K)
     n = tl.arange(0, TILE_N)
@@ -213,36 +169,11 @@ def mla_prefill(
         rope_keys = context[:, kv_b.shape[1] :]
         projected = linear(context[:, : kv_b.shape[1]], kv_b)
         mla_prefill_kernel[(cdiv(tokens, tiles.tile_q), heads)](
-            q_nope,
-            q_rope,
-            projected,
-            rope_keys,
-            out,
-            state_mean,
-            state_peak,
-            state_total,
-            softmax_scale * LOG2_E,
-            tokens,
-            heads,
-            context_len - tokens,
-            first_key,
-            num_keys,
-            q_nope.stride(0),
-            q_nope.stride(1),
-            q_rope.stride(0),
-            q_rope.stride(1),
-            rope_keys.stride(0),
-            NOPE=nope,
-            ROPE=rope,
-            VALUE=v_dim,
-            TILE_Q=tiles.tile_q,
-            TILE_K=tiles.tile_k,
-            TILE_N=power_of_2(nope, 16),
-            TILE_R=power_of_2(rope, 16),
-            TILE_V=power_of_2(v_dim, 16),
-            IS_FIRST=first_key == 0,
-            IS_LAST=first_key == pieces[-1],
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-        )
+            q_nope, q_rope, projected, rope_keys, out, state_mean, state_peak, state_total, softmax_scale * LOG2_E,
+            tokens, heads, context_len - tokens, first_key, num_keys, q_nope.stride(0), q_nope.stride(1),
+            q_rope.stride(0), q_rope.stride(1), rope_keys.stride(0),
+            NOPE=nope, ROPE=rope, VALUE=v_dim, TILE_Q=tiles.tile_q, TILE_K=tiles.tile_k, TILE_N=power_of_2(nope, 16),
+            TILE_R=power_of_2(rope, 16), TILE_V=power_of_2(v_dim, 16), IS_FIRST=first_key == 0,
+            IS_LAST=first_key == pieces[-1], num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        )  # fmt: skip
     return out
