@@ -66,11 +66,17 @@ def metrics(
     for name in [process] if process else names:
         if not process:
             typer.echo(f"# {name}")
-        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{cluster.run_folder}/{name}.prom")) as client:
-            try:
-                typer.echo(client.get("http://localhost/metrics").text)
-            except httpx.TransportError as error:
-                typer.echo(f"# not there: {error}")
+        typer.echo(_metrics_of(Path(cluster.run_folder, f"{name}.prom")))
+
+
+def _metrics_of(path: Path) -> str:
+    if not path.is_socket():
+        return "# not there: it does not serve metrics yet"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        try:
+            return client.get("http://localhost/metrics").text
+        except httpx.TransportError as error:
+            return f"# not there: {error}"
 
 
 def running_cluster() -> ClusterState:

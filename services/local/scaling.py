@@ -1,7 +1,7 @@
-"""Replicas on demand: says over a Unix socket which run, and starts and ends them as the autoscaler orders.
+"""Replicas on demand: reports their states over a Unix socket, and starts and ends them by the autoscaler's orders.
 
 One connection, one JSON object a line. To the autoscaler: {"decode": {"replicas": 1, "ready": 0}, ...}, at first and
-after every change. From it: {"role": "decode", "replicas": 0}. Its other end is services/autoscaler/local.py.
+after every change. From it: {"role": "decode", "replicas": 0}. The other end is services/autoscaler/local.py.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ POLL_S = 0.05
 
 
 class Scaling:
-    """Owns how many replicas of each role are asked for. All on the supervisor's loop.
+    """Owns the ordered number of replicas of each role. All methods run on the supervisor's loop.
 
-    Processes of a role that are beyond the number end in order; the others run. At first all are asleep.
+    Replicas up to that number run, others end in order. At first all are asleep.
     """
 
     def __init__(self, supervisor: Supervisor, path: Path) -> None:
@@ -48,21 +48,24 @@ class Scaling:
             order.cancel()
 
     def state(self) -> dict[str, dict[str, int]]:
-        """By role: replicas that are asked for, and those of them that serve."""
+        """Return by role the ordered replicas, and those of them that serve."""
         return {
             role: {"replicas": self._asked[role], "ready": sum(map(self._serves, self._of(role)))}
             for role in self._names
         }
 
     def order(self, role: str, replicas: int) -> None:
-        """From now on so many; the others end beside whatever else happens."""
+        """Let this many replicas run; the others end in tasks of their own."""
         self._asked[role] = replicas
-        for number, names in self._names[role].items():
-            asleep = number >= replicas
-            # One that ends while it is woken starts anew when it has ended.
-            order = asyncio.create_task(self._supervisor.set_asleep(names, asleep=asleep))
+        for number in self._names[role]:
+            order = asyncio.create_task(self._carry_out(role, number))
             self._orders.add(order)
             order.add_done_callback(self._orders.discard)
+
+    async def _carry_out(self, role: str, number: int) -> None:
+        # The number of the latest order counts. A replica that is woken while it ends starts again after its end.
+        asleep = number >= self._asked[role]
+        await self._supervisor.set_asleep(self._names[role][number], asleep=asleep)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reporting = asyncio.create_task(self._report(writer))

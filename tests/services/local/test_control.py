@@ -103,7 +103,7 @@ def test_the_metrics_command(tmp_path, monkeypatch):
         wrong = CliRunner().invoke(app, ["metrics", "redis-0"])
     assert (one.exit_code, "python_info{" in one.stdout) == (0, True)
     assert "# gateway" in all_of_them.stdout
-    assert "# vision\n# not there: " in all_of_them.stdout
+    assert "# vision\n# not there: it does not serve metrics yet" in all_of_them.stdout
     assert (wrong.exit_code, "only gateway, vision" in wrong.stderr) == (2, True)
 
 

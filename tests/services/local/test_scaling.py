@@ -78,12 +78,26 @@ async def test_a_replica_serves_when_all_its_processes_do(tmp_path):
 
 async def test_a_replica_that_is_ordered_while_it_ends_starts_again(tmp_path):
     async with scaled(tmp_path) as (supervisor, scaling, _):
+        child = supervisor.children["decode-0"]
+        scaling.order("decode", 1)
+        await until(lambda: child.is_ready)
+        scaling.order("decode", 0)
+        await until(lambda: child.is_asleep)
+        scaling.order("decode", 1)
+        await until(lambda: child.is_ready)
+        assert child.exit_codes == [0]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0, 1), (0, 2, 1)])
+async def test_the_latest_of_several_orders_counts(tmp_path, numbers):
+    async with scaled(tmp_path) as (supervisor, scaling, _):
         scaling.order("decode", 1)
         await until(lambda: scaling.state()["decode"]["ready"] == 1)
-        first = supervisor.children["decode-0"].pid
-        scaling.order("decode", 0)
-        scaling.order("decode", 1)
-        await until(lambda: scaling.state()["decode"]["ready"] == 1 and supervisor.children["decode-0"].pid != first)
+        for number in numbers:
+            scaling.order("decode", number)
+        await asyncio.sleep(0.3)
+        await until(lambda: scaling.state()["decode"] == {"replicas": 1, "ready": 1})
+        assert running(supervisor) == {"gateway", "decode-0"}
 
 
 async def test_an_autoscaler_that_comes_back_learns_the_state(tmp_path):
