@@ -30,7 +30,7 @@ from services.local.up import run_cluster
 from services.runtime.errors import CheckpointError
 from services.runtime.redis_server import find_redis_server
 
-# For what it does to `input`: line editing and history. Not every build of Python has it.
+# Imported because it adds line editing and history to `input`. Some builds of Python lack it.
 with contextlib.suppress(ImportError):
     import readline  # noqa: F401
 
@@ -221,7 +221,7 @@ def _verify(folder: Path, console: Console) -> None:
 
 
 def _served(model: str, cache: Path, console: Console) -> Served:
-    """What shall be served, and is there: the tiny checkpoint is written if need be."""
+    """Return the checkpoint to serve; write the tiny one if it does not exist."""
     found = served(model, cache)
     if found.path == tiny_path(cache) and not found.path.is_dir():
         console.print(f"Writing a tiny random checkpoint to {found.path} (once).", highlight=False, soft_wrap=True)
@@ -235,7 +235,7 @@ def _served(model: str, cache: Path, console: Console) -> Served:
 
 
 def _can_see(checkpoint: Path) -> bool:
-    """Whether the checkpoint has a vision tower. A file that is no JSON is for the processes to complain about."""
+    """Whether the checkpoint has a vision tower. The processes will refuse a file that is not JSON."""
     with contextlib.suppress(ValueError):
         return bool(json.loads((checkpoint / "config.json").read_bytes()).get("vision_config"))
     return False

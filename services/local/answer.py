@@ -1,4 +1,4 @@
-"""A client of our own chat endpoint: one request, and its answer piece by piece."""
+"""A client of the chat endpoint, which yields an answer piece by piece."""
 
 import ipaddress
 import json
@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import httpx
 
 CONNECT_TIMEOUT_S = 5.0
-# Longer than the gateway's keep-alive, so that only a dead connection is given up.
+# Longer than the gateway's keep-alive, so that only a dead connection runs into it.
 READ_TIMEOUT_S = 60.0
 
 
 class ChatFailed(Exception):
-    """The server cannot be reached, refused the request, or broke off. The message is for people."""
+    """The server cannot be reached, refused the request, or ended the answer early. The message is for users."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `messages` are those of the API; None leaves a choice to the server.
+    """A request. `messages` have the API's form; None leaves a choice to the server.
 
-    keep_thoughts  the model sees what it thought in earlier turns
+    keep_thoughts  the model sees its thoughts of earlier turns
     """
 
     model: str
@@ -51,7 +51,7 @@ class Question:
 
 
 class ChatClient:
-    """Talks to one server. `api_key` is sent if there is one."""
+    """A client of one server. `api_key` is sent if there is one."""
 
     def __init__(self, url: str, api_key: str = "") -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
@@ -59,7 +59,7 @@ class ChatClient:
             base_url=self._url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            # A proxy of the environment cannot reach a server on this machine.
+            # A proxy named in the environment cannot reach a server on this machine.
             trust_env=not _is_local(self._url),
         )
 
@@ -67,14 +67,14 @@ class ChatClient:
         self._http.close()
 
     def first_model(self) -> str:
-        """The name of the model that the server offers."""
+        """Return the name of the server's first model."""
         with self._failures():
             answer = self._http.get("/v1/models")
         _check(answer)
         return str(answer.json()["data"][0]["id"])
 
     def ask(self, question: Question) -> Generator[Piece, None, None]:
-        """The answer as it comes. To close the iterator is to leave: the server then stops generating."""
+        """Yield the answer while it is generated. Closing the iterator makes the server stop generating."""
         with self._failures(), self._http.stream("POST", "/v1/chat/completions", json=question.body()) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -92,7 +92,7 @@ class ChatClient:
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[Piece]:
-    """Read server-sent events up to [DONE]; ChatFailed at an error, or if the stream ends before."""
+    """Read server-sent events up to [DONE]. Raises ChatFailed for an error event or an early end of the stream."""
     for line in lines:
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data == "[DONE]":

@@ -26,7 +26,7 @@ Ctrl-C                  stop the answer that is running"""
 
 @dataclass
 class ChatOptions:
-    """What stays the same over a conversation; what concerns thinking may be switched in it."""
+    """Options of a conversation; commands may switch those of thinking."""
 
     model: str
     thinking: bool = True
@@ -42,7 +42,7 @@ class Conversation:
 
     options: ChatOptions
     messages: list[dict[str, Any]] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)  # data URLs that go with the next question
+    images: list[str] = field(default_factory=list)  # data URLs for the next question
 
     def __post_init__(self) -> None:
         self.reset()
@@ -57,10 +57,10 @@ class Conversation:
         return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
     def ask(self, client: ChatClient, console: Console, text: str) -> bool:
-        """Print the answer as it comes and remember it. False if Ctrl-C broke it off; ChatFailed as the client.
+        """Print the answer while it is generated, and remember it. Return False if Ctrl-C stopped it.
 
-        What was printed of a broken-off answer is remembered too, unless there was none: then the question is
-        forgotten with it.
+        The printed part of a stopped answer is remembered too. If there is none, the question is forgotten as well.
+        Raises ChatFailed like the client.
         """
         asked = {"role": "user", "content": self._content(text)}
         options = self.options
@@ -80,7 +80,7 @@ class Conversation:
                 if not thinking and not answer["content"] and answer["reasoning_content"] and console.is_terminal:
                     console.print("\n")
                 answer["reasoning_content" if thinking else "content"] += piece.text
-                # Elsewhere than in a terminal only the answer is wanted.
+                # Outside a terminal, for example in a pipe, only the answer is printed.
                 if not thinking or console.is_terminal:
                     show(console, piece.text, dim=thinking)
             return True
@@ -94,7 +94,7 @@ class Conversation:
                 self.images = []
 
     def add_image(self, path: Path) -> str:
-        """Keep a picture for the next question; return what to say about it."""
+        """Keep a picture for the next question; return a message for the user."""
         kind = IMAGE_TYPES.get(path.suffix.lower())
         if kind is None:
             return f"{path} is no picture: its name ends in none of {', '.join(IMAGE_TYPES)}"
@@ -113,7 +113,7 @@ class Conversation:
 
 
 def show(console: Console, text: str, *, dim: bool) -> None:
-    """Print a piece of text as it is, without a line end. Past rich, which would expand tabs within each piece."""
+    """Print a piece of text unchanged, without a line end. Bypasses rich, which would expand tabs in each piece."""
     text = printable(text)
     if dim and console.is_terminal and not console.is_dumb_terminal:
         text = f"{DIM}{text}{PLAIN}"
@@ -122,12 +122,12 @@ def show(console: Console, text: str, *, dim: bool) -> None:
 
 
 def note(console: Console, text: str, style: str = "dim") -> None:
-    """Print a line that is not the model's."""
+    """Print a message of the program, as opposed to the model's text."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def converse(client: ChatClient, console: Console, options: ChatOptions, read_line: Callable[[str], str]) -> None:
-    """Read a line, answer it, and so on until /quit or the end of the input."""
+    """Read and answer lines until /quit or the end of the input."""
     conversation = Conversation(options)
     while True:
         try:
@@ -151,7 +151,7 @@ def converse(client: ChatClient, console: Console, options: ChatOptions, read_li
 
 
 def _command(conversation: Conversation, line: str) -> str:
-    """Carry out a line that begins with a slash; return what to say about it."""
+    """Carry out a line that begins with a slash; return a message for the user."""
     word, _, argument = line.partition(" ")
     if word in COMMANDS:
         return COMMANDS[word](conversation, argument.strip())

@@ -1,4 +1,4 @@
-"""The checkpoints that have a name: nano, trained, lies in services/nano; tiny, random, is written on first use."""
+"""Named checkpoints: nano, trained, in services/nano; tiny, random, written on first use."""
 
 import hashlib
 import shutil
@@ -15,11 +15,11 @@ TINY_NAME = "tiny-random"
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint, and how it is presented.
+    """A checkpoint and its presentation.
 
-    name          of the model in the API, where it has the names of K2.6 as well
-    display_name  for people, in the list of models; empty: as the gateway says
-    note          said once the cluster serves; empty: nothing
+    name          name of the model in the API, besides those of K2.6
+    display_name  name in the list of models, for users; empty: the gateway's default
+    note          printed when the cluster serves; empty: nothing
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Served:
 
 
 def served(model: str, cache: Path) -> Served:
-    """What `--model` means: nano, tiny or a folder. The tiny one may not be written yet."""
+    """Return the checkpoint for `--model`: nano, tiny or a folder. The tiny one may not be written yet."""
     if model == "nano":
         note = "This is Nano, a demonstration: K2.6's format and K2.6's way of talking, learnt by a very small model."
         return Served(NANO, "nano", "Nano", note)
@@ -40,9 +40,9 @@ def served(model: str, cache: Path) -> Served:
 
 
 def tiny_path(cache: Path) -> Path:
-    """Where the tiny checkpoint lies in `cache`, written or not.
+    """Return the path of the tiny checkpoint in `cache`, whether it exists or not.
 
-    Under a digest of the writer's source: a checkpoint of an older writer is not used by mistake.
+    The name has a digest of the writer's source, so that a checkpoint of an older writer is not used by mistake.
     """
     sources = sorted(Path(__file__).with_name("random_checkpoint").glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
@@ -50,14 +50,14 @@ def tiny_path(cache: Path) -> Path:
 
 
 def write_tiny(cache: Path) -> None:
-    """Write the tiny checkpoint and remove those of older versions; CalledProcessError if it fails.
+    """Write the tiny checkpoint and remove those of older versions. Raises CalledProcessError on failure.
 
-    In a process of its own: the writer needs torch, which the supervisor should not keep in memory.
+    The writer runs as a separate process, because it loads torch, which the supervisor should not keep in memory.
     """
     path = tiny_path(cache)
     command = [sys.executable, "-P", "-m", "services.local.random_checkpoint", str(path), "--preset", "tiny"]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    # A running cluster may still restart a process that reads the checkpoint that it was started with.
+    # A running cluster may restart a process, which then reads the older checkpoint again.
     for older in path.parent.glob(f"{TINY_NAME}-*") if not running_clusters(cache) else ():
         if older != path:
             shutil.rmtree(older)

@@ -1,4 +1,4 @@
-"""One process under supervision: started, listened to, started again after a crash, stopped."""
+"""One supervised process: its start, output, readiness, restarts and end."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ LAST_WORDS_S = 1.0
 
 
 class ProcessFailed(Exception):
-    """A process of the cluster cannot be kept running. The message says which and why, for people."""
+    """A process of the cluster cannot be kept running. The message is for users: which one, and why."""
 
     def __init__(self, process: str, reason: str, last_lines: list[LogRecord]) -> None:
         super().__init__(f"{process} {reason}")
@@ -31,7 +31,7 @@ class ProcessFailed(Exception):
 
 
 class Reporter(Protocol):
-    """Receives what happens to the processes. Must not raise and must not block."""
+    """Receives events of the processes. Must not raise and must not block."""
 
     def started(self, process: str, pid: int) -> None: ...
     def ready(self, process: str, after_s: float) -> None: ...
@@ -41,10 +41,10 @@ class Reporter(Protocol):
 
 
 class Child:
-    """Runs one ProcessSpec. All methods on one event loop; owner: the supervisor.
+    """Runs one ProcessSpec. Owned by the supervisor; all methods run on its event loop.
 
-    `exit_codes` are those of every run so far, negative for a signal; `killed`: it did not end within its
-    grace when it was stopped.
+    `exit_codes` has the exit code of every run so far, negative for a signal. `killed`: the process did not end
+    within its grace and was killed.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Child:
         self._policy = policy
         self._reporter = reporter
         self._order = Order.RUN
-        self._changed = asyncio.Event()  # set at the next change of state or order, and then replaced by a new one
+        self._changed = asyncio.Event()  # set at the next change of state or order, then replaced
         self._process: asyncio.subprocess.Process | None = None
-        self._exited = asyncio.Event()  # of the present run
+        self._exited = asyncio.Event()  # for the present run
         self._has_served = False
         self._crashed_at: list[float] = []
 
     @property
     def pid(self) -> int | None:
-        """Of the running process; None between two runs."""
+        """Process id; None between two runs."""
         return self._process.pid if self._process is not None and self.state in RUNNING else None
 
     async def run(self) -> None:
-        """Keep the process running until `stop`; ProcessFailed when that is hopeless."""
+        """Keep the process running until `stop`. Raises ProcessFailed if restarts will not help."""
         try:
             while await self._may_start():
                 await self._run_once()
@@ -90,20 +90,20 @@ class Child:
         await self._until(lambda: self.is_ready)
 
     def hold(self) -> None:
-        """From its next end on, the process stays down until `wake`."""
+        """Keep the process down after its next end, until `wake`."""
         self._give(Order.SLEEP)
 
     @property
     def is_asleep(self) -> bool:
-        """Whether it is meant to be down."""
+        """Whether the process is down, or ending, by order."""
         return self.state in {ChildState.ASLEEP, ChildState.ENDING}
 
     def wake(self) -> None:
-        """From now on the process runs, after `hold`, `sleep`, or before its first start."""
+        """Let the process run again, after `hold` or `sleep` or before its first start."""
         self._give(Order.RUN)
 
     async def sleep(self, hurry: asyncio.Event) -> None:
-        """End the process in order, as `stop` does, until `wake`. That is no crash."""
+        """End the process in order, as `stop` does, and keep it down until `wake`. This does not count as a crash."""
         self._give(Order.SLEEP)
         if self.state in RUNNING:
             await self._end(hurry)
@@ -111,14 +111,14 @@ class Child:
             self._move(Event.SLEEP)
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """SIGTERM, and SIGKILL after the grace or as soon as `hurry` is set. Returns when the process is gone."""
+        """Send SIGTERM, and SIGKILL after the grace or when `hurry` is set. Return when the process is gone."""
         self._give(Order.STOP)
         if self.state in RUNNING:
             await self._end(hurry)
 
     async def _end(self, hurry: asyncio.Event) -> None:
         exited = self._exited
-        # Once: a second signal would cut short what the first one lets it finish.
+        # Sent only once: a second SIGTERM would end a process early that is finishing its work.
         if self.state is not ChildState.ENDING:
             self._move(Event.TERMINATE)
             self.signal(signal.SIGTERM)
@@ -142,28 +142,28 @@ class Child:
         self._changed = asyncio.Event()
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:
-        """Wait until state and order fulfil the condition, at most so long."""
+        """Wait until state and order fulfil the condition, or until the timeout."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not condition():
                     await self._changed.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the running process; nothing if there is none."""
+        """Send a signal to the process if it runs."""
         if self._process is not None and self.state in RUNNING:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def _may_start(self) -> bool:
-        """Wait while the process is asleep; False once it is stopped for good."""
+        """Wait while the process is asleep. Return False if it is stopped for good."""
         if self._order is Order.SLEEP:
             self._move(Event.SLEEP)
         await self._until(lambda: self._order is not Order.SLEEP)
         return self._order is Order.RUN
 
     async def _run_once(self) -> None:
-        """From one start to the end of that run, whose exit code is then the last of `exit_codes`."""
-        # Our own pipe: with asyncio's, `wait` returns only when every process that inherited it has closed it.
+        """Start the process, wait for its end, and append its exit code to `exit_codes`."""
+        # Our own pipe, because with asyncio's `wait` returns only when every process that inherited it has closed it.
         read_end, write_end = os.pipe()
         try:
             process = await self._spawn(write_end)
@@ -177,13 +177,13 @@ class Child:
         self._move(Event.START)
         self._reporter.started(self.spec.name, process.pid)
         if self._order is not Order.RUN:
-            # The order came while the process was being made and did not see it; it cannot have begun anything yet.
+            # The order came during the start and missed the process, which cannot have begun its work yet.
             self._move(Event.TERMINATE)
             process.kill()
         output = asyncio.create_task(self._read_output(read_end))
         ready = asyncio.create_task(self._poll_ready())
         code = await process.wait()
-        # Whatever it started itself and left behind goes with it.
+        # Processes that it started and left behind are killed too.
         _kill_group(process.pid)
         self.exit_codes.append(code)
         self._move(Event.EXIT)
@@ -194,18 +194,18 @@ class Child:
 
     async def _spawn(self, output: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            # -I and -S: the launcher needs no site-packages and starts twice as fast without.
+            # -I and -S: without site-packages, which it does not need, the launcher starts twice as fast.
             *(sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self.spec.argv),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=self._environ,
-            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops in order.
+            # A new session, so that Ctrl-C in the terminal reaches only the supervisor, which stops all in order.
             start_new_session=True,
         )
 
     async def _pause(self) -> None:
-        """Between a crash and the next start; ProcessFailed if there should be none."""
+        """Wait between a crash and the next start. Raises ProcessFailed if there must be none."""
         pause_s = self._after_crash(self.exit_codes[-1])
         self._reporter.crashed(self.spec.name, describe_exit(self.exit_codes[-1]), pause_s)
         await self._until(lambda: self._order is Order.STOP, pause_s)
@@ -214,7 +214,7 @@ class Child:
 
     async def _poll_ready(self) -> None:
         started_at = time.monotonic()
-        # The answer is in another process: there is no event to wait for.
+        # Polled, because another process cannot set an event of ours.
         while not await asyncio.to_thread(self.spec.ready):
             await asyncio.sleep(READY_POLL_S)
         if self.state is ChildState.STARTING:
@@ -223,7 +223,7 @@ class Child:
             self._reporter.ready(self.spec.name, time.monotonic() - started_at)
 
     async def _read_output(self, read_end: int) -> None:
-        """Log the lines of one run until every writer of the pipe is gone."""
+        """Log the lines of one run until every writer has closed the pipe."""
         reader = asyncio.StreamReader()
         with os.fdopen(read_end, "rb", buffering=0) as pipe:
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -240,7 +240,7 @@ class Child:
                 transport.close()
 
     def _after_crash(self, code: int) -> float:
-        """Seconds until the next start, or ProcessFailed."""
+        """Return the seconds until the next start, or raise ProcessFailed."""
         name, last_lines = self.spec.name, self._log.last(self.spec.name)
         if code == REFUSED_TO_START and not self._has_served:
             raise ProcessFailed(name, "refused to start", last_lines)
@@ -254,14 +254,14 @@ class Child:
 
 
 def describe_exit(code: int) -> str:
-    """For people: what a return code of a process means."""
+    """Describe a process's exit code for users."""
     if code >= 0:
         return f"with exit code {code}"
     return f"by {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"by signal {-code}"
 
 
 async def _wait_any(timeout_s: float, *events: asyncio.Event) -> None:
-    """Until one of the events or the time, whichever is first."""
+    """Wait for the first of the events, or for the timeout."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:

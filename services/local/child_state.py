@@ -1,11 +1,11 @@
-"""The states of one process under supervision, and what leads from one to another."""
+"""The states of a supervised process, and the transitions between them."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
 
 
 class ChildState(Enum):
-    """What a process does; the values are for people."""
+    """State of a process; the values are shown to users."""
 
     STARTING = "starting"
     READY = "ready"
@@ -16,7 +16,7 @@ class ChildState(Enum):
 
 
 class Order(Enum):
-    """What a process is meant to do."""
+    """What a process has been ordered to do."""
 
     RUN = auto()
     SLEEP = auto()
@@ -34,7 +34,7 @@ class Event(Enum):
 
 RUNNING = frozenset({ChildState.STARTING, ChildState.READY, ChildState.ENDING})
 
-# An event that is not here for a state is a mistake of the supervisor.
+# An event without an entry for a state is a mistake of the supervisor.
 TRANSITIONS: Mapping[tuple[ChildState, Event], ChildState] = {
     (ChildState.STOPPED, Event.START): ChildState.STARTING,
     (ChildState.ASLEEP, Event.START): ChildState.STARTING,

@@ -1,4 +1,4 @@
-"""A whole cluster on this machine: the one way in which `moonshard up`, the tests and the benchmarks start one."""
+"""A whole cluster on this machine, as `moonshard up`, tests and benchmarks start it."""
 
 import os
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from services.local.topology import Topology, process_specs
 
 
 class LocalCluster:
-    """Sockets, log and processes of one cluster. Made, started and stopped on one event loop.
+    """Sockets, log and processes of one cluster. Created, started and stopped on one event loop.
 
-    `stop` has to be called whatever happened before; after it nothing is left but the log.
+    `stop` must be called in every case, also after a failed start; then only the log is left.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LocalCluster:
         ]
 
     async def start(self, timeout_s: float) -> None:
-        """Return when every process serves; ProcessFailed when that will not happen."""
+        """Return when every process serves. Raises ProcessFailed if that will not happen."""
         if self.topology.idle_s is not None:
             await self.scaling.open()
         await self.supervisor.start(timeout_s)
@@ -67,5 +67,5 @@ class LocalCluster:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

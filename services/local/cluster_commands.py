@@ -1,4 +1,4 @@
-"""What one asks of a cluster that runs on this machine: its processes, its log, its metrics, its end."""
+"""Commands for a cluster that runs on this machine: status, stop, logs, metrics."""
 
 import contextlib
 import os
@@ -32,7 +32,9 @@ def status() -> None:
 
 
 def stop(
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until what has not stopped is killed.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a cluster that still runs is killed.")
+    ] = 60,
 ) -> None:
     """Stop the cluster that runs on this machine, as Ctrl-C in its terminal does."""
     cluster = running_cluster()
@@ -42,8 +44,8 @@ def stop(
 
 
 def logs(
-    process: Annotated[str, typer.Argument(help="As `moonshard status` calls it; without it all.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with the lines to come, until Ctrl-C.")] = False,
+    process: Annotated[str, typer.Argument(help="Name in `moonshard status`; default: all processes.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines, until Ctrl-C.")] = False,
 ) -> None:
     """Print the log of the running cluster."""
     cluster = running_cluster()
@@ -56,9 +58,9 @@ def logs(
 
 
 def metrics(
-    process: Annotated[str, typer.Argument(help="As `moonshard status` calls it; without it all, one by one.")] = "",
+    process: Annotated[str, typer.Argument(help="Name in `moonshard status`; default: all processes in turn.")] = "",
 ) -> None:
-    """Print what the processes of the running cluster measure, in Prometheus' text format."""
+    """Print the metrics of the running cluster's processes, in Prometheus' text format."""
     cluster = running_cluster()
     names = [state.name for state in cluster.processes if not state.name.startswith("redis-")]
     if process and process not in names:
@@ -87,7 +89,7 @@ def running_cluster() -> ClusterState:
 
 
 def give_up(message: str) -> typer.Exit:
-    """Print why the command cannot go on; raise what it returns."""
+    """Print why the command fails. The caller raises the returned exit."""
     typer.echo(f"moonshard: {message}", err=True)
     return typer.Exit(2)
 
@@ -104,7 +106,7 @@ def _table(cluster: ClusterState) -> Table:
 
 
 def _memory(pid: int) -> str:
-    """Resident memory in MiB; empty for a process that is not there."""
+    """Return the resident memory in MiB; empty for a process that does not exist."""
     try:
         return f"{psutil.Process(pid).memory_info().rss / 2**20:.0f}" if pid else ""
     except psutil.Error:

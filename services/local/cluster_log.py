@@ -1,4 +1,4 @@
-"""The one log of a cluster: what every process writes, as JSON lines that say who wrote them."""
+"""The log of a cluster: the output of all processes as JSON lines, each with the name of its process."""
 
 import json
 from collections import defaultdict, deque
@@ -12,16 +12,16 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_FILE_BYTES = 64 * 1024 * 1024
 NUM_LAST_LINES = 20
 
-# What a process prints without our logger: a traceback of the interpreter, a message of a C++ library, Redis.
+# Level of output without our logger: a traceback of the interpreter, a message of a C++ library, Redis.
 OUTPUT = "OUTPUT"
 
-# The process stands before each line; a stack has many lines.
+# The process is shown before each line, and a stack below it.
 NOT_SHOWN = frozenset({"service", "instance", "logger", "stack"})
 
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One line of one process. `fields` are those beyond time, level and message."""
+    """One line of one process. `fields` has all fields except time, level and message."""
 
     process: str
     time: str
@@ -30,7 +30,7 @@ class LogRecord:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For people: the message, further fields, and below them the stack of an exception."""
+        """Format for users: the message, further fields, and below them the stack of an exception."""
         shown = {
             name: value for name, value in self.fields.items() if name not in NOT_SHOWN and value not in (None, "")
         }
@@ -44,7 +44,7 @@ class LogRecord:
 
 
 def parse_line(process: str, line: bytes, now: str) -> LogRecord:
-    """Read one line of `process`; whatever is not an object of our logger becomes a record of level OUTPUT."""
+    """Parse a line of `process`; a line that is not from our logger becomes a record of level OUTPUT."""
     text = line.decode(errors="replace").rstrip()
     try:
         fields = json.loads(text)
@@ -60,10 +60,10 @@ def parse_line(process: str, line: bytes, now: str) -> LogRecord:
 
 
 class ClusterLog:
-    """Appends the lines of all processes to one file and keeps the last ones of each for error messages.
+    """Appends the lines of all processes to one file, and keeps the last lines of each for error messages.
 
-    The file of the run before is kept beside it with `.1` at the end, and so is the first part of a file that has grown
-    beyond `max_file_bytes`. `num_lost` lines could not be written. Owner: the supervisor, on its event loop.
+    The previous run's file is kept with the suffix `.1`, and so is a file that has grown beyond `max_file_bytes`.
+    `num_lost` lines could not be written. Owned by the supervisor, on its event loop.
     """
 
     def __init__(self, path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
@@ -75,7 +75,7 @@ class ClusterLog:
         self._file = self._open_new()
 
     def write(self, process: str, line: bytes) -> LogRecord:
-        """Take one line as the process wrote it, without its end."""
+        """Append a line of a process, given without its line end."""
         record = parse_line(process, line, datetime.now(UTC).isoformat(timespec="milliseconds"))
         self.add(record)
         return record
@@ -88,11 +88,11 @@ class ClusterLog:
                 self._file.close()
                 self._file = self._open_new()
         except OSError:
-            # A full disk must not stop the reading: a process whose output is not read stands still.
+            # A full disk must not stop reading, because a process blocks when its output is not read.
             self.num_lost += 1
 
     def last(self, process: str) -> list[LogRecord]:
-        """The last lines of a process, oldest first."""
+        """Return the last lines of a process, oldest first."""
         return list(self._last[process])
 
     def close(self) -> None:
@@ -107,18 +107,18 @@ class ClusterLog:
     def _open_new(self) -> IO[str]:
         if self.path.exists():
             self.path.replace(self.path.with_name(self.path.name + ".1"))
-        # Line buffered: `tail -f` and a test that reads along see a line as soon as it was written.
+        # Line buffered, so that `tail -f` and tests see each line at once.
         return self.path.open("w", buffering=1, encoding="utf-8")
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines; one that never ends is cut at MAX_LINE_BYTES, so that memory is bounded."""
+    """Cuts a byte stream into lines; a longer line is cut at MAX_LINE_BYTES, so that memory is bounded."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends; empty `data` is the end of the stream."""
+        """Return the lines that `data` completes, without line ends; empty `data` is the end of the stream."""
         *lines, rest = (self._rest + data).split(b"\n")
         if len(rest) > MAX_LINE_BYTES or (not data and rest):
             lines.append(rest)

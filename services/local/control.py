@@ -1,4 +1,4 @@
-"""`moonshard stop` and `moonshard logs`: what one does to a cluster that runs in another terminal."""
+"""Functions of `moonshard stop` and `moonshard logs`, for a cluster that runs in another terminal."""
 
 import json
 import os
@@ -16,7 +16,7 @@ POLL_S = 0.2
 
 
 def stop_cluster(cluster: ClusterState, timeout_s: float) -> bool:
-    """End a cluster in order, as Ctrl-C does; at once after `timeout_s`. Return whether it ended by itself."""
+    """Stop a cluster in order, as Ctrl-C does; kill it after `timeout_s`. Return whether it stopped by itself."""
     try:
         supervisor = psutil.Process(cluster.pid)
         supervisor.send_signal(signal.SIGTERM)
@@ -24,7 +24,7 @@ def stop_cluster(cluster: ClusterState, timeout_s: float) -> bool:
     except psutil.NoSuchProcess:
         return True
     except psutil.TimeoutExpired:
-        # Its processes die with it.
+        # Its processes are killed with it.
         supervisor.kill()
         supervisor.wait(timeout_s)
         return False
@@ -32,7 +32,7 @@ def stop_cluster(cluster: ClusterState, timeout_s: float) -> bool:
 
 
 def read_log(path: Path, process: str = "", *, follow: bool = False) -> Iterator[LogRecord]:
-    """The lines of a cluster's log, of one process or of all; with `follow` also those to come, without end."""
+    """Yield the lines of a cluster's log, of one process or all; with `follow` also new lines, endlessly."""
     file = path.open(encoding="utf-8", errors="replace")
     try:
         while True:
@@ -43,7 +43,7 @@ def read_log(path: Path, process: str = "", *, follow: bool = False) -> Iterator
             if not follow:
                 return
             time.sleep(POLL_S)
-            # A log that has grown too long is put aside, and a new one is begun.
+            # A log that has grown too long is renamed, and a new one is begun.
             if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 file.close()
                 file = path.open(encoding="utf-8", errors="replace")

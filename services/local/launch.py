@@ -1,12 +1,12 @@
-"""Starts one program that dies with its supervisor: `python launch.py SUPERVISOR_PID PROGRAM ARGUMENT...`.
+"""Starts a program that dies with its supervisor: `python launch.py SUPERVISOR_PID PROGRAM ARGUMENT...`.
 
-The kernel kills the program when the thread that started it ends, however it ends (PR_SET_PDEATHSIG), so not even
-`kill -9` of the supervisor leaves a process behind. The request has to be made between fork and exec. Python's
-`preexec_fn` would run there too, but may deadlock in a parent with threads; a program of its own that asks and then
-becomes the real one cannot. It costs 20 ms. The alternative, a pipe that every child watches, would need a thread in
-each service and could not cover Redis. Where there is no prctl (outside Linux) the program is started without this.
+PR_SET_PDEATHSIG makes the kernel kill the program when the thread that started it ends for any reason, so not even
+`kill -9` of the supervisor leaves a process behind. It must be requested between fork and exec. Python's `preexec_fn`
+runs there too, but may deadlock in a parent with threads. This script requests it and then becomes the real program,
+which takes 20 ms. The alternative, a pipe that every child watches, would need a thread in each service and could not
+cover Redis. Outside Linux, where there is no prctl, the program is started without it.
 
-Run as a script with `-I -S`: nothing but the standard library, nothing from the environment.
+Run it with `-I -S`: it needs only the standard library and nothing from the environment.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ def main() -> None:
     supervisor_pid, program = int(sys.argv[1]), sys.argv[2]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
-        # The supervisor may have died before the request was made; then the signal would never come.
+        # If the supervisor died before the request, the signal would never come.
         if os.getppid() != supervisor_pid:
             sys.exit("moonshard: the supervisor is gone")
     try:

@@ -7,9 +7,9 @@ NUM_TRIED = 100
 
 
 def free_port(host: str, wanted: int) -> int:
-    """The first port from `wanted` on that nobody listens on at `host`; OSError if there is none near.
+    """Return the first free port of `host` from `wanted` on. Raises OSError if none nearby is free.
 
-    Somebody else may take it before it is used; the process that wants to listen there then says so.
+    Another program may take the port before it is used; the process that tries to listen on it then reports that.
     """
     for port in range(wanted, min(wanted + NUM_TRIED, 65536)):
         if _is_free(host, port):
@@ -18,7 +18,7 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def any_free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -26,7 +26,7 @@ def any_free_port() -> int:
 def _is_free(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: a port whose last connections are still closing counts as free.
+        # As for servers, a port counts as free while its last connections are closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,4 +1,4 @@
-"""What a process of the cluster is, as data: how it starts, how one sees that it serves, when it stops."""
+"""The description of a process as data: its command, its check of readiness, its stage at a stop."""
 
 import http.client
 import socket
@@ -16,7 +16,7 @@ PROBE_TIMEOUT_S = 2.0
 
 
 class StopStage(IntEnum):
-    """The order in which a cluster is stopped: who takes work from outside goes first, who is needed by others last."""
+    """The order in which a cluster is stopped: processes that accept work first, those that others need last."""
 
     GATEWAY = 0
     ENGINE = 1
@@ -25,7 +25,7 @@ class StopStage(IntEnum):
 
 
 class ReadyCheck(Protocol):
-    """Asks a process whether it serves. Blocking, at most PROBE_TIMEOUT_S; called in a thread."""
+    """Checks whether a process serves. Blocks for at most PROBE_TIMEOUT_S; called in a thread."""
 
     def __call__(self) -> bool: ...
 
@@ -34,10 +34,10 @@ class ReadyCheck(Protocol):
 class ProcessSpec:
     """One process. `env` is added to the environment that all processes of the cluster share.
 
-    name     unique in the cluster and short, since it names the socket and stands before every log line
-    address  where it serves, for people: the supervisor itself only uses `ready`
+    name     unique in the cluster, and short because it is the name of a socket and precedes every log line
+    address  address of the service, for users; the supervisor only calls `ready`
     grace_s  from SIGTERM to SIGKILL
-    role     that is scaled, where the process runs on demand only; replica: which of it this belongs to
+    role     the scaled role of a process that runs on demand, with its number of the replica; empty: always runs
     """
 
     name: str
@@ -53,16 +53,16 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class GrpcReady:
-    """Ready when the standard health service answers SERVING for the whole server."""
+    """Ready if the standard health service answers SERVING for the whole server."""
 
     address: str
 
     def __call__(self) -> bool:
-        # Most of a start is spent before there is a socket, and a channel costs 1 ms on cores that are busy with that.
+        # For most of a start there is no socket, and a channel would take 1 ms of cores that are busy with the start.
         socket_path = self.address.removeprefix("unix:")
         if socket_path != self.address and not Path(socket_path).exists():
             return False
-        # The blocking interface, since grpc.aio cannot share a process with another event loop's grpc.aio.
+        # The blocking interface, because grpc.aio cannot be used from two event loops of one process.
         with grpc.insecure_channel(self.address) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -78,9 +78,9 @@ class GrpcReady:
 
 @dataclass(frozen=True)
 class HttpReady:
-    """Ready when a GET of this URL answers 200, without a proxy.
+    """Ready if a GET of this URL answers 200, without a proxy.
 
-    health_id  the answer's x-moonshard-id: another server on the same port is not ours
+    health_id  the expected x-moonshard-id of the answer, which distinguishes another server on the same port
     """
 
     url: str
@@ -101,7 +101,7 @@ class HttpReady:
 
 @dataclass(frozen=True)
 class RedisReady:
-    """Ready when PING on this Unix socket answers PONG, so not while a data set is loading."""
+    """Ready if PING on this Unix socket answers PONG, which Redis does not while it loads a data set."""
 
     path: str
 

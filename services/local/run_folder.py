@@ -1,4 +1,4 @@
-"""Where a running cluster lives on disk: a private folder of sockets, and a state file by which others find it."""
+"""A running cluster's files: a private folder of sockets, and a state file by which other commands find it."""
 
 import fcntl
 import json
@@ -17,38 +17,38 @@ LONGEST_NAME = "prefill-99-shard-99.sock"
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where the checkpoint, the logs and the state files of this user are kept, after the XDG convention."""
+    """Return the folder for checkpoint, logs and state files of this user, by the XDG convention."""
     root = environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "moonshard"
 
 
 class RunFolder:
-    """A new folder for sockets that only this user may enter; `close` removes it with all it holds."""
+    """A new folder for sockets that only this user may enter; `close` removes it with its contents."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """In `parent`, else in the folder for temporary files, or in /tmp where that one's path is too long."""
+        """Create it in `parent`, by default the folder for temporary files, or /tmp if that path is too long."""
         candidates = [parent] if parent is not None else [Path(tempfile.gettempdir()), Path("/tmp")]
         fitting = [folder for folder in candidates if _fits(folder)]
         if not fitting:
             raise ValueError(f"{candidates[0]} is too long a path for Unix sockets ({MAX_SOCKET_PATH_BYTES} bytes)")
-        # mkdtemp makes it with mode 0700: a process that can open a socket can read every user's tokens.
+        # mkdtemp uses mode 0700, which matters because a process that can open a socket can read all conversations.
         self.path = Path(tempfile.mkdtemp(prefix="moonshard-", dir=fitting[0]))
         self.store_key.touch(mode=0o600)
         self.store_key.write_text(secrets.token_hex(32))
 
     def socket(self, process: str) -> Path:
-        """The path of the socket on which this process serves."""
+        """Return the path of a process's socket."""
         path = self.path / f"{process}.sock"
         assert len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES, path
         return path
 
     def metrics_socket(self, process: str) -> Path:
-        """The path of the socket on which it shows its metrics: no port is taken for them."""
+        """Return the path of a process's socket for metrics, which therefore need no port."""
         return self.path / f"{process}.prom"
 
     @property
     def store_key(self) -> Path:
-        """The file with the key that authenticates what the processes store in Redis."""
+        """Return the file with the key that authenticates values in Redis."""
         return self.path / "store.key"
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ def _fits(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What `moonshard status` shows of one process; pid is 0 while it is being restarted."""
+    """A process as shown by `moonshard status`; pid is 0 during a restart."""
 
     name: str
     pid: int
@@ -77,7 +77,7 @@ class ProcessState:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """What others may know of a running cluster."""
+    """The state of a running cluster, for other commands."""
 
     url: str
     pid: int
@@ -94,10 +94,10 @@ class ClusterState:
 
 
 class StateFile:
-    """The state of a running cluster, in `folder` under its supervisor's pid. Exists and is locked while it runs.
+    """A file in `folder`, named by the supervisor's pid, with the state of its cluster. Locked while the cluster runs.
 
-    The lock ends with the process that holds it, whatever ends that process: a file without one is left over from a
-    supervisor that was killed, and is removed with its run folder by the next cluster (`sweep`).
+    The lock ends with the supervisor, however that ends. So an unlocked file belongs to a supervisor that was killed;
+    the next cluster removes it and its run folder (`sweep`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,7 +107,7 @@ class StateFile:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def write(self, state: ClusterState) -> None:
-        # Replaced as a whole: a reader never sees half a file.
+        # Replaced as a whole, so that a reader never sees half a file.
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(asdict(state), indent=2))
         new.replace(self.path)
@@ -125,13 +125,13 @@ class StateFile:
 
 
 def running_clusters(folder: Path) -> list[ClusterState]:
-    """The clusters of this user that are running now, the newest first."""
+    """Return the running clusters of this user, the newest first."""
     states = [_read(path) for path in folder.glob("cluster-*.json") if _is_locked(path)]
     return sorted((state for state in states if state), key=lambda state: state.started_at, reverse=True)
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed supervisors left behind; return the run folders that were removed."""
+    """Remove files and run folders of killed supervisors; return the removed run folders."""
     removed = []
     for path in folder.glob("cluster-*.json"):
         if _is_locked(path):
@@ -157,7 +157,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _read(path: Path) -> ClusterState | None:
-    """None if the file is gone by now or was written by another version."""
+    """Return None if the file has been removed or was written by another version."""
     try:
         return ClusterState.from_json(path.read_text())
     except (OSError, ValueError, TypeError, KeyError):

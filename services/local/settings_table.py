@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings
 
 from services.runtime.settings import PREFIX
 
-# Loaded by name: the classes of attention, expert and vision import torch, which not every installation has.
+# Loaded by name, because attention, expert and vision import torch, which some installations lack.
 CLASSES: Mapping[str, str] = {
     "gateway": "gateway.settings.GatewaySettings",
     "tokenizer": "services.tokenizer.settings.TokenizerSettings",
@@ -36,10 +36,10 @@ stale.
 
 @dataclass(frozen=True)
 class Setting:
-    """One variable, as one or several processes read it.
+    """A variable with one meaning, which one or several processes read.
 
-    values   what is accepted, in words
-    default  as text; None: the variable must be set
+    values   accepted values, in words
+    default  as text; None if the variable is required
     """
 
     variable: str
@@ -50,9 +50,9 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """All variables by name; one that processes read differently has a row for each meaning.
+    """Return all variables by name; one with several meanings has a row for each.
 
-    ModuleNotFoundError where a library of a process is not installed.
+    Raises ModuleNotFoundError if a library of a process is not installed.
     """
     rows = [(row, process) for process, path in CLASSES.items() for row in _rows(_class(path))]
     rows.sort(key=lambda pair: pair[0])
@@ -68,7 +68,7 @@ def as_json(table: Sequence[Setting]) -> list[dict[str, Any]]:
 
 
 def as_markdown(table: Sequence[Setting]) -> str:
-    """The text of services/runtime/SETTINGS.md."""
+    """Return the text of services/runtime/SETTINGS.md."""
     lines = ["| variable | read by | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for setting in table:
         readers = "all" if len(setting.processes) == len(CLASSES) else ", ".join(setting.processes)
@@ -85,7 +85,7 @@ def _class(path: str) -> type[BaseSettings]:
 
 
 def _rows(kind: type[BaseSettings]) -> Iterator[tuple[str, str, str, str]]:
-    """Name, values, default (empty: required) and description of every field."""
+    """Return name, values, default (empty: required) and description of every field."""
     for name, field in kind.model_fields.items():
         yield name.upper(), _values(field), _default(field), field.description or ""
 
@@ -118,7 +118,7 @@ def _values(field: FieldInfo) -> str:
 
 
 def _bare(kind: Any) -> Any:
-    """The type without its Annotated."""
+    """Return a type without its Annotated."""
     return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
 
 

@@ -1,4 +1,4 @@
-"""Sizes by the machine: memory of the store and of latent KV, and how long a start may take."""
+"""Sizes that follow from the machine: memory of the store, blocks of latent KV, time limit of a start."""
 
 import json
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import psutil
 BLOCK_TOKENS = 64
 MIN_BLOCKS = 256
 MIN_STORE_BYTES = 256 << 20
-# Shares of the memory that the weights leave: for the store, and for all attention replicas together.
+# Shares of the memory left by the weights: for the store, and for all attention replicas together.
 STORE_SHARE = 1 / 8
 KV_SHARE = 1 / 4
-# A slow disk or network volume; a cold start of anything else is faster.
+# Rate of a slow disk or network volume; other cold starts are faster.
 LOAD_BYTES_PER_S = 50e6
 START_BASE_S = 300.0
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -21,7 +21,7 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 @dataclass(frozen=True)
 class Sizes:
-    """store_bytes of Redis, blocks of each attention process, tokens that they hold, seconds that a start may take."""
+    """Bytes of Redis, blocks and tokens of each attention process, longest seconds of a start."""
 
     store_bytes: int
     num_blocks: int
@@ -37,11 +37,11 @@ class Sizes:
 
 
 def sizes_for(checkpoint: Path, *, num_attention: int, attention_shards: int, dtype_bytes: int) -> Sizes:
-    """Sizes for this checkpoint on this machine.
+    """Return the sizes for this checkpoint on this machine.
 
-    num_attention     attention processes, which share the memory
-    attention_shards  of a replica: each has its share of the layers
-    dtype_bytes       of one number of latent KV
+    num_attention     number of attention processes, which share the memory
+    attention_shards  shards of a replica, which share the layers
+    dtype_bytes       bytes of one number of latent KV
     """
     text = _text_config(checkpoint)
     weights_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
@@ -51,7 +51,7 @@ def sizes_for(checkpoint: Path, *, num_attention: int, attention_shards: int, dt
     layers = -(-int(text.get("num_hidden_layers", 61)) // attention_shards)
     block_bytes = BLOCK_TOKENS * layers * numbers * dtype_bytes
     fitting = int(KV_SHARE * left_bytes / num_attention) // block_bytes
-    # Four whole contexts are as much as one machine's replica makes use of.
+    # A replica on one machine makes no use of more than four whole contexts.
     most = 4 * -(-context_tokens // BLOCK_TOKENS)
     return Sizes(
         store_bytes=max(MIN_STORE_BYTES, int(STORE_SHARE * left_bytes)),
@@ -62,18 +62,18 @@ def sizes_for(checkpoint: Path, *, num_attention: int, attention_shards: int, dt
 
 
 def memory_bytes() -> int:
-    """Memory that is free for new processes: what the machine has available, at most what the cgroup allows."""
+    """Return the memory for new processes: the machine's available memory, but no more than the cgroup allows."""
     available = int(psutil.virtual_memory().available)
     for path in CGROUPS:
         try:
             available = min(available, int(path.read_text()))
-        except (OSError, ValueError):  # there is no such group, or it says "max"
+        except (OSError, ValueError):  # there is no such group, or its limit is "max"
             continue
     return available
 
 
 def _text_config(checkpoint: Path) -> dict[str, Any]:
-    """The part of config.json about the text model; empty where the processes will complain about the file."""
+    """Return config.json's part about the text model; empty for a bad file, which the processes will refuse."""
     try:
         config = json.loads((checkpoint / "config.json").read_bytes())
         text = config.get("text_config", config)

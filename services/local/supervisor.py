@@ -1,4 +1,4 @@
-"""All processes of one cluster: started at once, watched, stopped in order."""
+"""All processes of a cluster: started together, supervised, stopped in order."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,9 @@ from services.local.restart import RestartPolicy
 
 
 class Supervisor:
-    """Owns the processes from the first start to the last exit. All methods on one event loop.
+    """Owns the processes from the first start to the last exit. All methods run on one event loop.
 
-    Everything is started in parallel: a process that needs another one waits for it by itself, since it has to do so
-    after every later crash anyway.
+    All processes start in parallel. Each waits by itself for those that it needs, as it must after any crash.
     """
 
     def __init__(
@@ -32,9 +31,9 @@ class Supervisor:
         self._hurry = asyncio.Event()
 
     async def start(self, timeout_s: float) -> None:
-        """Return when all processes serve; ProcessFailed if one gives up, or does not serve within the time.
+        """Return when all processes serve. Raises ProcessFailed if one fails for good or is not ready in time.
 
-        Those that run on demand only are asleep at first.
+        Processes that run on demand are asleep at first.
         """
         for child in self.children.values():
             if child.spec.role:
@@ -53,15 +52,15 @@ class Supervisor:
             raise ProcessFailed(late[0], reason, self._log.last(late[0]))
 
     async def failure(self) -> ProcessFailed:
-        """Wait until a process cannot be kept running any longer."""
+        """Wait for a process that cannot be kept running, and return its failure."""
         return await asyncio.shield(self._failure)
 
     def hurry(self) -> None:
-        """End every grace: what has not stopped by itself yet is killed."""
+        """End every grace: kill processes that have not stopped by themselves yet."""
         self._hurry.set()
 
     async def set_asleep(self, names: Sequence[str], *, asleep: bool) -> None:
-        """End these processes in order, or let them run."""
+        """End these processes in order, or wake them."""
         for name in names:
             if not asleep:
                 self.children[name].wake()
@@ -69,7 +68,7 @@ class Supervisor:
             await asyncio.gather(*(self.children[name].sleep(self._hurry) for name in names))
 
     async def stop(self) -> None:
-        """Stop stage by stage and return when no process is left. May be called at any time, also twice."""
+        """Stop stage by stage; return when no process is left. May be called at any time, also twice."""
         for stage in sorted({child.spec.stop_stage for child in self.children.values()}):
             members = [child for child in self.children.values() if child.spec.stop_stage == stage]
             await asyncio.gather(*(child.stop(self._hurry) for child in members))

@@ -1,4 +1,4 @@
-"""What `moonshard up` shows of its processes: a line for every step, and the warnings among what they log."""
+"""The output of `moonshard up`: a line for every step, and warnings from the processes' logs."""
 
 import time
 import unicodedata
@@ -19,9 +19,9 @@ STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
 def printable(text: str) -> str:
-    """Text without the control characters that would move the cursor, change colours or ring; line ends and tabs stay.
+    """Remove control characters, which could move the cursor, change colours or ring; keep line ends and tabs.
 
-    What a model or a client wrote must not be able to command the terminal, nor to turn the direction of what follows.
+    Text of a model or a client must not control the terminal, nor change the writing direction of other text.
     """
     return "".join(char if _is_harmless(char) else "\N{REPLACEMENT CHARACTER}" for char in text.replace("\r", ""))
 
@@ -31,7 +31,7 @@ def _is_harmless(char: str) -> bool:
 
 
 class Terminal:
-    """A Reporter for people. With a terminal it also shows who is not ready yet; in a pipe it only prints lines."""
+    """A Reporter for users. In a terminal it also shows which processes are not ready yet; in a pipe only lines."""
 
     def __init__(self, console: Console, *, verbose: bool) -> None:
         self._console = console
@@ -41,7 +41,7 @@ class Terminal:
         self._is_gone = False
 
     def begin(self, processes: list[str]) -> None:
-        """From here until `end` the progress of these processes is shown."""
+        """Show the progress of these processes until `end`."""
         self._waiting = set(processes)
         if self._console.is_terminal:
             self._status = self._console.status("")
@@ -54,13 +54,12 @@ class Terminal:
             self._write(status.stop)
 
     def say(self, text: str | Text) -> None:
-        """Print a line."""
         self._write(lambda: self._console.print(text, highlight=False, markup=False, soft_wrap=True))
 
     def _write(self, work: Callable[[], None]) -> None:
-        """Do something with the console, or nothing once the output is closed (a closed terminal, `| head`).
+        """Call a function with the console, or do nothing after the output was closed (a closed terminal, `| head`).
 
-        The cluster must be stopped in order all the same, so this never raises.
+        It never raises, because the cluster must be stopped in order in this case too.
         """
         if not self._is_gone:
             try:
@@ -89,7 +88,7 @@ class Terminal:
             self.say(record_line(record))
 
     def failed(self, failure: ProcessFailed, log_path: str) -> None:
-        """Why the cluster cannot run: the process, its last lines, and where there is more."""
+        """Print why the cluster cannot run: the process, its last lines, and the path of the log."""
         self.say(Text.assemble(("Failed: ", "bold red"), str(failure)))
         for record in failure.last_lines[-10:]:
             self.say(record_line(record))
@@ -102,7 +101,7 @@ class Terminal:
 
 
 def record_line(record: LogRecord) -> Text:
-    """A log record for people: local time, process, level if it matters, message and fields."""
+    """Format a log record for users: local time, process, level above info, message and fields."""
     style = STYLES.get(record.level, "")
     clock = time.strftime("%H:%M:%S")
     level = f"{record.level} " if style else ""

