@@ -1,4 +1,4 @@
-"""How a value lies in Redis: one key up to 1 MiB, else a head and chunks of 1 MiB beside it.
+"""The layout of a value in Redis: one key up to 1 MiB, else a head and separate chunks of 1 MiB.
 
 A head is, little endian: the magic of the sealer, the size of the name (u16), the length of the value (u64), the seal
 of name and value (32 bytes, blob_seal.py); then the name; then the value itself if it fits. Chunks are bare bytes: the
@@ -22,18 +22,18 @@ MAX_HEAD_BYTES = FIXED.size + MAX_NAME_BYTES + CHUNK_BYTES
 
 
 class Cause(StrEnum):
-    """Why a value counts as missing."""
+    """The reason why a value counts as missing."""
 
     MISSING = "missing"  # the value, or a part of it, is not there
-    SHORT = "short"  # it has another length than it should have
-    DAMAGED = "damaged"  # its bytes are not those that were put, or another process' key sealed them
-    MISNAMED = "misnamed"  # it is another name's value
+    SHORT = "short"  # its length is wrong
+    DAMAGED = "damaged"  # its bytes have changed, or were sealed with another key
+    MISNAMED = "misnamed"  # it belongs to another name
     UNREACHABLE = "unreachable"  # its instance does not answer
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a reader knows of a value before it has its chunks. `inline` is the value of a small one."""
+    """The head of a value, which is read before its chunks. `inline` has the whole of a small value."""
 
     length: int
     seal: bytes
@@ -45,7 +45,7 @@ class Head:
 
     @classmethod
     def parse(cls, name: bytes, stored: bytes | bytearray, sealer: Sealer) -> Self | Cause:
-        """The head that belongs to the name, or why there is none. The value itself is not checked yet."""
+        """Return the head for this name, or the cause why it counts as missing. The value is not checked yet."""
         if not stored:
             return Cause.MISSING
         if len(stored) < FIXED.size:
@@ -63,7 +63,7 @@ class Head:
 
 
 def num_stored_chunks(stored: bytes | bytearray, sealer: Sealer) -> int:
-    """Chunks beside a head, of which at least the fixed part is given; none if it is no head."""
+    """Return the number of chunks after a head, of which at least the fixed part is given; 0 if it is not a head."""
     if len(stored) < FIXED.size:
         return 0
     magic, _, length, _ = FIXED.unpack_from(stored)
@@ -71,12 +71,12 @@ def num_stored_chunks(stored: bytes | bytearray, sealer: Sealer) -> int:
 
 
 def num_chunks(length: int) -> int:
-    """Chunks beside the head of a value; none if it lies in the head."""
+    """Return the number of chunks of a value; 0 if the head contains it."""
     return 0 if length <= CHUNK_BYTES else -(-length // CHUNK_BYTES)
 
 
 def pack(name: bytes, pieces: Sequence[memoryview], sealer: Sealer) -> list[list[Buffer]]:
-    """A value as the strings to store, each in pieces: the head, then its chunks. Nothing is copied."""
+    """Return the strings to store, each in pieces: the head, then the chunks. Nothing is copied."""
     length = sum(map(len, pieces))
     assert len(name) <= MAX_NAME_BYTES and length <= MAX_VALUE_BYTES, f"{len(name)}-byte name, {length}-byte value"
     head: list[Buffer] = [FIXED.pack(sealer.magic, len(name), length, sealer.seal(name, pieces)), name]

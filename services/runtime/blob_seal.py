@@ -1,7 +1,7 @@
-"""What proves that a stored value is the one that was put: a checksum against damage, a MAC against forgery.
+"""Seals of stored values: a checksum detects damage, a MAC also forgery.
 
-A seal is 32 bytes over name and value. With a key it is a random nonce and an AES-256-GMAC under a key of its own, that
-BLAKE2b derives from the key of the store and the nonce: no pair of key and IV repeats, and AES hardware does the work.
+A seal is 32 bytes over name and value. With a key it is a random nonce and an AES-256-GMAC; BLAKE2b derives the GMAC's
+key from the store's key and the nonce, so no pair of key and IV repeats, and AES hardware does the work.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ MIN_KEY_BYTES = 16
 
 
 class Sealer(Protocol):
-    """Makes and checks seals. `magic` begins every value, so that the two kinds are never mistaken for each other."""
+    """Makes and checks seals. `magic` begins every value and distinguishes the two kinds."""
 
     magic: bytes
 
@@ -33,7 +33,7 @@ class Sealer(Protocol):
 
 
 class Checksum:
-    """Finds damage. A writer of the store can also write a fitting checksum."""
+    """Detects damage, but not forgery: a writer can compute the checksum of a forged value."""
 
     magic = b"msb2"
 
@@ -48,7 +48,7 @@ class Checksum:
 
 
 class Mac:
-    """Finds damage and forgery: only processes with the key can make a seal that fits."""
+    """Detects damage and forgery, because only processes with the key can make a valid seal."""
 
     magic = b"msm2"
 
@@ -65,7 +65,7 @@ class Mac:
 
     def _tag(self, nonce: bytes, name: bytes, pieces: Sequence[Buffer]) -> bytes:
         key = hashlib.blake2b(nonce, key=self._key, digest_size=32).digest()
-        # The key is used once, so the IV may be constant. The length of the name keeps name and value apart.
+        # The key is used once, so the IV may be constant. The length of the name separates name and value.
         mac = Cipher(AES256(key), GCM(bytes(12))).encryptor()
         mac.authenticate_additional_data(len(name).to_bytes(4, "little") + name)
         for piece in pieces:
@@ -78,7 +78,7 @@ CHECKSUM: Final = Checksum()
 
 
 def open_sealer(key_file: Path | None) -> Sealer:
-    """A MAC with the key of the file, or checksums without one. OSError or ValueError if the file holds no key."""
+    """Return a MAC with the file's key, or checksums without a file. Raises OSError or ValueError for a bad file."""
     if key_file is None:
         return CHECKSUM
     key = key_file.read_bytes().strip()

@@ -1,6 +1,6 @@
-"""Where the replicas of a role are: fixed addresses, and DNS names of which every record is a replica.
+"""The addresses of a role's replicas: fixed addresses, and DNS names with a record for each replica.
 
-DNS only says who exists. Who is ready, and whether it is the right one, the processes say themselves.
+DNS only lists the replicas that exist. Callers ask each one whether it is ready and is the right one.
 """
 
 import asyncio
@@ -11,23 +11,23 @@ from collections.abc import AsyncGenerator, Sequence
 
 DNS = "dns:"
 LOOK_UP_S = 5.0
-JITTER = 0.25  # of the time between two look-ups, so that not all processes ask at once
+JITTER = 0.25  # share of the time between two look-ups, so that processes do not ask at the same time
 
-# The name has no record (now): nobody is there. Every other failure says nothing about who is.
+# The name has no records, so there are no replicas. Any other failure gives no information.
 NOBODY = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 log = logging.getLogger(__name__)
 
 
 def fixed_addresses(places: Sequence[str]) -> frozenset[str]:
-    """Those of the places that are addresses already."""
+    """Return the places that already are addresses."""
     return frozenset(place for place in places if not place.startswith(DNS))
 
 
 async def poll_addresses(places: Sequence[str], every_s: float) -> AsyncGenerator[frozenset[str]]:
-    """The addresses of all places, looked up again after about every_s, for ever; once if no place is a name.
+    """Yield the addresses of all places, looked up again after about every_s, endlessly; once if none is a name.
 
-    places  addresses, and "dns:NAME:PORT". While a name cannot be looked up, what it meant before holds.
+    places  addresses, and "dns:NAME:PORT". While a look-up fails, the previous addresses stay.
     """
     fixed = fixed_addresses(places)
     found: dict[str, frozenset[str]] = {place: frozenset() for place in places if place not in fixed}
@@ -44,7 +44,7 @@ async def poll_addresses(places: Sequence[str], every_s: float) -> AsyncGenerato
 
 
 async def look_up(name: str) -> frozenset[str]:
-    """The addresses of a "dns:NAME:PORT", none if the name has no records. OSError if DNS does not say."""
+    """Return the addresses of a "dns:NAME:PORT", none if the name has no records. Raises OSError if DNS fails."""
     host, _, port = name.removeprefix(DNS).rpartition(":")
     try:
         async with asyncio.timeout(LOOK_UP_S):

@@ -1,4 +1,4 @@
-"""Logs as lines of JSON on stderr, one object a line. What users wrote never goes into a log."""
+"""Logs as lines of JSON on stderr, one object a line. A log never has text of users."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def setup_logging(level: str, service: str, instance: str = "") -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as {"ts", "level", "service", "msg"}, then what `extra` holds, then "stack" after an exception."""
+    """Formats {"ts", "level", "service", "msg"}, then the fields of `extra`, then "stack" after an exception."""
 
     def __init__(self, service: str, instance: str = "") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The tracer over OpenTelemetry's SDK: spans are sent in batches by a thread of its own, and dropped if it lags."""
+"""The tracer over OpenTelemetry's SDK: a thread sends spans in batches, and drops spans if it lags behind."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ KINDS = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": Spa
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """A span of a trace that is not recorded: its children belong to its parent."""
+    """A span of a trace that is not recorded; its children get its parent."""
 
     trace_parent: str
 
@@ -34,24 +34,20 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A span that will be sent."""
-
     span: trace.Span
 
     @property
     def trace_parent(self) -> str:
-        """What makes others its children."""
+        """Return the parent for child spans."""
         context = self.span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def set(self, attributes: Attributes) -> None:
-        """More of what is known about it."""
+        """Add attributes."""
         self.span.set_attributes(attributes)
 
 
 class OtlpTracer:
-    """A Tracer, see there."""
-
     def __init__(self, endpoint: str, service: str, instance: str) -> None:
         names = {"service.name": f"moonshard-{service}", "service.version": version("moonshard")}
         resource = Resource.create(names | ({"service.instance.id": instance} if instance else {}))
@@ -64,7 +60,7 @@ class OtlpTracer:
     def span(
         self, name: str, parent: str, attributes: Attributes | None = None, kind: Kind = "internal"
     ) -> Iterator[Span]:
-        """A span around a block."""
+        """Record a span around a block."""
         if parent and not is_recorded(parent):
             yield Unrecorded(parent)
             return
@@ -82,7 +78,7 @@ class OtlpTracer:
     def record(
         self, name: str, parent: str, began_s: float, ended_s: float, attributes: Attributes | None = None
     ) -> None:
-        """A span that is over."""
+        """Record a span that has ended."""
         if not is_recorded(parent):
             return
         offset_ns = time.time_ns() - time.monotonic_ns()
@@ -92,7 +88,7 @@ class OtlpTracer:
         )
 
     async def close(self) -> None:
-        """Send what is left. A collector that does not answer is given up."""
+        """Send the remaining spans, unless the collector does not answer."""
         try:
             await asyncio.wait_for(asyncio.to_thread(self._provider.shutdown), CLOSE_S)
         except TimeoutError:
@@ -100,7 +96,7 @@ class OtlpTracer:
 
 
 def _context(parent: str) -> Context:
-    """The SDK's form of a traceparent."""
+    """Convert a traceparent to the SDK's form."""
     if not parent:
         return Context()
     _, trace_id, span_id, flags = parent.split("-")

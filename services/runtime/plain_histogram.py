@@ -1,4 +1,4 @@
-"""A histogram in plain numbers, for paths on which one of prometheus would cost more than what it measures."""
+"""A histogram in plain numbers, for paths where prometheus' own would take longer than the measured operation."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ class Times:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value, at a fifth of the cost of prometheus' own."""
+        """Count one value, in a fifth of the time of prometheus' own."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
-        """The buckets as prometheus shows them, (upper bound, observations up to it), and the sum."""
+        """Return prometheus' buckets, (upper bound, observations up to it), and the sum."""
         bounds = [*map(str, map(float, self._bounds)), "+Inf"]
         return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
 
 
 class PlainHistogram(Collector):
-    """Like prometheus' Histogram with at most one label, but read out only by a scrape."""
+    """Like prometheus' Histogram with at most one label, but converted only at a scrape."""
 
     def __init__(self, name: str, text: str, label: str | None = None, *, buckets: Sequence[float]) -> None:
         self._name, self._text, self._label = name, text, label
@@ -40,11 +40,10 @@ class PlainHistogram(Collector):
         REGISTRY.register(self)
 
     def labels(self, value: object) -> Times:
-        """Where the values with this label are observed; keep it to observe often."""
+        """Return the observations with this label; keep the object to observe often."""
         return self._times.setdefault(str(value), Times(self._buckets))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """For prometheus."""
         family = HistogramMetricFamily(self._name, self._text, labels=[] if self._label is None else [self._label])
         for value, times in list(self._times.items()):
             family.add_metric([] if self._label is None else [value], *times.read())

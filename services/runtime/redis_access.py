@@ -7,11 +7,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RedisAccess:
-    """Paths of the files. All but the MAC's may change while the process runs.
+    """Paths of the files. All except the MAC's may change while the process runs.
 
-    password_file  wins over the password of a URL
-    ca             authorities that are trusted for rediss://; None: those of the system
-    cert, key      presented to Redis, if it asks
+    password_file  overrides the password of a URL
+    ca             trusted authorities for rediss://; None: the system's
+    cert, key      client certificate for Redis
     mac_file       key that authenticates stored values, read when a BlobStore opens; None: values have checksums only
     """
 
@@ -22,11 +22,11 @@ class RedisAccess:
     mac_file: Path | None = None
 
     def password(self) -> str | None:
-        """Without the end of its line; None if there is no file. OSError if it cannot be read."""
+        """Return the password without its line end; None without a file. Raises OSError for an unreadable file."""
         return self.password_file.read_text().strip() if self.password_file is not None else None
 
     def ssl_context(self) -> ssl.SSLContext:
-        """For one connection. OSError if a file cannot be read or makes no sense."""
+        """Return a context for one connection. Raises OSError if a file is unreadable or malformed."""
         context = ssl.create_default_context(cafile=self.ca)
         if self.cert is not None and self.key is not None:
             context.load_cert_chain(self.cert, self.key)

@@ -1,4 +1,4 @@
-"""One connection to Redis, which reads values straight to where they belong (README.md says why it is our own)."""
+"""A connection to Redis that reads values directly into their buffers (DECISIONS.md says why it is our own)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ DEFAULT_PORT = 6379
 
 
 class RedisError(Exception):
-    """What answers does not speak Redis' protocol, or refuses the connection."""
+    """The peer does not speak Redis' protocol, or refuses the connection."""
 
 
 class RedisRefusal(RedisError):
-    """An error reply to one command, such as "OOM command not allowed": the connection stays good."""
+    """An error reply to one command, such as "OOM command not allowed"; the connection stays usable."""
 
     @property
     def code(self) -> str:
-        """Its first word, such as OOM, READONLY, LOADING or WRONGTYPE."""
+        """The reply's first word, such as OOM, READONLY, LOADING or WRONGTYPE."""
         return str(self).partition(" ")[0]
 
 
@@ -31,7 +31,7 @@ Reply: TypeAlias = int | bytes | bytearray | RedisRefusal | None
 
 
 def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
-    """A command as buffers to send. An argument may lie in several pieces: none is copied."""
+    """Return a command as buffers to send. An argument may consist of several pieces; none is copied."""
     buffers: list[Buffer] = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         pieces = [argument] if isinstance(argument, bytes) else argument
@@ -42,7 +42,7 @@ def command(*arguments: bytes | Sequence[Buffer]) -> list[Buffer]:
 async def connect(url: str, access: RedisAccess = NO_ACCESS) -> "RedisConnection":
     """Open redis://, rediss://, unix:// or a master behind Sentinel, with user and database of the URL.
 
-    OSError or RedisError if that fails.
+    Raises OSError or RedisError.
 
     access  the password, if not the URL's own, and the certificates for rediss://
     """
@@ -72,15 +72,15 @@ async def connect(url: str, access: RedisAccess = NO_ACCESS) -> "RedisConnection
 
 
 class RedisConnection(asyncio.BufferedProtocol):
-    """Runs one pipeline at a time. Whatever goes wrong, cancellation included, closes it for good."""
+    """Runs one pipeline at a time. Any failure, cancellation included, closes the connection for good."""
 
     def __init__(self) -> None:
         self.closed = False
         self._transport: asyncio.Transport | None = None
-        self._scratch = bytearray(SCRATCH_BYTES)  # lines, and the beginnings of values
+        self._scratch = bytearray(SCRATCH_BYTES)  # lines and beginnings of values
         self._filled = 0
-        self._skip = 0  # bytes to come that are dropped
-        self._target = memoryview(b"")  # what is still to be read of a value
+        self._skip = 0  # following bytes to drop
+        self._target = memoryview(b"")  # the part of a value still to be read
         self._sinks: Sequence[memoryview] = ()
         self._replies: list[Reply] = []
         self._num_replies = 0
@@ -89,10 +89,10 @@ class RedisConnection(asyncio.BufferedProtocol):
     async def run(self, commands: Sequence[list[Buffer]], sinks: Sequence[memoryview] = ()) -> list[Reply]:
         """Send the commands at once and return their replies in order.
 
-        sinks    one for each command, or none at all. A string of exactly its size is read into it, any other string
-                 is dropped; in both cases the reply is the length of the string
+        sinks    one buffer for each command, or none at all. A string of exactly its size is read into it, any other
+                 string is dropped; in both cases the reply is the string's length
         returns  int, None for nil, bytes for a status, bytearray for a string without a sink, RedisRefusal for an error
-        raises   RedisError, OSError. The sinks are undefined then, but nothing writes to them any more
+        raises   RedisError, OSError. The sinks are then undefined, but not written to any more
         """
         assert not sinks or len(sinks) == len(commands), f"{len(sinks)} sinks for {len(commands)} commands"
         if not commands:
@@ -112,7 +112,7 @@ class RedisConnection(asyncio.BufferedProtocol):
         return self._replies
 
     def close(self) -> None:
-        """Close it at once; from here on nothing is written to any sink."""
+        """Close it at once; no sink is written to afterwards."""
         self.closed = True
         self._target, self._sinks = memoryview(b""), ()
         if self._transport is not None:
@@ -147,7 +147,7 @@ class RedisConnection(asyncio.BufferedProtocol):
             self._done.set_exception(error)
 
     def _read_scratch(self) -> None:
-        """Take what is complete out of the scratch; the rest moves to its front."""
+        """Process the complete part of the scratch buffer, and move the rest to its front."""
         start = 0
         while not len(self._target):
             if self._num_replies == len(self._replies) and self._done is not None and not self._done.done():
@@ -165,7 +165,7 @@ class RedisConnection(asyncio.BufferedProtocol):
             raise RedisError("a line of the protocol has no end")
 
     def _read_line(self, start: int, end: int) -> int:
-        """Read one reply as far as it is here, and return where the next one starts."""
+        """Read the available part of one reply; return where the next one starts."""
         if len(self._replies) == self._num_replies:
             raise RedisError("a reply without a command")
         kind, text = bytes(self._scratch[start : start + 1]), bytes(self._scratch[start + 1 : end])
@@ -195,5 +195,5 @@ class RedisConnection(asyncio.BufferedProtocol):
         here = min(length, self._filled - start)
         sink[:here] = memoryview(self._scratch)[start : start + here]
         self._target = sink[here:]
-        self._skip = 2  # the end of the line behind it
+        self._skip = 2  # the line end after it
         return start + here

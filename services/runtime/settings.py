@@ -23,7 +23,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 def check_address(text: str) -> str:
-    """The address itself, if it is "unix:/absolute/path" or "host:port" (IPv6 hosts in brackets); else ValueError."""
+    """Return the address if it is "unix:/absolute/path" or "host:port" (IPv6 hosts in brackets); else ValueError."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
@@ -39,7 +39,7 @@ def check_address(text: str) -> str:
 
 
 def check_place(text: str) -> str:
-    """The text itself, if it is an address or "dns:NAME:PORT", whose every record is one; else ValueError."""
+    """Return the text if it is an address or "dns:NAME:PORT", with an address in every record; else ValueError."""
     if not text.startswith(DNS):
         return check_address(text)
     name, colon, port = text.removeprefix(DNS).rpartition(":")
@@ -134,7 +134,7 @@ class ServiceSettings(BaseSettings):
 
 
 class StoreSettings(ServiceSettings):
-    """Credentials for Redis, beside the URLs."""
+    """Redis URLs and credentials."""
 
     store_password_file: Path | None = Field(
         None,
@@ -175,7 +175,7 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load(kind: type[Settings]) -> Settings:
-    """The settings from the environment. A bad value stops the process with one line that names its variable."""
+    """Read the settings from the environment. A bad value stops the process with a line that names its variable."""
     for warning in _misspelt(kind):
         sys.stderr.write(f"{warning}\n")
     try:
@@ -189,7 +189,7 @@ def load(kind: type[Settings]) -> Settings:
 def _complaints(kind: type[BaseSettings], error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         reason = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:  # a rule over several fields: its text names them
+        if not problem["loc"]:  # a rule for several fields; its message names them
             yield reason
             continue
         name = str(problem["loc"][0])
@@ -213,7 +213,7 @@ def _parts(annotation: Any) -> set[Any]:
 
 
 def _misspelt(kind: type[BaseSettings]) -> Iterator[str]:
-    """Variables that are nearly one of ours. Others belong to other processes."""
+    """Return variables that resemble one of ours. Others belong to other processes."""
     ours = {name.upper() for name in kind.model_fields}
     given = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)}
     for name in sorted(given - ours):
