@@ -1,4 +1,4 @@
-"""Puts a vision replica together from its settings: weights, decoders, store, and the service on top."""
+"""Assembles a vision replica from its settings: weights, decoders, store and service."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Replica:
-    """The service, and what has to run and to be closed beside it."""
+    """The service, with its batcher, decoders and store, which must be closed."""
 
     servicer: VisionServicer
     batcher: Batcher
@@ -34,14 +34,14 @@ class Replica:
     store: BlobStore
 
     async def close(self) -> None:
-        """Ends threads, processes and connections."""
+        """End threads, processes and connections."""
         self.batcher.close()
         await self.decoders.close()
         await self.store.close()
 
 
 def assemble(settings: VisionSettings) -> Replica:
-    """Loads tower and projector. CheckpointError if the checkpoint has none, or of another form."""
+    """Load tower and projector. Raises CheckpointError if the checkpoint has none, or of another form."""
     checkpoint = Checkpoint(settings.model)
     vision, weights = load_vision(checkpoint, DTYPES[settings.dtype], torch_device(settings.device))
     config = load_media_config(settings.model, vision)

@@ -1,4 +1,4 @@
-"""Images and video chunks of all requests, taken together where their frame counts are equal."""
+"""Batches of images and video chunks of all requests; the items of a batch have equal numbers of frames."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from services.vision.preprocess import Pixels, patchify, value_table
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """Pixels [frames, height, width, 3] that wait for the tower, and the future for their features."""
+    """Pixels [frames, height, width, 3] waiting for the tower, and the future of their features."""
 
     pixels: Pixels
     grid: Grid
@@ -27,7 +27,7 @@ class Item:
 class Batcher:
     """Owns the queue and the thread in which the model runs. The caller bounds the queue.
 
-    max_patches  in one batch, unless a single item has more
+    max_patches  most patches of a batch, unless a single item has more
     """
 
     def __init__(self, model: VisionModel, patch_size: int, max_patches: int) -> None:
@@ -40,7 +40,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vision")
 
     async def features(self, pixels: Pixels) -> Tensor:
-        """Return features [tokens, hidden] of one image or chunk, once its batch is computed."""
+        """Return features [tokens, hidden] of one image or chunk when its batch has been computed."""
         frames, height, width, _ = pixels.shape
         grid = Grid(frames, height // self._patch_size, width // self._patch_size)
         item = Item(pixels, grid, asyncio.get_running_loop().create_future())
@@ -49,7 +49,7 @@ class Batcher:
         return await item.features
 
     async def run(self) -> None:
-        """Compute batch after batch, for ever. An error goes to all callers of its batch."""
+        """Compute batches, endlessly. An error goes to all callers of its batch."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -75,7 +75,7 @@ class Batcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _take(self) -> list[Item]:
-        """The oldest item and, as long as they fit, those that have as many frames; in order of arrival."""
+        """Take the oldest item and, in order of arrival, all that fit and have as many frames."""
         batch, left = take_batch([item for item in self._waiting if not item.features.done()], self._max_patches)
         self._waiting = deque(left)
         return batch
@@ -86,7 +86,7 @@ class Batcher:
 
 
 def take_batch(waiting: Sequence[Item], max_patches: int) -> tuple[list[Item], list[Item]]:
-    """Return the items to compute now and those that go on waiting."""
+    """Return the items to compute now and those that continue to wait."""
     batch: list[Item] = []
     left: list[Item] = []
     num_patches = 0

@@ -1,4 +1,4 @@
-"""Which file has which features, and whether the store still has them."""
+"""Maps files to references of features, and checks whether the store still has these."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,15 +11,15 @@ from services.model.media_features import features_to_bytes
 from services.runtime.blobs import BlobStore
 from services.vision.preprocess import Pixels
 
-# A reference takes some hundred bytes, that of a long video some ten thousand.
+# A reference takes some hundred bytes, one of a long video some ten thousand.
 MAX_REMEMBERED = 4096
 
 
 class Catalog:
-    """Names features by the pixels they are of, and files by their bytes. Owns the remembered references.
+    """Names features by their pixels, and files by their bytes. Owns the remembered references.
 
-    model    names the weights
-    variant  everything else that decides features: preprocessing and dtype
+    model    name of the weights
+    variant  everything else that affects features: preprocessing and dtype
     """
 
     def __init__(self, store: BlobStore, model: str, variant: str) -> None:
@@ -29,19 +29,19 @@ class Catalog:
         self._refs: OrderedDict[bytes, MediaRef] = OrderedDict()
 
     def file_digest(self, kind: str, data: bytes | bytearray) -> bytes:
-        """Identity of a file as it was sent."""
+        """Return the digest of a file's bytes."""
         return self._digest(f"file {kind}", data)
 
     def chunk_digest(self, pixels: Pixels) -> bytes:
-        """Identity of the features of pixels [frames, height, width, 3], whichever file they came in."""
+        """Return the digest for the features of pixels [frames, height, width, 3]; it does not depend on the file."""
         return self._digest(f"pixels {pixels.shape}", pixels.data.cast("B"))
 
     def video_digest(self, chunks: list[bytes]) -> bytes:
-        """Identity of a whole video."""
+        """Return the digest of a whole video."""
         return self._digest("video", b"".join(chunks))
 
     async def find(self, file_digest: bytes) -> MediaRef | None:
-        """The reference of a file seen before, here or elsewhere, if the store has all its features."""
+        """Return the reference of a known file, known here or to another replica, if the store has its features."""
         ref = self._refs.get(file_digest)
         if ref is None:
             (stored,) = await self._store.get([self._file_key(file_digest)])
@@ -64,7 +64,7 @@ class Catalog:
         await self._store.put({media_key(self._model, digest): features_to_bytes(features)})
 
     async def put_ref(self, file_digest: bytes, ref: MediaRef) -> None:
-        """Remember the reference of a file, here and in the store for other replicas."""
+        """Remember the reference of a file here, and in the store for other replicas."""
         self._remember(file_digest, ref)
         await self._store.put({self._file_key(file_digest): ref.SerializeToString()})
 

@@ -1,4 +1,4 @@
-"""The process in which files are decoded, so that a hostile one can only harm this process.
+"""The process that decodes files, so that a hostile file can only harm this process.
 
 The caps come once, as an argument. Then it reads one job after another from standard input and writes to standard
 output: a plan, then the pixels of each chunk, or a reason for refusal. It has no network and no torch.
@@ -24,7 +24,7 @@ from services.vision.preprocess import Pixels, fit
 from services.vision.videos import decode_video, plan_video
 
 Kind = Literal["image", "video"]
-# Bytes of JSON, then bytes of pixels or of a file.
+# Sizes: bytes of JSON, then bytes of pixels or of a file.
 HEADER = struct.Struct("<IQ")
 
 
@@ -32,8 +32,8 @@ HEADER = struct.Struct("<IQ")
 class DecoderOptions:
     """Options of a decoder process, one JSON argument at start.
 
-    memory_bytes  of address space, its libraries included
-    cpu_s         for one file
+    memory_bytes  limit of address space, libraries included
+    cpu_s         limit of processor time for one file
     repair        `image_repair` of the settings
     """
 
@@ -88,7 +88,7 @@ def answer(kind: Kind, data: bytes, options: DecoderOptions) -> Iterator[tuple[d
 
 
 def work(options: DecoderOptions, source: IO[bytes], output: IO[bytes]) -> None:
-    """Decode file after file until the input ends. A file that takes too long ends the process by SIGPROF."""
+    """Decode files until the input ends. A file that takes too long ends the process by SIGPROF."""
     while (job := read_message(source)) is not None:
         record, data = job
         signal.setitimer(signal.ITIMER_PROF, options.cpu_s)
@@ -107,7 +107,7 @@ def work(options: DecoderOptions, source: IO[bytes], output: IO[bytes]) -> None:
 def main() -> None:
     options = DecoderOptions.from_json(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (options.memory_bytes, options.memory_bytes))
-    # Pillow's own fence, for formats that it allocates while it opens them: it refuses twice what it warns of.
+    # Pillow's own limit, for formats that it allocates while opening them: it refuses twice the size at which it warns.
     Image.MAX_IMAGE_PIXELS = options.limits.max_image_pixels // 2
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     work(options, sys.stdin.buffer, sys.stdout.buffer)

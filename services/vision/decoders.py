@@ -1,4 +1,4 @@
-"""A few decoder processes, each leased to one file at a time and replaced when it dies."""
+"""A pool of decoder processes, each leased to one file at a time and replaced when it dies."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NUM_STARTS = 3
 
 @dataclass(frozen=True)
 class PlannedChunk:
-    """Frames that are encoded together, and the text before them in the prompt (none for an image)."""
+    """Frames to encode together, and the text before them in the prompt (empty for an image)."""
 
     num_frames: int
     prompt_text: str
@@ -33,7 +33,7 @@ class PlannedChunk:
 
 @dataclass(frozen=True)
 class MediaPlan:
-    """Size and chunks of a file, known before its pixels are decoded."""
+    """Size and chunks of a file, determined before its pixels are decoded."""
 
     grid_h: int
     grid_w: int
@@ -42,12 +42,12 @@ class MediaPlan:
 
 
 class Decoder:
-    """One decoder process, started when it is first needed. Used by one file at a time."""
+    """One decoder process, started on first use. Used for one file at a time."""
 
     def __init__(self, options: DecoderOptions) -> None:
         self._options = options
         self._process: Process | None = None
-        self._num_messages = 0  # that the process has still to write for the file in hand
+        self._num_messages = 0  # chunks that the process has still to write for the present file
 
     async def plan(self, kind: Kind, data: bytes | bytearray) -> MediaPlan:
         """Send a file to the process; all chunks of its plan must be read next. Raises InvalidRequest."""
@@ -70,12 +70,12 @@ class Decoder:
         return np.frombuffer(data, dtype=np.uint8).reshape(record["shape"])
 
     async def release(self) -> None:
-        """Make ready for the next file; a process with work left over is ended."""
+        """Prepare for the next file; end a process that still has work."""
         if self._num_messages:
             await self.stop()
 
     async def stop(self) -> None:
-        """End the process, whatever it is doing; the next file starts a new one."""
+        """End the process at once; the next file starts a new one."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
@@ -83,7 +83,7 @@ class Decoder:
         self._num_messages = 0
 
     async def _open(self) -> asyncio.StreamWriter:
-        """Return the input of a living process, started if need be."""
+        """Return the input of a running process; start one if there is none."""
         for _ in range(NUM_STARTS):
             if self._process is None or self._process.returncode is not None:
                 self._process = await self._start()
@@ -91,13 +91,13 @@ class Decoder:
             assert stdin is not None
             if not stdin.is_closing():
                 return stdin
-            # It ended between two files, or before it had begun: nothing of this file has reached it.
+            # It ended between two files or before its start, so nothing of this file has reached it.
             log.warning("a decoder process was gone", extra={"pid": self._process.pid})
             await self.stop()
         raise Unavailable("no decoder process stays")
 
     async def _start(self) -> Process:
-        # A session of its own: Ctrl-C is for the service, which ends its decoders.
+        # A new session, so that Ctrl-C only reaches the service, which ends its decoders.
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "services.vision.decoder_process", self._options.to_json()),
             stdin=PIPE,
@@ -131,7 +131,7 @@ class Decoder:
 
 
 class DecoderPool:
-    """Owns the decoder processes. More files than processes wait in order."""
+    """Owns the decoder processes. If all are leased, files wait in order."""
 
     def __init__(self, num_decoders: int, options: DecoderOptions) -> None:
         self._decoders = [Decoder(options) for _ in range(num_decoders)]

@@ -1,4 +1,4 @@
-"""From the bytes of a file to features in the store and the reference that names them."""
+"""Encodes a file's bytes to features in the store, and returns their reference."""
 
 import asyncio
 import time
@@ -16,10 +16,10 @@ from services.vision.preprocess import Pixels
 
 
 class MediaEncoder:
-    """Decodes and computes files that are not in the store. Each file is worked on once at a time.
+    """Decodes and computes files that are not in the store; concurrent requests for a file share the work.
 
-    max_media   files between decoding and store, which bounds the pixels in memory
-    max_videos  of these, so that long videos leave decoders to images
+    max_media   most files between decoding and store, which bounds the pixels in memory
+    max_videos  most videos among these, so that long videos leave decoders for images
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class MediaEncoder:
         if task is None:
             task = self._running[digest] = asyncio.create_task(self._find_or_compute(kind, data, digest))
             task.add_done_callback(lambda task: self._ended(digest, task))
-        # A caller that leaves does not take the result from the others, nor from the store.
+        # If a caller leaves, the other callers and the store still get the result.
         return await asyncio.shield(task)
 
     def _ended(self, digest: bytes, task: "asyncio.Task[tuple[MediaRef, bool]]") -> None:
         del self._running[digest]
         if not task.cancelled():
-            task.exception()  # looked at here too, since all callers may have left
+            task.exception()  # read here too, because all callers may have left
 
     async def _find_or_compute(self, kind: Kind, data: bytes | bytearray, digest: bytes) -> tuple[MediaRef, bool]:
         ref = await self._catalog.find(digest)

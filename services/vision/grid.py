@@ -1,4 +1,4 @@
-"""Sizes: what an image or frame is resized to, its patches and its tokens (VISION.md). Only arithmetic."""
+"""Sizes of an image or frame after resizing, its patches and its tokens (VISION.md). Only arithmetic."""
 
 import json
 import math
@@ -15,7 +15,7 @@ CONFIG_FILE = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class MediaConfig:
-    """`media_proc_cfg` of preprocessor_config.json, as far as values differ between checkpoints."""
+    """The fields of `media_proc_cfg` in preprocessor_config.json that differ between checkpoints."""
 
     patch_size: int = 14
     merge_size: int = 2
@@ -27,11 +27,11 @@ class MediaConfig:
 
     @property
     def unit(self) -> int:
-        """Pixels on the side of what becomes one token."""
+        """Pixels on the side of a token's square."""
         return self.patch_size * self.merge_size
 
     def to_json(self) -> str:
-        """The same values for the decoder process and for names of features."""
+        """Return the values for the decoder process and for names of features."""
         return json.dumps(vars(self), sort_keys=True)
 
     @staticmethod
@@ -40,7 +40,7 @@ class MediaConfig:
 
 
 class _MediaFields(Section):
-    """`media_proc_cfg`: limits that differ between checkpoints, and fields of which one value is implemented."""
+    """`media_proc_cfg`: limits that differ between checkpoints, and fields with a single implemented value."""
 
     in_patch_limit: Size
     in_patch_limit_each_frame: Size
@@ -53,7 +53,7 @@ class _MediaFields(Section):
 
 
 def load_media_config(folder: Path, vision: VisionConfig) -> MediaConfig:
-    """Read preprocessor_config.json. CheckpointError for anything that is not computed here."""
+    """Read preprocessor_config.json. Raises CheckpointError for unsupported values."""
     file, place = folder / CONFIG_FILE, "media_proc_cfg."
     values = section(read_json_object(file), "media_proc_cfg", file)
     fields = check(_MediaFields, values, file, place)
@@ -95,10 +95,10 @@ class FrameSize:
 
 
 def frame_size(width: int, height: int, max_patches: int, config: MediaConfig) -> FrameSize:
-    """The size that a picture of width x height pixels is resized and padded to.
+    """Return the size to which a picture of width x height pixels is resized and padded.
 
-    It shrinks, and never grows, until about `max_patches` patches and `side_patches` on each side are left. Padding
-    comes after that limit, so a picture may end above it; so do the released processor's.
+    A picture is only ever shrunk, to about `max_patches` patches and `side_patches` on each side. Padding follows and
+    may exceed this limit, as in the released processor.
     """
     assert width > 0 and height > 0
     patch, side = config.patch_size, config.side_patches * config.patch_size

@@ -1,4 +1,4 @@
-"""Images from bytes that anyone may have sent: the bytes decide what they are, the header decides what they cost."""
+"""Images from untrusted bytes: the format follows from the bytes, the cost from the header."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from services.vision.png import without_text
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
-# What Pillow raises for files that are damaged in one way or another.
+# Exceptions of Pillow for damaged files.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
 MAX_REASON_CHARS = 200
 GREY_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -26,7 +26,7 @@ def open_image(data: bytes, limits: MediaLimits, *, repair: bool) -> Image.Image
 
     repair  show it as browsers do: transparency on white, EXIF orientation applied, 16-bit grey scaled to 8 bits.
             False: as the released processor, which drops transparency, ignores EXIF and cuts grey above 255 to white
-    Raises InvalidRequest, before pixels are allocated, for what is no image of a known format or above the caps.
+    Raises InvalidRequest, before pixels are allocated, for an unknown format or an image above the caps.
     """
     with _refusing(data):
         limits.check("max_image_pixels", _webp_pixels(data), "pixels")
@@ -43,7 +43,7 @@ def open_image(data: bytes, limits: MediaLimits, *, repair: bool) -> Image.Image
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB in front of white, all of its grey levels kept."""
+    """Return the picture as RGB on white, with all its grey levels."""
     if image.mode in GREY_16_BITS:
         levels = np.asarray(image).astype(np.uint32)
         grey = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
@@ -64,7 +64,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _refusing(data: bytes) -> Iterator[None]:
-    """Pillow's complaints as InvalidRequest."""
+    """Turn Pillow's errors into InvalidRequest."""
     try:
         yield
     except UnidentifiedImageError:
@@ -78,7 +78,7 @@ def _refusing(data: bytes) -> Iterator[None]:
 
 
 def _webp_pixels(data: bytes) -> int:
-    """Canvas of a WebP file, 0 for other files: Pillow allocates it when it opens the file, before it can be asked."""
+    """Return the pixels of a WebP file's canvas, 0 for other files. Pillow allocates it already on opening."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return 0
     match data[12:16]:

@@ -9,12 +9,12 @@ FIELD = "media"
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Caps of one file. Every refusal names the cap that it met.
+    """Caps of one file. Every refusal names the exceeded cap.
 
     max_image_pixels  width times height of an image
     max_frame_pixels  width times height of one frame of a video
-    max_video_frames  that the file holds, sampled or not: all of them have to be decoded
-    max_tokens        of the prompt that the features take
+    max_video_frames  frames in the file, sampled or not, because all of them must be decoded
+    max_tokens        tokens of the features in the prompt
     """
 
     max_image_bytes: int = 64 << 20
@@ -33,5 +33,5 @@ class MediaLimits:
 
 
 def refusal(reason: str) -> InvalidRequest:
-    """Return the error for a file that cannot be served; sending it again would not help."""
+    """Return the error for a file that can never be served."""
     return InvalidRequest(reason, field=FIELD)

@@ -1,4 +1,4 @@
-"""MoonViT and its projector as formulas (VISION.md): patches of images and video chunks to features."""
+"""MoonViT and its projector as formulas (VISION.md): from patches of images and video chunks to features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from services.checkpoint.config import VisionConfig
 from services.model.device import to_device, to_host
 
 TOWER_NORM_EPS = 1e-5
-# Rows that pass through an MLP at a time: they bound its memory.
+# Rows in an MLP at a time, which bound its memory.
 MLP_ROWS = 4096
 
 
@@ -40,9 +40,9 @@ class Grid:
 
 
 class VisionModel:
-    """The tower and the projector. Synchronous and without state; used by one thread.
+    """The tower and the projector. Synchronous, without state; used by one thread.
 
-    weights  by their released names, all in the dtype of the run and on one device
+    weights  by released names, all in the dtype of the run and on one device
     """
 
     def __init__(self, config: VisionConfig, weights: Mapping[str, Tensor]) -> None:
@@ -53,9 +53,9 @@ class VisionModel:
 
     @torch.inference_mode()
     def encode(self, patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-        """Features of each item on the host, [tokens, text_hidden_size] in the dtype of the run.
+        """Return the features of each item on the host, [tokens, text_hidden_size] in the dtype of the run.
 
-        patches  [patches of all items, channel, row, column], one item after the other
+        patches  [patches of all items, channel, row, column], items in order
         """
         assert len(patches) == sum(grid.num_patches for grid in grids)
         patches = to_device(patches, self._device)
@@ -71,7 +71,7 @@ class VisionModel:
         return list(features.split_with_sizes([len(item) for item in merged]))
 
     def _positions(self, grid: Grid) -> Tensor:
-        """The learned grid, resampled, for every frame; with several frames the time table on top."""
+        """Return the learned grid, resampled, for every frame; with several frames plus the time table."""
         table = self._weights["vision_tower.patch_embed.pos_emb.weight"]
         space = interpolate_grid(table, grid.rows, grid.columns).unsqueeze(0)
         if grid.frames > 1:
@@ -96,7 +96,7 @@ class VisionModel:
         return hidden
 
     def _pool(self, item: Tensor, grid: Grid) -> Tensor:
-        """Mean over the frames, then the patches of each square side by side: [tokens, patches of a square, width]."""
+        """Average over frames, and group the patches of each square: [tokens, patches of a square, width]."""
         height, width = self._config.merge_kernel_size
         shape = (grid.frames, grid.rows // height, height, grid.columns // width, width, -1)
         squares = item.view(shape).mean(dim=0).permute(0, 2, 1, 3, 4)

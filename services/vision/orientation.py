@@ -1,4 +1,4 @@
-"""One rule of orientation for images and videos: eight ways of standing, numbered as EXIF does, 1 for upright."""
+"""The orientation of images and videos: eight orientations with EXIF's numbers, 1 is upright."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -34,7 +34,7 @@ _MATRIX_ONE = 1 << 16
 
 
 def image_orientation(image: Image.Image) -> int:
-    """Return what EXIF says; upright if it says nothing that can be read, for a picture is sound without it."""
+    """Return the orientation in EXIF; upright if it cannot be read, because a picture is valid without EXIF."""
     try:
         value = image.getexif().get(ORIENTATION_TAG)
     except Exception:  # noqa: BLE001 - the parser raises whatever it meets in bytes that anyone may have sent
@@ -43,8 +43,8 @@ def image_orientation(image: Image.Image) -> int:
 
 
 def frame_orientation(frame: VideoFrame) -> int:
-    """Return what the display matrix says, which phones write instead of turning the frames."""
-    found = cast(Mapping[Type, Buffer], frame.side_data)  # its stub knows other keys
+    """Return the orientation in the display matrix, which phones write instead of rotating the frames."""
+    found = cast(Mapping[Type, Buffer], frame.side_data)  # its type stub has other keys
     try:
         matrix = bytes(found[Type.DISPLAYMATRIX])
     except KeyError:
@@ -54,5 +54,5 @@ def frame_orientation(frame: VideoFrame) -> int:
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the picture as it is meant to be seen."""
+    """Return the picture in upright orientation."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image

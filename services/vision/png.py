@@ -1,4 +1,4 @@
-"""What stands beside the picture in a PNG: text and colour profiles, which nobody needs to unpack here."""
+"""Removes text and colour profiles from a PNG, which are not needed here."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BESIDE = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -6,9 +6,9 @@ _CHUNK_BYTES = 12  # length, kind and checksum around the data of a chunk
 
 
 def without_text(data: bytes) -> bytes:
-    """Return a PNG without its text and profile chunks, and any other data as it is.
+    """Return a PNG without its text and profile chunks; return any other data unchanged.
 
-    Pillow unpacks them and refuses a sound picture when they are large, 1 MiB of text or profile.
+    Pillow decompresses these chunks, and refuses a valid picture with more than 1 MiB of text or profile.
     """
     if not data.startswith(_SIGNATURE):
         return data

@@ -1,4 +1,4 @@
-"""From a picture to patches, bit for bit as the released processor does it (VISION.md). No torch here."""
+"""Turns a picture into patches with the same bits as the released processor (VISION.md). No torch here."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ CHANNELS = 3
 
 
 def fit(image: Image.Image, size: FrameSize, patch_size: int) -> Pixels:
-    """The picture resized (bicubic) and padded with black on the right and below: [height, width, 3]."""
+    """Resize the picture (bicubic) and pad it with black on the right and below: [height, width, 3]."""
     frame = np.zeros((size.grid_h * patch_size, size.grid_w * patch_size, CHANNELS), dtype=np.uint8)
     resized = image.resize((size.width, size.height), resample=Image.Resampling.BICUBIC)
     frame[: size.height, : size.width] = np.asarray(resized)
@@ -19,7 +19,7 @@ def fit(image: Image.Image, size: FrameSize, patch_size: int) -> Pixels:
 
 
 def patchify(frames: Pixels, patch_size: int) -> Pixels:
-    """[frames, height, width, 3] as [patches, 3, patch, patch], frame by frame and row by row."""
+    """Cut [frames, height, width, 3] into [patches, 3, patch, patch], frame by frame and row by row."""
     count, height, width, channels = frames.shape
     rows, columns = height // patch_size, width // patch_size
     grid = frames.reshape(count, rows, patch_size, columns, patch_size, channels)
@@ -27,6 +27,6 @@ def patchify(frames: Pixels, patch_size: int) -> Pixels:
 
 
 def value_table() -> NDArray[np.float32]:
-    """What each of the 256 pixel values becomes: x / 255 rounded to float32, minus 0.5, times 2."""
+    """Return the input for each of the 256 pixel values: x / 255 rounded to float32, minus 0.5, times 2."""
     scaled = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
     return (scaled - np.float32(0.5)) * np.float32(2.0)

@@ -1,4 +1,4 @@
-"""Which frames of a video the model sees, in which chunks, and what the prompt says of each (VISION.md, "Video")."""
+"""Chooses the frames of a video, their chunks, and the text of each chunk in the prompt (VISION.md, "Video")."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from services.vision.grid import MediaConfig
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Frames that are encoded together, by their index in the file, and the text that introduces them."""
+    """Frames to encode together, by their index in the file, and the text before them."""
 
     frame_ids: tuple[int, ...]
     prompt_text: str
@@ -21,10 +21,10 @@ class ChunkPlan:
 def plan_chunks(
     num_frames: int, fps: float, config: MediaConfig, times: Sequence[float] | None = None
 ) -> list[ChunkPlan]:
-    """Plan frames at `sample_fps`, or all of a slower video, spread evenly from the first to the last one.
+    """Plan frames at `sample_fps`, or all frames of a slower video, evenly from the first to the last.
 
-    fps    frames in a second on average
-    times  when each frame is shown, in seconds; None: at the average rate
+    fps    average frames per second
+    times  presentation time of each frame, in seconds; None: at the average rate
     """
     assert num_frames > 0 and fps > 0
     num_sampled = max(round(num_frames * min(config.sample_fps, fps) / fps), 1)

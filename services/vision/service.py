@@ -21,7 +21,7 @@ KINDS: dict[int, Kind] = {pb.IMAGE: "image", pb.VIDEO: "video"}
 
 
 class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
-    """Receives files within a bound on all bytes in memory; the work is the encoder's."""
+    """Receives files within a bound on all bytes in memory, and passes them to the encoder."""
 
     def __init__(self, encoder: MediaEncoder, limits: MediaLimits, max_upload_bytes: int) -> None:
         self._encoder = encoder
@@ -33,7 +33,7 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
         try:
             return await self._encode(requests)
         except MoonshardError:
-            # A caller that is refused while it sends would see a broken stream instead of the reason.
+            # A caller that is refused while it sends would get a broken stream instead of the reason.
             async for _ in requests:
                 pass
             raise
@@ -65,7 +65,7 @@ class VisionServicer(vision_pb2_grpc.VisionServiceServicer):
 
 
 async def _receive(requests: Parts, num_bytes: int) -> bytearray:
-    """The file, which must be as long as announced."""
+    """Receive a file, which must have the announced length."""
     data = bytearray()
     async for request in requests:
         data += request.data

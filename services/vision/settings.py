@@ -11,7 +11,7 @@ from services.vision.limits import MediaLimits
 
 
 class VisionSettings(StoreSettings):
-    """One field per MOONSHARD_* variable. The caps are those of MediaLimits, under the same names."""
+    """Settings of a vision replica. The caps have the names of MediaLimits' fields."""
 
     model: Path = Field(description="Folder of the checkpoint.")
     store: Annotated[StoreUrls, Field(min_length=1)] = Field(
@@ -48,5 +48,4 @@ class VisionSettings(StoreSettings):
 
     @property
     def limits(self) -> MediaLimits:
-        """The caps of one file."""
         return MediaLimits(**{name: getattr(self, name) for name in MediaLimits.__dataclass_fields__})

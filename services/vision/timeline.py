@@ -1,10 +1,10 @@
-"""When the frames of a video are shown. Presentation times decide; what the header declares must agree with them."""
+"""Presentation times of a video's frames. The frames' stamps count; the header's rate must agree with them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A declared rate within this share of the measured one stands, so that plans equal those of the released processor.
+# A declared rate within this share of the measured one is used, so that plans equal those of the released processor.
 RATE_TOLERANCE = 0.05
 
 
@@ -12,9 +12,9 @@ RATE_TOLERANCE = 0.05
 class Timeline:
     """The visible frames of a video.
 
-    stamps  presentation stamp of each frame in ascending order, empty if the container has none
-    times   seconds from the first frame, by the stamps or else by the declared rate
-    fps     frames in a second on average
+    stamps  presentation stamp of each frame in ascending order; empty if the container has none
+    times   seconds from the first frame, from the stamps or else from the declared rate
+    fps     average frames per second
     """
 
     stamps: Sequence[int]
@@ -26,17 +26,17 @@ class Timeline:
         return max(len(self.times) / self.fps, self.times[-1])
 
     def index(self, stamp: int | None, previous: int) -> int:
-        """Return which frame was decoded: by its stamp, else the one after the frame before."""
+        """Return the index of a decoded frame, from its stamp, else the index after the previous one."""
         return previous + 1 if stamp is None or not self.stamps else bisect_left(self.stamps, stamp)
 
     def irregular_times(self, tolerance_s: float) -> Sequence[float] | None:
-        """Return the times if some frame is further from its place at the average rate than this, else None."""
+        """Return the times if a frame differs from the average rate by more than this, else None."""
         steady = all(abs(time - index / self.fps) <= tolerance_s for index, time in enumerate(self.times))
         return None if steady else self.times
 
 
 def timeline_of(stamps: Sequence[int | None], tick_s: float, declared_fps: float | None) -> Timeline | None:
-    """Return the timeline of frames with these stamps, None if neither stamps nor header tell a rate.
+    """Return the timeline of frames with these stamps; None if neither stamps nor header give a rate.
 
     tick_s  seconds of one unit of the stamps
     """

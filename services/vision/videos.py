@@ -1,4 +1,4 @@
-"""Videos from bytes that anyone may have sent: counted first, then only the frames of the plan are kept."""
+"""Videos from untrusted bytes: frames are counted first, then decoded, and only those of the plan are kept."""
 
 import io
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ from services.vision.sampling import ChunkPlan, plan_chunks
 from services.vision.timeline import Timeline, timeline_of
 
 MAX_REASON_CHARS = 200
-# Of the frames up to the last one wanted: what is missing at the end is shown as its last frame, as players do.
+# Least share of a plan that must be reached; frames missing at the end are replaced by the last one, as players do.
 MIN_REACHED = 0.9
-# What is missing elsewhere: a clip cut between key frames begins with frames that nothing can decode.
+# Least share of frames that must be decoded: a clip cut between key frames begins with frames that cannot be.
 MIN_DECODED = 0.5
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """What will be decoded: chunks of frames that all get one size.
+    """The chunks to decode; all frames get the same size.
 
-    orientation  how the frames stand, as EXIF numbers it
+    orientation  orientation of the frames, with EXIF's numbers
     """
 
     size: FrameSize
@@ -45,7 +45,7 @@ class VideoPlan:
 def plan_video(data: bytes, limits: MediaLimits, config: MediaConfig, *, repair: bool) -> VideoPlan:
     """Read the whole container without decoding more than its first frame. Raises InvalidRequest above any cap.
 
-    repair  turn the frames as the file says they are to be shown
+    repair  rotate the frames as the file's display matrix says
     """
     with _opened(data) as (container, stream):
         context = stream.codec_context
@@ -95,7 +95,7 @@ def _pixels(frame: VideoFrame, plan: VideoPlan, config: MediaConfig) -> Pixels:
 
 
 def _read_timeline(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> Timeline:
-    """Read every packet. Those that an edit list hides are needed to decode the others, and not shown."""
+    """Read every packet. Frames hidden by an edit list are needed for decoding, but not shown."""
     stamps: list[int | None] = []
     num_packets = 0
     for packet in container.demux(stream):
@@ -113,7 +113,7 @@ def _read_timeline(container: InputContainer, stream: VideoStream, limits: Media
 
 
 def _frames(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> Iterator[VideoFrame]:
-    """Yield the visible frames in the order in which they are shown; what cannot be decoded is left out."""
+    """Yield the visible frames in order of presentation, without those that cannot be decoded."""
     for packet in container.demux(stream):
         try:
             decoded = packet.decode()
@@ -131,14 +131,14 @@ def _refuse_incomplete(num_decoded: int, needed: int) -> NoReturn:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; whatever is wrong with them is InvalidRequest."""
+    """Open the container and its first video stream; turn any error into InvalidRequest."""
     try:
         container = _open(data)
     except av.error.FFmpegError as error:
         raise refusal(f"the file cannot be opened as a video: {_reason(error)}") from None
     try:
         with container:
-            # A cover picture beside a sound track is a video stream to libav.
+            # For libav, the cover picture of a sound track is a video stream.
             streams = [
                 stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
             ]
@@ -151,7 +151,7 @@ def _opened(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _open(data: bytes) -> InputContainer:
-    # No protocols: a playlist in disguise must not make us read other files or the network.
+    # No protocols, so that a disguised playlist cannot make us read other files or the network.
     return av.open(io.BytesIO(data), "r", options={"protocol_whitelist": "none"}, io_open=_refuse_to_open)
 
 
