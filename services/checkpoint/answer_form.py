@@ -1,7 +1,7 @@
-"""The form of an answer: the places in it, and how markers lead from one to the next.
+"""The form of an answer: its places, and the markers that lead from one to the next.
 
-The parser reads an answer by these tables, and a constraint lets no other answer come about. A marker leads somewhere
-only by its special token; the same characters, generated as ordinary tokens, are text.
+The parser reads answers by these tables, and a constraint admits no others. Only the special token of a marker changes
+the place; the same characters, generated as ordinary tokens, are text.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from services.checkpoint.markers import Marker
 
 
 class Place(Enum):
-    """Where in an answer a token comes."""
+    """A place in an answer."""
 
     REASONING = "reasoning"
     CONTENT = "content"
@@ -24,7 +24,7 @@ class Place(Enum):
 
 Steps = Mapping[tuple[Place, Marker], Place]
 
-# What the model was trained to write, and all that a constrained answer may do.
+# Transitions that the model was trained to write; a constrained answer has no others.
 TRAINED: Steps = {
     (Place.REASONING, Marker.THINK_END): Place.CONTENT,
     (Place.REASONING, Marker.SECTION_BEGIN): Place.SECTION,
@@ -35,7 +35,7 @@ TRAINED: Steps = {
     (Place.SECTION, Marker.SECTION_END): Place.CONTENT,
 }
 
-# What it writes by mistake where nothing holds it, read as what it most likely meant.
+# Transitions that an unconstrained model makes by mistake, with their most likely meaning.
 REPAIRED: Steps = {
     (Place.REASONING, Marker.CALL_BEGIN): Place.CALL_ID,
     (Place.CONTENT, Marker.CALL_BEGIN): Place.CALL_ID,
@@ -47,7 +47,7 @@ REPAIRED: Steps = {
     (Place.ARGUMENTS, Marker.SECTION_END): Place.CONTENT,
 }
 
-# Inside a call these markers lead nowhere: they are characters of its id or of its arguments.
+# Inside a call these markers have no effect: they are characters of its id or of its arguments.
 TEXT_IN_CALLS: Mapping[Place, frozenset[Marker]] = {
     Place.CALL_ID: frozenset({Marker.THINK_BEGIN, Marker.THINK_END}),
     Place.ARGUMENTS: frozenset(
@@ -57,5 +57,5 @@ TEXT_IN_CALLS: Mapping[Place, frozenset[Marker]] = {
 
 
 def canonical_id(name: str, number: int | str) -> str:
-    """The id of a call as the model writes it; `number` counts the calls of the conversation."""
+    """Return the id of a call in the model's form; `number` counts the calls of the conversation."""
     return f"functions.{name}:{number}"

@@ -1,4 +1,4 @@
-"""The fields of config.json for which one value is implemented; an absent field has that value."""
+"""The fields of config.json with a single implemented value, which is also their default."""
 
 from typing import Annotated, Final, Literal
 
@@ -10,7 +10,7 @@ GROUP_SIZE: Final = 32  # INT4 weights that share one scale
 
 
 class FileKind(Section):
-    """The whole file: the released wrapper around a language model, or a language model alone."""
+    """The kind of file: the released wrapper around a language model, or a language model alone."""
 
     model_type: Literal["kimi_k25", "kimi_k2", "deepseek_v3"]
     tie_word_embeddings: MustBeFalse
@@ -52,7 +52,7 @@ class _Groups(Section):
 
 
 class Quantization(Section):
-    """INT4 experts as compressed-tensors packs them."""
+    """INT4 experts packed by compressed-tensors."""
 
     quant_method: Literal["compressed-tensors"]
     format: Literal["pack-quantized"]

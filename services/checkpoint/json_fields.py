@@ -13,14 +13,14 @@ from services.runtime.errors import CheckpointError
 STRICT: Final = ConfigDict(strict=True, extra="ignore")
 MAX_VALUE_CHARS: Final = 80
 
-# The description of a type says what an error expects of its value.
+# The description of a type is the expectation in its errors.
 Size = Annotated[int, Field(ge=1, description="a whole number >= 1")]
 Count = Annotated[int, Field(ge=0, description="a whole number >= 0")]
 Number = Annotated[float, Field(allow_inf_nan=False, description="a number")]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number > 0")]
 NumberAboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False, description="a number > 1")]
 Flag = Annotated[bool, Field(description="true or false")]
-# Not Literal[False]: it takes 0.
+# Not Literal[False], which accepts 0.
 MustBeFalse = Annotated[bool, Field(lt=True, description="false")]
 MustBeTrue = Annotated[bool, Field(gt=False, description="true")]
 
@@ -29,13 +29,13 @@ Model = TypeVar("Model")
 
 
 class Section(BaseModel):
-    """A JSON object of which the fields are checked and further ones ignored."""
+    """A JSON object with checked fields; further ones are ignored."""
 
     model_config = STRICT | {"frozen": True}
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file of the checkpoint, or CheckpointError."""
+    """Read a file with a JSON object. Raises CheckpointError."""
     try:
         values = json.loads(file.read_bytes())
     except OSError as error:
@@ -48,9 +48,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def check(kind: type[Model], values: Values, file: Path, path: str = "") -> Model:
-    """`values` as a pydantic model or dataclass; CheckpointError for the first field that it does not take.
+    """Convert values to a pydantic model or dataclass. Raises CheckpointError for the first bad field.
 
-    path  where `values` stand in the file, for example "text_config."
+    path  place of the values in the file, for example "text_config."
     """
     values = _one_spelling(kind, values, file, path)
     try:
@@ -65,7 +65,7 @@ def check(kind: type[Model], values: Values, file: Path, path: str = "") -> Mode
 
 
 def section(values: Values, name: str, file: Path, path: str = "") -> Values:
-    """A nested object, or CheckpointError."""
+    """Return a nested object. Raises CheckpointError."""
     value = values.get(name)
     if not isinstance(value, Mapping):
         raise refusal(file, path + name, "an object", value, absent=name not in values)
@@ -73,13 +73,13 @@ def section(values: Values, name: str, file: Path, path: str = "") -> Values:
 
 
 def refusal(file: Path, field: str, expected: str, found: object, *, absent: bool = False) -> CheckpointError:
-    """The error for a field: which file, which field, what was expected and what is there."""
+    """Return the error for a field, with file, field, expected and found value."""
     words = "no such field" if absent else _shown(found)
     return CheckpointError(f"{file}: field {field}: expected {expected}, found {words}")
 
 
 def _one_spelling(kind: Any, values: Values, file: Path, path: str) -> Values:
-    """The values without second spellings of a field, which must say the same as the first."""
+    """Return the values without second spellings of a field; both spellings must have equal values."""
     left_out = set()
     for field in kind.__pydantic_fields__.values():
         first, *others = [name for name in _spellings(field) if values.get(name) is not None] or [""]

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: SHA-256 of every file, in the format of `sha256sum`. One flipped bit is found and named."""
+"""A checkpoint's manifest: SHA-256 of every file, in the format of `sha256sum`. It detects a single flipped bit."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from services.runtime.errors import CheckpointError
 
 MANIFEST_FILE: Final = "SHA256SUMS"
 THREADS: Final = 8  # hashing and reading release the interpreter lock
-# Files that decide what a checkpoint computes; a manifest that leaves one out proves nothing.
+# Files that affect a checkpoint's results; a manifest must have all of them.
 _SUFFIXES: Final = (".safetensors", ".json", ".model")
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def write_manifest(folder: Path) -> int:
-    """Write SHA256SUMS of a folder that is known to be right; return the number of files."""
+    """Write SHA256SUMS of a folder that is known to be correct; return the number of files."""
     names = _names(folder)
     lines = [f"{digest}  {name}\n" for name, digest in zip(names, _digests(folder, names), strict=True)]
     (folder / MANIFEST_FILE).write_text("".join(lines))
@@ -29,7 +29,7 @@ def write_manifest(folder: Path) -> int:
 def verify(folder: Path) -> int:
     """Compare every file with SHA256SUMS; return the number of files.
 
-    Raises CheckpointError with every file that differs, is missing, or is not in the manifest.
+    Raises CheckpointError that names every file that differs, is missing, or is not in the manifest.
     """
     expected = _read_manifest(folder / MANIFEST_FILE)
     here = set(_names(folder))

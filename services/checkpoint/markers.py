@@ -1,10 +1,10 @@
-"""The special tokens that the prompt format of K2.6 gives a meaning to."""
+"""The special tokens with a meaning in K2.6's prompt format."""
 
 from enum import Enum
 
 
 class Marker(Enum):
-    """A special token by its text in the checkpoint's tokenizer_config.json, where its id is looked up."""
+    """A special token by its text; its id is in the checkpoint's tokenizer_config.json."""
 
     USER = "<|im_user|>"
     ASSISTANT = "<|im_assistant|>"

@@ -1,4 +1,4 @@
-"""Names of media features in the store, as the vision service writes and engines read them."""
+"""Names of media features in the store, shared by the vision service and the engines."""
 
 from typing import Final
 
@@ -6,10 +6,10 @@ DIGEST_BYTES: Final = 32
 
 
 def media_key(model: str, digest: bytes) -> str:
-    """Name of the features of one image or video chunk; `model` is what `model_name` returns."""
+    """Return the name of the features of one image or video chunk; `model` is from `model_name`."""
     return f"media/{model}/{digest.hex()}"
 
 
 def model_name(checkpoint_digest: bytes) -> str:
-    """A prefix that separates the features of one checkpoint from those of others in the same store."""
+    """Return a prefix that separates the features of different checkpoints in a store."""
     return checkpoint_digest[:16].hex()

@@ -1,4 +1,4 @@
-"""The memory that this process may still take: the least that the machine and its control groups have left."""
+"""The memory that this process may still take: the smallest remainder of the machine and its control groups."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ _NO_LIMIT_BYTES: Final = 1 << 60
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that can still be taken, and the limit that says so, in words."""
+    """Bytes that can still be taken, and a description of the limit."""
 
     num_bytes: int
     limit: str
 
 
 def find_room(proc_cgroup: Path = PROC_CGROUP, cgroup_root: Path = CGROUP_ROOT) -> Room:
-    """The smallest room of all limits. Page cache counts as free, because the kernel gives it up."""
+    """Return the smallest room of all limits. Page cache counts as free, because the kernel can drop it."""
     memory = psutil.virtual_memory()
     machine = Room(memory.available, f"this machine has {gib(memory.available)} of its {gib(memory.total)} left")
     return min([machine, *_cgroup_rooms(proc_cgroup, cgroup_root)], key=lambda room: room.num_bytes)
 
 
 def gib(num_bytes: int) -> str:
-    """For people: "1.5 GiB"."""
+    """Format bytes for users: "1.5 GiB"."""
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB // 10 else f"{num_bytes / (1 << 20):.1f} MiB"
 
 
@@ -49,7 +49,7 @@ def _cgroup_rooms(proc_cgroup: Path, root: Path) -> Iterator[Room]:
 
 
 def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, cache: tuple[str, ...]) -> Iterator[Room]:
-    """Of a group and all groups around it. In a container the mount itself may be the group."""
+    """Yield the rooms of a group and all its parents. In a container the mount itself may be the group."""
     group = mount / path.lstrip("/")
     while group.is_relative_to(mount):
         try:
@@ -60,7 +60,7 @@ def _rooms(mount: Path, path: str, limit_file: str, usage_file: str, cache: tupl
                 left = max(0, int(limit) - used + sum(int(stat.get(name, 0)) for name in cache))
                 yield Room(left, f"its control group ({limit_file}) has {gib(left)} of its {gib(int(limit))} left")
         except (OSError, ValueError):
-            # The root group has no limit, and in a container the path of the host is not there.
+            # The root group has no limit, and in a container the host's path does not exist.
             pass
         if group == mount:
             return

@@ -1,18 +1,18 @@
-"""The placement of experts and layers on shards: pure functions, so that both ends of a wire agree."""
+"""The placement of experts and layers on shards, as pure functions, so that both ends of a wire agree."""
 
 import itertools
 
 
 def expert_placement(num_experts: int, num_shards: int) -> list[list[int]]:
-    """The expert ids of each expert shard, ascending; the same in every MoE layer.
+    """Return the expert ids of each expert shard, ascending; the same in every MoE layer.
 
-    Contiguous ranges whose sizes differ by at most one. ValueError when a shard would be empty.
+    The ranges are contiguous, and their sizes differ by at most one. Raises ValueError if a shard would be empty.
     """
     return [list(ids) for ids in _even_ranges(num_experts, num_shards, "experts")]
 
 
 def layer_ranges(num_layers: int, num_shards: int) -> list[range]:
-    """The layers of each attention shard: contiguous, in order, sizes differ by at most one. ValueError as above."""
+    """Return the layers of each attention shard, in the same way."""
     return _even_ranges(num_layers, num_shards, "layers")
 
 

@@ -18,9 +18,9 @@ from services.checkpoint.json_fields import (
     section,
 )
 
-DEFAULT_THETA: Final = 10000.0  # of transformers, where no field says another
+DEFAULT_THETA: Final = 10000.0  # transformers' default
 SECTIONS: Final = ("rope_scaling", "rope_parameters")
-# What transformers can also compute: served is only the value here, which is the default.
+# transformers supports other values of these fields; only these defaults are served.
 _FIXED: Final = {"attention_factor": 1, "partial_rotary_factor": 1, "truncate": True}
 
 
@@ -43,9 +43,9 @@ class _Kind(Section):
 
 
 def read_rope(text: Values, file: Path, path: str) -> dict[str, Any]:
-    """The fields `rope_theta` and `rope_scaling` of TextConfig, from a language model's section at `path`.
+    """Return `rope_theta` and `rope_scaling` of TextConfig, from a language model's section at `path`.
 
-    CheckpointError if two spellings say different things: to follow one of them could be silently wrong.
+    Raises CheckpointError if two spellings differ, because following one of them could be silently wrong.
     """
     found = {name: _read_section(text, name, file, path) for name in SECTIONS if text.get(name) is not None}
     if not found:
@@ -80,6 +80,6 @@ def _read_yarn(text: Values, values: Values, file: Path, path: str) -> YarnConfi
         YarnConfig, defaults | {name: value for name, value in values.items() if value is not None}, file, path
     )
     if yarn.mscale != yarn.mscale_all_dim:
-        # cos and sin would be multiplied by the ratio of the two; only a ratio of one is implemented.
+        # cos and sin would be multiplied by the ratio of both; only a ratio of one is implemented.
         raise refusal(file, f"{path}mscale", f"{yarn.mscale_all_dim}", yarn.mscale)
     return yarn

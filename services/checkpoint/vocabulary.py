@@ -38,7 +38,7 @@ class TokenTable:
 
 
 def load_tokens(folder: Path, vocab_size: int) -> TokenTable:
-    """The tokens of the checkpoint in `folder`; CheckpointError names the file and the token that is wrong."""
+    """Read the tokens of the checkpoint in `folder`. Raises CheckpointError with the file and the bad token."""
     ordinary = _read_ranks(folder / RANKS_FILE)
     path = folder / SPECIAL_FILE
     special = _read_special(path)
@@ -48,7 +48,7 @@ def load_tokens(folder: Path, vocab_size: int) -> TokenTable:
 
 
 def _read_ranks(path: Path) -> list[bytes]:
-    """Token bytes by rank: a line is a base64 token and its rank."""
+    """Return token bytes by rank; each line of the file has a base64 token and its rank."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -63,7 +63,7 @@ def _read_ranks(path: Path) -> list[bytes]:
             raise CheckpointError(f"{path} line {number + 1}: expected a base64 token and its rank") from error
         if not in_order:
             raise CheckpointError(f"{path} line {number + 1}: expected a new token of rank {number}, found {line!r}")
-    # Without one of the single bytes some text would have no ids.
+    # If a single byte is missing, some texts have no ids.
     missing = [byte for byte in range(256) if bytes([byte]) not in tokens]
     if missing:
         raise CheckpointError(f"{path}: {len(missing)} single bytes are no tokens, first {missing[0]:#04x}")
@@ -71,7 +71,7 @@ def _read_ranks(path: Path) -> list[bytes]:
 
 
 def _read_special(path: Path) -> dict[int, tuple[str, bool]]:
-    """Special tokens: id to text and whether readers of plain text should not see it."""
+    """Return special tokens by id: the text, and whether readers of plain text should not see it."""
     added = read_json_object(path).get("added_tokens_decoder")
     try:
         return {int(key): (str(token["content"]), bool(token["special"])) for key, token in dict(added or {}).items()}

@@ -1,4 +1,4 @@
-"""The device that computes, and copies to it and back through pinned memory."""
+"""The device of computation, and copies to and from it through pinned memory."""
 
 from typing import Annotated, Final, Literal
 
@@ -20,23 +20,23 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], AfterValidator(_usable)]
 
 
 def torch_device(name: Device) -> torch.device:
-    """The device of a setting; of several GPUs the first that this process sees."""
+    """Return the device of a setting; of several GPUs the first visible one."""
     if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
         return torch.device("cuda", torch.cuda.current_device())
     return CPU
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on this device, itself if it is there. The host does not wait for a copy to a GPU."""
+    """Return the tensor on this device, without a copy if it is there. The host does not wait for a copy to a GPU."""
     if tensor.device == device:
         return tensor
-    # Pinned memory is kept by PyTorch until the copy from it is over.
+    # PyTorch keeps pinned memory until the copy from it has ended.
     staged = tensor.pin_memory() if device.type == "cuda" and tensor.is_cpu else tensor
     return staged.to(device, non_blocking=True)
 
 
 def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors on the host. Waits once for all of them, if any is on a GPU."""
+    """Return the tensors on the host. Waits once for all of them if any is on a GPU."""
     away = [tensor for tensor in tensors if not tensor.is_cpu]
     if not away:
         return tensors
@@ -46,5 +46,5 @@ def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def landing(tensor: Tensor) -> Tensor:
-    """Uninitialised host memory in the form of a tensor, pinned if the tensor is on a GPU."""
+    """Return uninitialised host memory with the form of a tensor, pinned if the tensor is on a GPU."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

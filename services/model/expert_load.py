@@ -1,4 +1,4 @@
-"""Prometheus counters of the tokens that each expert was applied to."""
+"""Prometheus counters of the tokens of each expert."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,9 +9,9 @@ from services.model.expert_shard import ExpertShard
 
 
 class ExpertLoadCollector(Collector):
-    """The load of one shard's experts.
+    """The load of one shard's experts, by expert and by layer.
 
-    By expert and by layer, not by both: the 384 experts of K2.6 in 60 layers would make 23040 series instead of 444.
+    Not by both together: the 384 experts of K2.6 in 60 layers would make 23040 series instead of 444.
     """
 
     def __init__(self, shard: ExpertShard) -> None:

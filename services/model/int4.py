@@ -13,22 +13,22 @@ PER_WORD = 8  # nibbles in an int32
 
 
 def pack_int4(values: Tensor) -> Tensor:
-    """values [N, K] int8 in -8..7; returns [N, K / 8] i32."""
+    """Pack values [N, K] int8 in -8..7 to [N, K / 8] i32."""
     words = (values.to(torch.int64) + 8).reshape(*values.shape[:-1], values.shape[-1] // PER_WORD, PER_WORD)
     shifts = torch.arange(0, 4 * PER_WORD, 4)
-    # The sum fills 32 bits; the cast keeps them as they are, so word 0xFFFFFFFF becomes -1.
+    # The sum fills 32 bits, which the cast preserves, so word 0xFFFFFFFF becomes -1.
     return (words << shifts).sum(-1).to(torch.int32)
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
-    """packed [N, K / 8] i32; returns [N, K] int8 in -8..7."""
+    """Unpack [N, K / 8] i32 to [N, K] int8 in -8..7."""
     shifts = torch.arange(0, 4 * PER_WORD, 4, dtype=torch.int32)
     nibbles = (packed.unsqueeze(-1) >> shifts) & 0xF
     return (nibbles - 8).to(torch.int8).flatten(-2)
 
 
 def dequantize(packed: Tensor, scale: Tensor) -> Tensor:
-    """packed [N, K / 8] i32, scale [N, K / 32] bf16; returns [N, K] bf16: q * scale in fp32, rounded once."""
+    """Return q * scale [N, K] bf16, rounded once from fp32; packed [N, K / 8] i32, scale [N, K / 32] bf16."""
     grouped = unpack_int4(packed).to(torch.float32).reshape(*scale.shape, GROUP_SIZE)
     return (grouped * scale.to(torch.float32).unsqueeze(-1)).to(torch.bfloat16).flatten(-2)
 

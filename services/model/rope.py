@@ -9,7 +9,7 @@ from services.checkpoint.config import TextConfig
 
 
 def yarn_inv_freq(config: TextConfig) -> Tensor:
-    """Frequency of each pair of rope dimensions, in radians per position.
+    """Return the frequency of each pair of rope dimensions, in radians per position.
 
     Fast pairs (many turns within the original length) keep their frequency theta_i, slow ones are divided by
     `factor`, those between are blended (YaRN, arXiv 2309.00071, section 3.2). Static: the same at every length.
@@ -29,7 +29,7 @@ def yarn_inv_freq(config: TextConfig) -> Tensor:
 
     low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
     high = min(math.ceil(pair_that_turns(yarn.beta_slow)), dim - 1)
-    # Equal ends would divide by zero; the step then lies just above `low`.
+    # With equal ends the division would be by zero; the step is then just above `low`.
     width = max(high - low, 0.001)
     ramp = ((index - low) / width).clamp(0, 1)
     return (theta * (1 - ramp) + theta / yarn.factor * ramp).to(torch.float32)

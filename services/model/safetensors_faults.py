@@ -1,4 +1,4 @@
-"""The first fault of a safetensors file that the library does not open, with expected and found."""
+"""Describes the first fault of a safetensors file that the library refuses, with expected and found value."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ _ITEM_BYTES: Final = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8}
 
 
 def describe_fault(path: Path, error: Exception) -> str:
-    """A sentence; for faults that are not looked for here it ends in the library's own words."""
+    """Return a sentence about the fault; for an unknown one it ends with the library's message."""
     found = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")

@@ -1,4 +1,4 @@
-"""One safetensors file, memory-mapped by the safetensors library: opening reads its header, pages come when touched."""
+"""A safetensors file, memory-mapped by the safetensors library: opening reads the header, access reads pages."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I32": torch.int32, "F16
 
 
 class SafetensorsFile:
-    """A file whose size and layout are those that its header describes, else CheckpointError.
+    """A file; raises CheckpointError if its size and layout differ from its header.
 
-    The mapping is private: writing to a tensor changes no file, and a tensor keeps the mapping alive.
+    The mapping is private, so writing to a tensor changes no file; a tensor keeps the mapping alive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,12 +30,12 @@ class SafetensorsFile:
         self.names: frozenset[str] = frozenset(opened.keys())
 
     def form(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """The dtype, as the file spells it, and the shape of a tensor in `names`."""
+        """Return the dtype, in the file's spelling, and the shape of a tensor in `names`."""
         part = self._file.get_slice(name)
         return part.get_dtype(), tuple(part.get_shape())
 
     def tensor(self, name: str) -> Tensor:
-        """A view of the mapped bytes of a tensor in `names`."""
+        """Return a view of the mapped bytes of a tensor in `names`."""
         view: Tensor = self._file.get_tensor(name)
         return view
 

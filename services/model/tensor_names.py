@@ -1,4 +1,4 @@
-"""Every tensor of the released format: name, shape, dtype. The loaders and the writer of checkpoints share it."""
+"""Name, shape and dtype of every tensor of the released format, for loaders and writers of checkpoints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PROJECTIONS = ("gate", "up", "down")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The form that a tensor of the checkpoint must have. Linear weights are [out, in]."""
+    """The required form of a checkpoint's tensor. Linear weights are [out, in]."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class TensorSpec:
 
 
 def edge_specs(text: TextConfig) -> dict[str, TensorSpec]:
-    """Embedding, final norm and head, by field of EdgeWeights."""
+    """Return embedding, final norm and head, by field of EdgeWeights."""
     table = (text.vocab_size, text.hidden_size)
     return {
         "embedding": TensorSpec(EMBEDDING, table),
@@ -35,7 +35,7 @@ def edge_specs(text: TextConfig) -> dict[str, TensorSpec]:
 
 
 def attention_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The attention of one layer and the two norms of its block, by field of AttentionWeights."""
+    """Return one layer's attention and the two norms of its block, by field of AttentionWeights."""
     prefix = f"{TEXT}.layers.{layer}"
     heads, hidden = text.num_attention_heads, text.hidden_size
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -53,18 +53,18 @@ def attention_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
 
 
 def dense_mlp_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The MLP of a layer without experts, by field of MlpWeights."""
+    """Return the MLP of a layer without experts, by field of MlpWeights."""
     return _mlp_specs(f"{TEXT}.layers.{layer}.mlp", text.hidden_size, text.intermediate_size)
 
 
 def shared_expert_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The shared expert, by field of MlpWeights. Several shared experts are stored as one wide MLP."""
+    """Return the shared expert, by field of MlpWeights. Several shared experts are stored as one wide MLP."""
     width = text.moe_intermediate_size * text.n_shared_experts
     return _mlp_specs(f"{TEXT}.layers.{layer}.mlp.shared_experts", text.hidden_size, width)
 
 
 def router_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
-    """The router, by field of RouterWeights; the bias is the one F32 tensor."""
+    """Return the router, by field of RouterWeights; the bias is the only F32 tensor."""
     prefix, experts = f"{TEXT}.layers.{layer}.mlp.gate", text.n_routed_experts
     return {
         "gate": TensorSpec(f"{prefix}.weight", (experts, text.hidden_size)),
@@ -73,7 +73,7 @@ def router_specs(text: TextConfig, layer: int) -> dict[str, TensorSpec]:
 
 
 def expert_specs(text: TextConfig, layer: int, expert: int) -> dict[str, TensorSpec]:
-    """One routed expert in INT4, by field of ExpertTensors, in the order that `kernels.pack_experts` takes."""
+    """Return one routed expert in INT4, by field of ExpertTensors, in the order of `kernels.pack_experts`."""
     specs = {}
     for projection, (rows, columns) in expert_shapes(text).items():
         prefix = expert_projection(layer, expert, projection)
@@ -84,25 +84,25 @@ def expert_specs(text: TextConfig, layer: int, expert: int) -> dict[str, TensorS
 
 
 def expert_shapes(text: TextConfig) -> dict[str, tuple[int, int]]:
-    """[out, in] of a routed expert's three projections before packing."""
+    """Return [out, in] of a routed expert's three projections before packing."""
     hidden, width = text.hidden_size, text.moe_intermediate_size
     return {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
 
 
 def expert_projection(layer: int, expert: int, projection: str) -> str:
-    """Name of a routed expert's projection, without the ending `.weight...`."""
+    """Return the name of a routed expert's projection, without the ending `.weight...`."""
     return f"{TEXT}.layers.{layer}.mlp.experts.{expert}.{projection}_proj"
 
 
 def text_specs(text: TextConfig) -> Iterator[TensorSpec]:
-    """Every tensor that serving the language model needs."""
+    """Return every tensor needed to serve the language model."""
     yield from edge_specs(text).values()
     for layer in range(text.num_hidden_layers):
         yield from layer_specs(text, layer)
 
 
 def layer_specs(text: TextConfig, layer: int) -> Iterator[TensorSpec]:
-    """Every tensor of one layer. `weight_shape` of the experts says nothing new and is left out."""
+    """Return every tensor of one layer, except the redundant `weight_shape` of experts."""
     yield from attention_specs(text, layer).values()
     if not text.is_moe(layer):
         yield from dense_mlp_specs(text, layer).values()
@@ -114,7 +114,7 @@ def layer_specs(text: TextConfig, layer: int) -> Iterator[TensorSpec]:
 
 
 def vision_specs(vision: VisionConfig) -> Iterator[TensorSpec]:
-    """Every tensor of the vision tower and the projector; all BF16 although no ignore list says so."""
+    """Return every tensor of the vision tower and the projector; all are BF16, although no ignore list says so."""
     width, inner = vision.hidden_size, vision.intermediate_size
     merged = width * vision.merge_kernel_size[0] * vision.merge_kernel_size[1]
     patch = vision.patch_size

@@ -1,6 +1,6 @@
 """Loads exactly the tensors of one part of the language model, checked against the configuration.
 
-Everything is a view of the mapped checkpoint: read once, pack or copy, and let go.
+All tensors are views of the mapped checkpoint: read them once, pack or copy them, and drop them.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from services.runtime.errors import CheckpointError
 
 @dataclass(frozen=True)
 class EdgeWeights:
-    """Before the first and after the last layer; bf16.
+    """The weights before the first and after the last layer; bf16.
 
     embedding   [vocab_size, hidden]
     final_norm  [hidden]
@@ -81,33 +81,29 @@ class ExpertTensors(NamedTuple):
 
 
 def edge_weights(checkpoint: Checkpoint) -> EdgeWeights:
-    """Embedding, final norm and head, which only attention shard 0 needs."""
+    """Return embedding, final norm and head, which only attention shard 0 needs."""
     return EdgeWeights(**_load(checkpoint, tensor_names.edge_specs(checkpoint.config.text)))
 
 
 def attention_weights(checkpoint: Checkpoint, layer: int) -> AttentionWeights:
-    """The attention of one layer."""
     return AttentionWeights(**_load(checkpoint, tensor_names.attention_specs(checkpoint.config.text, layer)))
 
 
 def dense_mlp_weights(checkpoint: Checkpoint, layer: int) -> MlpWeights:
-    """The MLP of a layer without experts."""
     assert not checkpoint.config.text.is_moe(layer)
     return MlpWeights(**_load(checkpoint, tensor_names.dense_mlp_specs(checkpoint.config.text, layer)))
 
 
 def shared_expert_weights(checkpoint: Checkpoint, layer: int) -> MlpWeights:
-    """The shared expert of a MoE layer."""
     return MlpWeights(**_load(checkpoint, tensor_names.shared_expert_specs(checkpoint.config.text, layer)))
 
 
 def router_weights(checkpoint: Checkpoint, layer: int) -> RouterWeights:
-    """The router of a MoE layer."""
     return RouterWeights(**_load(checkpoint, tensor_names.router_specs(checkpoint.config.text, layer)))
 
 
 def expert_tensors(checkpoint: Checkpoint, layer: int, expert: int) -> ExpertTensors:
-    """One routed expert, still packed. CheckpointError, with the reason, when it is not stored as INT4."""
+    """Return one routed expert, packed. Raises CheckpointError with the reason if it is not stored as INT4."""
     for projection in tensor_names.PROJECTIONS:
         name = tensor_names.expert_projection(layer, expert, projection)
         if not checkpoint.has(f"{name}.weight_packed") and checkpoint.has(f"{name}.weight"):
