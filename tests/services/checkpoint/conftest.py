@@ -1,3 +1,3 @@
-"""The checkpoint of the tests of services/model, and copies of it to damage."""
+"""The checkpoint of services/model's tests, and copies to damage."""
 
 from tests.services.model.conftest import checkpoint_folder, damaged  # noqa: F401

@@ -1,4 +1,4 @@
-"""The form of an answer: no step is defined twice, and the model's own steps lead to every place and back."""
+"""The form of an answer: transitions are unambiguous, and the model's own reach every place and the end."""
 
 from services.checkpoint.answer_form import REPAIRED, TEXT_IN_CALLS, TRAINED, Place, canonical_id
 from services.checkpoint.markers import Marker

@@ -1,4 +1,4 @@
-"""Who may read whose latent KV."""
+"""Equal block names mean equal latent KV; different inputs have different names."""
 
 import pytest
 

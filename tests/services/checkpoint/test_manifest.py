@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint, and what it finds."""
+"""The manifest of a checkpoint, and the damage that it detects."""
 
 import re
 import subprocess

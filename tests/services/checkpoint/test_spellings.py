@@ -1,4 +1,4 @@
-"""The same model in every spelling: released, as transformers 5 writes it, and flat; the oracle is transformers."""
+"""One model in every spelling: as released, as written by transformers 5, and flat; the oracle is transformers."""
 
 import json
 
@@ -16,7 +16,7 @@ def released(released):
 
 @pytest.fixture
 def load(tmp_path):
-    """Load a configuration that is written as it stands."""
+    """Write a configuration unchanged and load it."""
 
     def load(values):
         (tmp_path / "config.json").write_text(json.dumps(values))
@@ -26,7 +26,7 @@ def load(tmp_path):
 
 
 def flat(released):
-    """The language model alone, as K2-Thinking has it."""
+    """Return the configuration of the language model alone, in the form of K2-Thinking."""
     return {"architectures": ["DeepseekV3ForCausalLM"], **released["text_config"]}
 
 

@@ -1,4 +1,4 @@
-"""One small random checkpoint for every test of reading checkpoints, and copies of it to damage."""
+"""A small random checkpoint for all tests of reading checkpoints, and copies to damage."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from services.local.random_checkpoint.write import write_random_checkpoint
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory) -> Path:
-    """A tiny checkpoint that no test may change."""
+    """A tiny read-only checkpoint."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     write_random_checkpoint(folder)
     return folder
@@ -27,7 +27,7 @@ def damaged(checkpoint_folder, tmp_path) -> Path:
 
 @pytest.fixture
 def edit_header() -> Callable[[Path, Callable[[dict[str, Any]], object]], None]:
-    """Rewrites the header of a safetensors file after a change, the data as it was."""
+    """Change the header of a safetensors file, and keep the data."""
 
     def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
         content = file.read_bytes()

@@ -37,7 +37,7 @@ def resident_bytes():
 
 
 def test_only_touched_pages_are_read(checkpoint_folder, damaged):
-    """A file of 2 GiB that is nothing but a hole: what is read of it becomes resident."""
+    """Only the parts of a sparse file of 2 GiB that are read become resident."""
     rows = 1 << 16
     header = json.dumps({"big": {"dtype": "BF16", "shape": [rows, 1 << 14], "data_offsets": [0, rows << 15]}}).encode()
     with (damaged / "big.safetensors").open("wb") as file:
@@ -112,7 +112,7 @@ def test_the_digest_sees_config_index_header_and_content(checkpoint_folder, dama
         (damaged / name).write_bytes(change(before))
         found.add(Checkpoint(damaged).digest())
         (damaged / name).write_bytes(before)
-    # A tensor under another name, its bytes unchanged: only the header tells.
+    # A renamed tensor with unchanged bytes, which shows only in the header.
     content = (damaged / LAYER_2).read_bytes()
     (damaged / LAYER_2).write_bytes(content.replace(b"layers.2.mlp.gate.weight", b"layers.2.mlp.gote.weight", 1))
     found.add(Checkpoint(damaged).digest())

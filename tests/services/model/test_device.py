@@ -1,4 +1,4 @@
-"""The device of a process: which one is chosen, and what is said if there is none."""
+"""The choice of a process's device, and the error if there is none."""
 
 import os
 import subprocess

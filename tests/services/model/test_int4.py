@@ -40,7 +40,7 @@ def test_quantization_is_within_half_a_scale():
     assert (packed.dtype, packed.shape, scale.dtype, scale.shape) == (torch.int32, (7, 8), torch.bfloat16, (7, 2))
     assert unpack_int4(packed).abs().max() == 7
     error = (unpack(packed, scale) - weight).abs().view(7, 2, 32)
-    # A scale rounded to bf16 may be 0.4 % too small for its largest weight, which then is clipped to 7 scales.
+    # A scale rounded to bf16 may be 0.4 % too small for the largest weight, which is then clipped to 7 scales.
     assert (error <= 0.53 * scale.float().unsqueeze(-1)).all()
 
 

@@ -1,4 +1,4 @@
-"""What a part of the model needs, and whether it is there."""
+"""The memory that a part of the model needs, and the check of available memory."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_the_machine_alone(tmp_path):
         pytest.param("0::/pod/box\n", {"pod/box": (1000, 400, 93)}, 700, id="version-2"),
         pytest.param("0::/pod/box\n", {"pod/box": ("max", 400, 0), "pod": (900, 500, 0)}, 407, id="of-the-pod"),
         pytest.param("0::/pod/box\n", {"pod/box": (900, 100, 0), "pod": (5000, 500, 0)}, 807, id="the-smallest"),
-        # A container sees its own group as the root of the mount, and the path of the host.
+        # A container sees its own group as the root of the mount, but the host's path.
         pytest.param("0::/host/path\n", {".": (1000, 400, 0)}, 607, id="container"),
         pytest.param("5:cpu:/a\n4:memory:/a\n", {"memory/a": (1000, 400, 0)}, 607, id="version-1"),
     ],

@@ -34,7 +34,7 @@ def test_released_check_values(released):
         pytest.param({}, id="tiny"),
         pytest.param({"rope_scaling": None}, id="no-yarn"),
         pytest.param({"qk_rope_head_dim": 2}, id="one-pair"),
-        # Both ends of the ramp fall on one pair.
+        # Both ends of the ramp are at the same pair.
         pytest.param({"rope_scaling": YarnConfig(8.0, 1.0, 1.0, 1.0, 1.0, 7)}, id="ramp-of-no-width"),
         pytest.param({"rope_scaling": YarnConfig(1.0, 32.0, 1.0, 1.0, 1.0, 4096)}, id="factor-one"),
     ],
@@ -52,7 +52,7 @@ def test_equal_to_the_reference(change):
     ids="+".join,
 )
 def test_equal_to_transformers_where_fields_are_absent(released, tmp_path, name, absent):
-    # Here, because loading transformers takes seconds.
+    # Imported here, because loading transformers takes seconds.
     from transformers import DeepseekV3Config  # noqa: PLC0415
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale  # noqa: PLC0415

@@ -30,7 +30,7 @@ ATTENTION = {
 def test_the_release_has_these_tensors(released):
     config = load_config(released)
     specs = {spec.name: spec for spec in text_specs(config.text)}
-    # 208,215 in the release, three weight_shape per expert included.
+    # 208,215 in the release, including three weight_shape per expert.
     assert len(specs) == 208_215 - 60 * 384 * 3
     assert len(list(vision_specs(config.vision))) == 335
     layer = "language_model.model.layers.60"

@@ -55,7 +55,7 @@ class Vision:
 
 @pytest.fixture
 async def start_vision(tiny_checkpoint, redis):
-    """Starts replicas with the given settings; they share the store."""
+    """Start replicas with the given settings; they share the store."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**changes):

@@ -1,4 +1,4 @@
-"""Weights and pixels of the golden files, by their formulas."""
+"""Weights and pixels of the golden files, computed by their formulas."""
 
 import zlib
 
@@ -12,7 +12,7 @@ GOLDEN_RATIO, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB1
 
 
 def numbers(name, count):
-    """64 random bits for each flat index of a tensor, from its name alone (splitmix64)."""
+    """Return 64 random bits for each flat index of a tensor, derived from its name (splitmix64)."""
     seed = np.uint64(zlib.crc32(name.encode()) * MIX_1 % 2**64)
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN_RATIO) + seed
     z = (z ^ (z >> np.uint64(30))) * np.uint64(MIX_1)
@@ -47,7 +47,7 @@ def golden_config(values):
 
 
 def golden_images():
-    """The two pictures whose pixel hashes the official processor gave."""
+    """Return the two pictures with known pixel hashes of the official processor."""
     gradient = Image.new("RGB", (32, 48))
     gradient.putdata(
         [

@@ -1,4 +1,4 @@
-"""Files that somebody may send, and what is documented to become of them."""
+"""Hostile files, and their documented outcomes."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def chunk(kind, data):
 
 
 def png(width, height, *, before=b"", rows=None, depth=8, colour=2):
-    """A PNG of zeros made by hand; `rows` fewer than its height for one that ends too early."""
+    """Make a PNG of zeros; with `rows` below its height it ends too early."""
     line = b"\0" * (1 + width * {0: 1, 2: 3}[colour])
     packer = zlib.compressobj(9)
     body = b"".join(packer.compress(line) for _ in range(height if rows is None else rows)) + packer.flush()
@@ -41,7 +41,7 @@ def png_header(width, height):
 
 
 def jpeg_header(width, height):
-    """A JPEG whose frame header claims another size."""
+    """Make a JPEG whose frame header claims another size."""
     data = bytearray(saved(picture(), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
@@ -88,7 +88,7 @@ def video(
     gop=None,
     **options,
 ):
-    """A small video whose frame i has the grey level 20 * i, or what `pixels(i)` says."""
+    """Make a small video whose frame i has the grey level 20 * i, or the pixels of `pixels(i)`."""
     data = io.BytesIO()
     with av.open(data, "w", format=container, options=options) as output:
         if audio_only:

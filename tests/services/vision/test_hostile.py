@@ -35,7 +35,7 @@ from tests.services.vision.hostile import (
 
 LIMITS = MediaLimits(max_video_frames=50)
 MEMORY_BYTES = 1 << 30
-# Measured: 81 million pixels of a PNG, the most that the caps let in, take 0.5 GB at their peak.
+# Measured: a PNG with 81 million pixels, the most that the caps admit, takes 0.5 GB at its peak.
 PEAK_BYTES = 700 << 20
 
 PNG = saved(picture(), "PNG")
@@ -93,12 +93,12 @@ def rotated():
 
 
 def hidden():
-    """Transparent where it is blue underneath."""
+    """Return a picture that is transparent over its blue part."""
     image = Image.new("RGBA", (30, 30), (0, 0, 255, 0))
     return saved(image, "PNG")
 
 
-# Without repair: the picture that Pillow makes of it, as the released processor would, and the colour at its corner.
+# Without repair: Pillow's picture, as in the released processor, and the colour at its corner.
 SEEN_IMAGES = {
     "100000-x-1": (png(100000, 1), (0, 0, 0)),
     "1-x-100000": (png(1, 100000), (0, 0, 0)),
@@ -125,7 +125,7 @@ SEEN_IMAGES = {
 
 
 class Outcomes:
-    """Everything decoded once, by one decoder process one file after the other."""
+    """All files decoded once, by one decoder process in sequence."""
 
     def __init__(self):
         asyncio.run(self._decode_all())
@@ -148,7 +148,7 @@ def peak_bytes(pid):
 
 
 def made(data):
-    """Bytes, or what a function makes: large files are made when a test runs, not when it is collected."""
+    """Return bytes, or call a function that makes them, so that large files are made during the test."""
     return data() if callable(data) else data
 
 
@@ -191,12 +191,12 @@ def test_image_is_what_pillow_makes_of_it(outcomes, name):
 
 
 def test_memory_stays_under_the_cap(outcomes):
-    """One process survived it all, although the bombs together would be 10 GB, and it never took much."""
+    """One process survived all files, and took little memory, although the bombs would unpack to 10 GB."""
     assert outcomes.peak_bytes < PEAK_BYTES
 
 
 def test_the_decoder_process_is_light():
-    """It knows no torch: it starts quickly, and a decoder that is broken into finds little."""
+    """It does not load torch, so it starts quickly, and an attacker in a decoder finds little."""
     code = (
         "import sys, services.vision.decoder_process as d; sys.exit('torch' in sys.modules or 'redis' in sys.modules)"
     )
@@ -214,7 +214,7 @@ async def one(data, kind="image", **changes):
     }
     pool = DecoderPool(1, DecoderOptions(**options))
     try:
-        # The second file: whatever became of the first, the decoder goes on.
+        # The decoder continues with a second file after any outcome of the first.
         return await decode(pool, kind, data), await decode(pool, "image", PNG)
     finally:
         await pool.close()
@@ -252,7 +252,7 @@ async def test_frames_of_a_video_are_those_of_the_plan():
             plan, chunks = await decode(
                 pool, "video", video(12, fps=4, size=(80, 50), container=container, codec=codec)
             )
-            # 12 frames at 4 in a second: 6 are sampled, 0 2 4 7 9 11.
+            # 12 frames at 4 per second: 6 are sampled, 0 2 4 7 9 11.
             assert [chunk.num_frames for chunk in plan.chunks] == [4, 2]
             assert [chunk.prompt_text for chunk in plan.chunks] == ["00:00:00.000", "00:00:02.250"]
             levels = np.concatenate([pixels[:, :50, :80].mean(axis=(1, 2, 3)) for pixels in chunks])
@@ -267,7 +267,7 @@ async def test_a_process_that_ended_between_two_files_is_replaced():
     try:
         before, _ = await decode(pool, "image", data)
         process = pool._decoders[0]._process
-        # Its pipe breaks before anybody learns that it has ended.
+        # Its pipe breaks before its end is noticed.
         process.stdin.close()
         after, _ = await decode(pool, "image", data)
         assert after == before

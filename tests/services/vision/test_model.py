@@ -1,4 +1,4 @@
-"""Tower and projector against the golden file and against transformers' own modules."""
+"""Tower and projector against the golden file and transformers' modules."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.golden import read_golden
 from tests.reference.transformers_vision import TransformersVision
 from tests.services.vision.golden import golden_config, golden_pixels, golden_weight
 
-# Features are of order 1; both sides are float32 with sums in another order.
+# Features are of order 1; both sides compute in float32 with different orders of sums.
 TOLERANCE = 2e-4
 
 SIZES = {
@@ -57,7 +57,7 @@ def test_golden_items_alone(golden, golden_model):
 
 
 def test_golden_items_together(golden, golden_model):
-    """Items of different frame counts in one batch, none of which sees another."""
+    """Items with different numbers of frames in one batch do not affect each other."""
     pixels = [golden_pixels(item["pixel_tensor"], item["pixel_shape"]) for item in golden["items"]]
     grids = [Grid(*item["grid_thw"]) for item in golden["items"]]
     for item, features in zip(golden["items"], golden_model.encode(torch.cat(pixels), grids), strict=True):

@@ -50,7 +50,7 @@ def test_plans_of_videos(counts):
         assert sum(len(chunk.frame_ids) for chunk in chunks) == video["sampled_frames"]
         assert len(chunks) == video["n_chunks"]
         assert len(chunks) * size.num_tokens == video["vision_tokens"]
-        # Of a long video the file has the first chunks, a remark, and the last one.
+        # For a long video, the file has the first chunks, a remark, and the last chunk.
         known = [chunk for chunk in video["chunks"] if isinstance(chunk, dict)]
         for chunk, expected in zip([*chunks[: len(known) - 1], chunks[-1]], known, strict=True):
             assert list(chunk.frame_ids) == expected["frame_indices"]

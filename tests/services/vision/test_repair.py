@@ -1,4 +1,4 @@
-"""What people see of pictures whose transparency, orientation or depth the released processor takes to the letter."""
+"""Repair of transparency, orientation and depth, which the released processor ignores."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from services.vision.limits import MediaLimits
 from tests.services.vision.hostile import picture, png, saved
 
 WHITE, BLACK, BLUE = (255, 255, 255), (0, 0, 0), (0, 0, 255)
-# The top left corner of a picture 40 x 24 and the one that is right of it, below it and across.
+# Corners of a picture of 40 x 24: top left, top right, bottom left, bottom right.
 CORNERS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 
 
@@ -19,7 +19,7 @@ def seen(data, *, repair=True):
 
 
 def quarters():
-    """Four colours, so that every orientation looks different."""
+    """Return a picture of four colours, which differs in every orientation."""
     image = Image.new("RGB", (40, 24))
     for index, colour in enumerate(CORNERS):
         image.paste(colour, (index % 2 * 20, index // 2 * 12, index % 2 * 20 + 20, index // 2 * 12 + 12))
@@ -32,7 +32,7 @@ def corners(image):
 
 
 def ink(mode, background):
-    """Black strokes on nothing."""
+    """Return black strokes on a transparent ground."""
     image = Image.new("RGBA", (30, 30), (*background, 0))
     image.paste((0, 0, 0, 255), (10, 10, 20, 20))
     return image.convert(mode)
@@ -67,7 +67,7 @@ def test_palette_with_a_transparent_entry():
     assert (shown.getpixel((2, 2)), shown.getpixel((15, 15))) == (WHITE, BLACK)
 
 
-# Which corner of the stored picture is at the top left, right, bottom left and right of the one that is seen.
+# The corners of the stored picture that are at the top left, top right, bottom left and bottom right of the shown one.
 ORIENTED = {
     1: [0, 1, 2, 3],
     2: [1, 0, 3, 2],

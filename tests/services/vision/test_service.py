@@ -1,4 +1,4 @@
-"""VisionService over gRPC with a real store: what it answers, what it stores, and what it does only once."""
+"""VisionService over gRPC with a real store: answers, stored values, and work that is shared."""
 
 import asyncio
 import os
@@ -242,7 +242,7 @@ async def test_the_process_serves_and_ends(tiny_checkpoint, redis, tmp_path):
         files = [png(20000, 6000), b"x", png(20, 20, rows=3), *(png(1700 + n, 1700) for n in range(4))]
         outcomes = await asyncio.gather(*(Vision(None, channel).encode(f) for f in files), return_exceptions=True)
         assert [isinstance(outcome, InvalidRequest) for outcome in outcomes] == [True, True, *[False] * 5]
-        # The service holds pictures of at most 10 MB, whatever was sent, and what the tower makes of a batch of them.
+        # The service holds at most 10 MB of pictures, and the tower's memory for a batch of them.
         grown = max(psutil.Process(process.pid).memory_info().rss - before, 0)
         assert grown < GROWTH_BYTES, grown
         process.send_signal(signal.SIGTERM)
@@ -255,7 +255,7 @@ async def test_the_process_serves_and_ends(tiny_checkpoint, redis, tmp_path):
 
 
 async def test_features_with_and_without_repair_are_not_mixed(start_vision):
-    """One store for both: the same file has features, and a place in the store, for each way of showing it."""
+    """In one store, a file has separate features with and without repair."""
     transparent = saved(Image.new("RGBA", (60, 60), (0, 0, 0, 0)), "PNG")
     refs = []
     for repair in (True, False):

@@ -1,4 +1,4 @@
-"""Which frames of a video are seen and when: presentation times and visible frames decide, not what headers declare."""
+"""Sampled frames of a video and their times, which follow from presentation times and visible frames, not headers."""
 
 import io
 from fractions import Fraction
@@ -18,7 +18,7 @@ CONFIG, LIMITS = MediaConfig(), MediaLimits()
 
 
 def decoded(data, *, repair=True):
-    """Texts of the chunks, and the frames of all chunks one after another."""
+    """Return the texts of the chunks, and the frames of all chunks in order."""
     plan = plan_video(data, LIMITS, CONFIG, repair=repair)
     frames = np.concatenate(list(decode_video(data, plan, LIMITS, CONFIG)))
     return [chunk.prompt_text for chunk in plan.chunks], frames[:, : plan.size.height, : plan.size.width], plan
@@ -29,7 +29,7 @@ def levels(frames):
 
 
 def timed(times_ms, *, container="webm", codec="libvpx", level=lambda index: index):
-    """A video whose frame i is shown at times_ms[i]; WebM then declares no rate that these times obey."""
+    """Make a video whose frame i is shown at times_ms[i]; in WebM the declared rate then disagrees."""
     data = io.BytesIO()
     with av.open(data, "w", format=container) as output:
         stream = output.add_stream(codec, rate=1000)
@@ -45,7 +45,7 @@ def timed(times_ms, *, container="webm", codec="libvpx", level=lambda index: ind
 
 
 def trimmed(start_s, num_frames=129, fps=30):
-    """A clip cut without encoding it again: it begins with a key frame, and an MP4 edit list hides the first frames."""
+    """Make a clip cut without re-encoding: it begins at a key frame, and an MP4 edit list hides the first frames."""
     whole = video(
         num_frames,
         fps=fps,
@@ -68,7 +68,7 @@ def trimmed(start_s, num_frames=129, fps=30):
 
 
 def test_a_browser_recording_is_as_long_as_its_times_say():
-    """6 s at 25 frames a second, while the track declares 1,000 or nothing: 12 frames at 2 a second, not one."""
+    """6 s at 25 frames a second, where the track declares 1,000 or no rate, give 12 frames at 2 a second."""
     data = timed([40 * index for index in range(150)])
     texts, frames, plan = decoded(data)
     assert plan.timeline.fps == pytest.approx(25.0)
@@ -78,7 +78,7 @@ def test_a_browser_recording_is_as_long_as_its_times_say():
 
 
 def test_frames_at_irregular_times_are_stamped_with_them():
-    """The first of 31 frames lasts 20 s: the fifth is shown at 20.1 s, not at four thirtieths of the average."""
+    """The first of 31 frames lasts 20 s, so the fifth is shown at 20.1 s, not at its place at the average rate."""
     texts, _, plan = decoded(timed([0, *[20_000 + 33 * index for index in range(30)]]))
     assert plan.chunks[1].frame_ids[0] == 4
     assert texts[1] == "00:00:20.099"
@@ -86,7 +86,7 @@ def test_frames_at_irregular_times_are_stamped_with_them():
 
 def test_a_trimmed_clip_shows_its_visible_frames_only():
     _, frames, plan = decoded(trimmed(2.7))
-    assert len(plan.timeline.times) == 48  # of 129: those from 2.7 s on
+    assert len(plan.timeline.times) == 48  # those from 2.7 s on, of 129
     assert plan.timeline.fps == pytest.approx(30.0)
     assert [len(chunk.frame_ids) for chunk in plan.chunks] == [3]
     assert np.abs(levels(frames) - [81, 104, 128]).max() < 6
