@@ -1,7 +1,7 @@
-"""A store of named bytes over Redis, for latent KV and media features. A cache: what it returns is exact, or nothing.
+"""A store of named bytes over Redis, for latent KV and media features: a cache that returns exact values or nothing.
 
-Every value carries its name, its length and a seal; one that is missing, short, damaged or misnamed counts as missing.
-Every key has a time to live.
+Every value has its name, its length and a seal; a short, damaged or misnamed value counts as missing. Every key has a
+time to live.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from services.runtime.redis_access import NO_ACCESS, RedisAccess
 from services.runtime.redis_connection import Buffer, RedisRefusal, Reply, command
 from services.runtime.redis_instance import RETRY_S, RedisInstance
 
-# What one pipeline carries: it bounds the memory of both ends, and how long others wait for the connection.
+# Bytes of one pipeline: they bound the memory of both ends, and the time for which others wait for the connection.
 PIPELINE_BYTES = 16 << 20
-KEY_BYTES = 64 << 10  # what a key weighs at least, so that a pipeline has at most 256 of them
+KEY_BYTES = 64 << 10  # least weight of a key, so that a pipeline has at most 256 keys
 KINDS = frozenset({"kv", "tail", "media", "data", "head", "list", "recipe"})
 
 Value: TypeAlias = Buffer | Sequence[Buffer]
@@ -40,17 +40,17 @@ Result = TypeVar("Result")
 
 
 class BlobStore:
-    """Values by name over one or several Redis instances, each value on the instance that its name picks.
+    """Named values over one or several Redis instances; the name determines the instance.
 
-    urls             redis://, rediss:// or unix://; all processes must spell them alike
-    ttl_s            after which a value is gone
-    timeout_s        for one pipeline: 16 MiB, or one larger value
-    access           password, certificates and the key of the seals, the same for all
-    wait_s           how long a call tries again while no instance answers; 0: a cache that one goes on without
+    urls             redis://, rediss:// or unix://; all processes must spell them the same
+    ttl_s            time to live of a value
+    timeout_s        time limit of one pipeline: 16 MiB, or one larger value
+    access           password, certificates and the key of the seals, the same for all instances
+    wait_s           how long a call is retried while no instance answers; 0: callers continue without the store
 
-    An instance that does not answer takes only its own values with it: they count as missing, and what is put there is
-    dropped. When no instance answers, every call raises StoreUnavailable, at once or within twice `timeout_s` (beyond
-    `wait_s`), until one answers again. A store belongs to the event loop that first uses it.
+    If an instance does not answer, its values count as missing, and new values for it are dropped. If no instance
+    answers, every call raises StoreUnavailable, at once or within twice `timeout_s` (plus `wait_s`), until one answers
+    again. A store belongs to the event loop that first uses it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class BlobStore:
             commands = []
             for name in names:
                 strings = pack(name.encode(), pieces[name], self._sealer)
-                # The head comes last: where it is seen, the chunks are there.
+                # The head is written last, so that a reader who sees it finds the chunks.
                 for i in reversed(range(len(strings))):
                     commands.append(command(b"SET", self._key(name, i), strings[i], b"PX", self._ttl_ms))
             await instance.run("put", commands)
@@ -95,12 +95,12 @@ class BlobStore:
         STORE_BYTES.labels("written").inc(sum(stored.values()))
 
     async def get(self, names: Sequence[str], *, wait_s: float | None = None) -> list[bytearray | None]:
-        """The values in the order of their names; None for what counts as missing. `wait_s`: instead of the store's."""
+        """Return the values in the order of their names; None for missing ones. `wait_s` overrides the store's."""
         values = await self._read(dict.fromkeys(names), wait_s)
         return [cast(bytearray, values[name].obj) if name in values else None for name in names]
 
     async def get_into(self, names: Sequence[str], buffers: Sequence[memoryview]) -> list[bool]:
-        """Read values to where they belong, each exactly as long as its buffer, and say which are there.
+        """Read values into buffers, each exactly as long as its value; return which ones were read.
 
         The buffer of a value that counts as missing is undefined. Nothing is written to any buffer after this has
         returned, raised or was cancelled.
@@ -110,7 +110,7 @@ class BlobStore:
         return [name in values for name in names]
 
     async def exists(self, names: Sequence[str]) -> list[bool]:
-        """Which values are there, as far as one can tell without reading them."""
+        """Return which values exist, without checking their contents."""
 
         async def look(instance: RedisInstance, names: Sequence[str]) -> dict[str, bool]:
             replies = await instance.run("exists", [command(b"EXISTS", self._key(name, 0)) for name in names])
@@ -120,7 +120,7 @@ class BlobStore:
         return [found.get(name, False) for name in names]
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Drop values; those that are not there, or out of reach, are left to their time to live."""
+        """Delete values. Values on an instance that does not answer expire later."""
 
         async def drop(instance: RedisInstance, names: Sequence[str]) -> dict[str, None]:
             heads = await instance.run("delete", [self._read_command(name, FIXED.size) for name in names])
@@ -135,10 +135,10 @@ class BlobStore:
         await self._on_instances(dict.fromkeys(names, 0), drop)
 
     async def room(self) -> int | None:
-        """Return the bytes that one user of the store may fill; None if there is no bound, or nothing can be asked.
+        """Return the bytes that the store has room for; None if there is no bound, or no instance answers.
 
-        Of an instance that evicts, this is all its memory; of one that refuses when it is full, what is free. One that
-        is gone has no room.
+        An instance that evicts counts with all its memory, one that refuses when full with its free memory, and one
+        that does not answer with none.
         """
         room: list[int | None] = []
         for instance in self._instances:
@@ -156,7 +156,7 @@ class BlobStore:
     async def _read(
         self, buffers: Mapping[str, memoryview | None], wait_s: float | None = None
     ) -> dict[str, memoryview]:
-        """The values that are there and right, in the buffers given or in new ones."""
+        """Return the present and valid values, in the given buffers or in new ones."""
         wrong: dict[str, Cause] = {}
 
         async def read(instance: RedisInstance, names: Sequence[str]) -> dict[str, memoryview]:
@@ -190,7 +190,7 @@ class BlobStore:
     async def _read_values(
         self, instance: RedisInstance, heads: Mapping[str, Head], values: Mapping[str, memoryview]
     ) -> dict[str, Cause]:
-        """Fill the values with what their heads announce, and say which are not right."""
+        """Read the values announced by their heads; return the causes of invalid ones."""
         wrong: dict[str, Cause] = {}
         chunks = [
             (name, i, values[name][(i - 1) * CHUNK_BYTES : i * CHUNK_BYTES])
@@ -217,10 +217,10 @@ class BlobStore:
         work: Callable[[RedisInstance, Sequence[str]], Awaitable[Mapping[str, Result]]],
         wait_s: float | None = None,
     ) -> dict[str, Result]:
-        """Do the work on names that share an instance and fit a pipeline, and merge what it returns.
+        """Do the work for batches of names that share an instance and fit a pipeline, and merge the results.
 
-        The names of an instance that does not answer are left out. StoreUnavailable if no instance answers, or if all
-        that should do the work refused it, after `wait_s` of attempts.
+        The names of an instance that does not answer are left out. Raises StoreUnavailable if no instance answers, or
+        if all that should do the work refused it, after `wait_s` of attempts.
         """
         give_up_at = time.monotonic() + (self._wait_s if wait_s is None else wait_s)
         while True:
@@ -259,26 +259,26 @@ class BlobStore:
         return results
 
     def _home(self, name: str) -> RedisInstance:
-        """Rendezvous hashing: another instance more or less moves only its own share of the names."""
+        """Choose the instance by rendezvous hashing, so that a change of instances moves few names."""
         scores = [xxhash.xxh3_64_intdigest(name.encode(), seed) for seed in self._seeds]
         return self._instances[scores.index(max(scores))]
 
     def _key(self, name: str, index: int) -> bytes:
-        """Of the head (0) or a chunk (1 and up) of a value."""
+        """Return the key of the head (0) or a chunk (1 and up) of a value."""
         return b"%s:%d:%s" % (self._namespace, index, name.encode())
 
     def _read_command(self, name: str, num_bytes: int) -> list[Buffer]:
-        """Read the beginning of a head; whatever lies there cannot take more memory than asked for."""
+        """Return the command that reads the beginning of a head, which bounds the memory for the reply."""
         return command(b"GETRANGE", self._key(name, 0), b"0", b"%d" % (num_bytes - 1))
 
 
 def _string(reply: Reply) -> bytes | bytearray:
-    """A stored string; empty for what is none."""
+    """Return a stored string; empty for any other reply."""
     return reply if isinstance(reply, bytes | bytearray) else b""
 
 
 def _kind(name: str) -> str:
-    """What a value is, for the metrics: the first part of its name, if that is one of ours."""
+    """Return the kind of a value for the metrics: the first part of its name, if it is a known one."""
     kind = name.partition("/")[0]
     return kind if kind in KINDS else "other"
 
@@ -289,7 +289,7 @@ def _pieces(value: Value) -> list[memoryview]:
 
 
 def _batches(items: Sequence[Item], weights: Sequence[int]) -> Iterator[Sequence[Item]]:
-    """Cut items into runs that a pipeline carries, each of at least one item."""
+    """Cut items into batches for one pipeline, each of at least one item."""
     start, total = 0, 0
     for i, weight in enumerate(weights):
         if i > start and total + max(weight, KEY_BYTES) > PIPELINE_BYTES:

@@ -1,4 +1,4 @@
-"""Channels to other processes: quick to notice a lost peer, quick to find it again, and raising our own errors."""
+"""Channels to other processes, which notice a lost peer quickly, reconnect quickly, and raise our own errors."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 64 * 1024),
     # A peer that hangs or whose host is gone is noticed within 20 s, also on an idle stream. The keepalive timeout does
-    # not suffice: while another ping is under way, that one's timeout counts, which is 60 s unless set.
+    # not suffice, because during another ping the timeout of that ping counts, by default 60 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -34,18 +34,18 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A peer that was restarted is found within about a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # in truth the time limit of one attempt to connect
-    # Two channels to one address are two connections, and the fate of one is not the other's.
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # despite its name the time limit of one attempt to connect
+    # Two channels to one address use separate connections, so that one can fail without the other.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
 
 
 def open_channel(address: str, *, tls: TlsFiles | None = None, **options: int | str) -> grpc.aio.Channel:
-    """A channel whose calls raise `MoonshardError`s of the classes that the server raised.
+    """Return a channel whose calls raise the same classes of `MoonshardError` as the server.
 
-    Our own cancellation stays asyncio.CancelledError, and cancelling a pending read or write ends its call, as always
-    in grpc.aio. Streams are written with `write`: an exception in a request iterator would look like a cancellation.
+    Our own cancellation stays asyncio.CancelledError, and cancelling a pending read or write ends its call, as in
+    grpc.aio. Write streams with `write`: an exception in a request iterator would look like a cancellation.
 
     address  "host:port" or "unix:/path"; nothing is connected before the first call
     tls      certificates for everything but Unix sockets; calls that begin after they have changed use the new ones
@@ -59,24 +59,24 @@ def open_channel(address: str, *, tls: TlsFiles | None = None, **options: int | 
 
 
 def call_metadata(request_id: str, *, trace_parent: str = "") -> tuple[tuple[str, str], ...]:
-    """What travels with every call made on behalf of a request; the deadline travels as the call's timeout."""
+    """Return the metadata of every call for a request; the deadline travels as the call's timeout."""
     metadata = ((REQUEST_ID, request_id), (TRACE_PARENT, trace_parent))
     return tuple((key, value) for key, value in metadata if value)
 
 
 def request_id(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-    """The id of the request that a call belongs to; empty for calls that belong to none, such as health checks."""
+    """Return the id of a call's request; empty for calls without one, such as health checks."""
     return next((str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID), "")
 
 
 def trace_parent(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
-    """The traceparent (W3C) of the request that a call belongs to; empty without one, or if it makes no sense."""
+    """Return the traceparent (W3C) of a call's request; empty if there is none or it is malformed."""
     found = next((str(value) for key, value in context.invocation_metadata() or () if key == TRACE_PARENT), "")
     return found if TRACE_PARENT_FORM.fullmatch(found) else ""
 
 
 async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGenerator[bool]:
-    """Whether the peer serves: now, and then at every change, for ever. A peer that cannot be reached does not."""
+    """Yield whether the peer serves, now and after every change, endlessly. An unreachable peer does not serve."""
     last: bool | None = None
     while True:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -97,7 +97,7 @@ async def watch_health(channel: grpc.aio.Channel, service: str = "") -> AsyncGen
 
 
 async def wait_ready(channel: grpc.aio.Channel, timeout_s: float, service: str = "") -> None:
-    """Return as soon as the peer serves; `Unavailable` if it does not within the time."""
+    """Return as soon as the peer serves. Raises `Unavailable` after the timeout."""
     watch = watch_health(channel, service)
     try:
         async with asyncio.timeout(timeout_s):
@@ -154,9 +154,9 @@ class _Channel(grpc.aio.Channel):
 
 
 class _TlsChannel(_Channel):
-    """A channel that begins anew when our certificates have changed.
+    """A channel that reconnects after our certificates have changed.
 
-    Calls that run keep the connection that they have; it closes itself behind the last of them.
+    Running calls keep their connection, which is closed after the last of them.
     """
 
     def __init__(self, tls: TlsFiles, address: str, arguments: Sequence[tuple[str, int | str]]) -> None:
@@ -194,7 +194,7 @@ def _calls(start: Callable[..., Any]) -> Callable[..., "_Call"]:
 
 
 class _Call:
-    """A call of grpc.aio, of any of the four kinds, whose failures are `MoonshardError`s."""
+    """A call of grpc.aio, of any of the four kinds, that raises `MoonshardError`."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -226,8 +226,8 @@ class _Call:
             raise error_from_rpc(error) from error
 
     async def write(self, request: Any) -> None:
-        # Not by the write of grpc.aio: where a call ends while a message is on its way, that one puts an error of its
-        # own in the place of the status, and a refusal looks like a defect.
+        # Not by grpc.aio's write: if a call ends while a message is being sent, that replaces the status by its own
+        # error, and a refusal looks like a defect.
         call = self._call
         try:
             await self.wait_for_connection()
@@ -254,7 +254,7 @@ class _Call:
             raise error_from_rpc(error) from error
 
     async def _ended(self) -> MoonshardError:
-        """Return why nothing more can be written: the status of the call, which comes at once."""
+        """Return the error of a call to which nothing can be written; its status is available at once."""
         try:
             async with asyncio.timeout(STATUS_S):
                 code = await self._call.code()
