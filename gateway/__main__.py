@@ -1,5 +1,6 @@
 """Start the gateway: `python -m gateway`."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -8,10 +9,11 @@ from gateway.app import create_app
 from gateway.http.server import HttpServer, raise_file_limit
 from gateway.http.stopping import Stopping
 from gateway.settings import GatewaySettings
-from services.runtime.errors import Unavailable
+from services.runtime.errors import StoreNotSupported, Unavailable
 from services.runtime.logs import setup_logging
 from services.runtime.metrics import metrics_port
 from services.runtime.settings import load
+from services.runtime.store_check import check_store
 
 BACKLOG = 2048
 
@@ -46,11 +48,12 @@ def main() -> None:
     setup_logging(settings.log_level, "gateway", settings.instance)
     stopping = Stopping()
     try:
+        asyncio.run(check_store(settings.store, settings.store_access))
         app = create_app(settings, stopping)
         listener = listen_on(settings.listen)
-    except Unavailable as error:
+    except (StoreNotSupported, Unavailable) as error:
         log.critical(error.message)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, StoreNotSupported) else 1) from None
     log.info("listening", extra={"address": bound_address(listener)})
     raise_file_limit()
     server = HttpServer(app, settings, stopping)

@@ -13,6 +13,7 @@ from services.attention.settings import AttentionSettings
 from services.model.expert_load import ExpertLoadCollector
 from services.runtime.server import run, serve
 from services.runtime.settings import load
+from services.runtime.store_check import check_store
 from services.runtime.tracing import open_tracer
 
 NAME = "attention"
@@ -20,6 +21,7 @@ NAME = "attention"
 
 async def serve_replica(settings: AttentionSettings) -> None:
     """Serve shard 0: the engine and its service."""
+    await check_store(settings.store, settings.store_access)
     tracer = open_tracer(settings.trace_endpoint, NAME, settings.instance)
     replica = Assembly(settings, tracer).replica()
     show_load(replica.experts)
@@ -46,6 +48,7 @@ async def serve_replica(settings: AttentionSettings) -> None:
 
 async def serve_further_shard(settings: AttentionSettings) -> None:
     """Serve shard 1, 2, ...: layers that an engine elsewhere drives."""
+    await check_store(settings.store, settings.store_access)
     shard = Assembly(settings).further_shard()
     show_load(shard.experts)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ from services.attention.layers.service import LayerServicer, LayerWorker
 from services.attention.layers.shard import LayerShard
 from services.attention.layers.weights import load_ends, load_layers
 from services.attention.layout import KvLayout
+from services.attention.memory import plan_blocks
 from services.attention.replica import EngineReplica, FurtherShard
 from services.attention.requests import ReplicaLimits
 from services.attention.settings import AttentionSettings
@@ -41,7 +43,6 @@ from services.checkpoint.vocabulary import load_tokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
-from services.model.memory import check_room, edge_bytes, expert_bytes, layer_bytes
 from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
@@ -67,7 +68,7 @@ class Assembly:
         self._digest = self._checkpoint.digest()
         self._layout = KvLayout(settings, self._config, self._digest, self._dtype)
         self._layers = self._layout.layers_of(settings.shard)
-        self._check_room()
+        self._num_blocks = plan_blocks(settings, self._config, self._layout, self._device)
         self._store = self._open_store()
 
     def replica(self) -> EngineReplica:
@@ -77,7 +78,7 @@ class Assembly:
         further = [
             RemoteLayers(
                 address,
-                self._layout.hello(shard),
+                self._layout.hello(shard, self._num_blocks),
                 self._dtype,
                 config.hidden_size,
                 settings.expert_deadline_s,
@@ -101,7 +102,7 @@ class Assembly:
             names_root=self._layout.fingerprint(range(config.num_hidden_layers)),
             vocab_size=config.vocab_size,
             block_tokens=settings.block_tokens,
-            num_blocks=settings.num_blocks,
+            num_blocks=self._num_blocks,
             max_positions=config.max_position_embeddings,
             max_waiting=settings.max_waiting,
             media_token_id=tokens.marker_ids[Marker.MEDIA_PAD],
@@ -124,7 +125,7 @@ class Assembly:
         experts: Experts,
     ) -> Engine:
         settings, tracer = self._settings, self._tracer
-        pool = BlockPool(settings.num_blocks)
+        pool = BlockPool(self._num_blocks)
         return Engine(
             settings.role,
             forward,
@@ -143,18 +144,6 @@ class Assembly:
         native = kernels.describe(self._device)["linear"].startswith("native")
         return self._settings.draft_tokens if self._device.type == "cpu" and native else 0
 
-    def _check_room(self) -> None:
-        settings, text = self._settings, self._config
-        needs = {
-            "layers": layer_bytes(text, self._layers),
-            "latent KV": settings.num_blocks * self._layout.block_bytes(len(self._layers)),
-        }
-        if settings.shard == 0:
-            needs["embedding and head"] = edge_bytes(text)
-        if not settings.expert_addresses:
-            needs["experts"] = expert_bytes(text, text.n_routed_experts)
-        check_room(f"attention shard {settings.shard} of {settings.num_shards}", needs, self._device)
-
     def further_shard(self) -> FurtherShard:
         """Build shard 1, 2, ..., which has layers only."""
         experts = self._experts()
@@ -162,7 +151,11 @@ class Assembly:
         layers = self._local_layers(experts)
         self._report()
         servicer = LayerServicer(
-            layers, worker, self._layout.hello(self._settings.shard), self._dtype, self._config.hidden_size
+            layers,
+            worker,
+            self._layout.hello(self._settings.shard, self._num_blocks),
+            self._dtype,
+            self._config.hidden_size,
         )
         block_servicer = BlockServicer(layers.offers, self._layout.fingerprint(self._layers), None)
         return FurtherShard(servicer, worker, experts, block_servicer, self._store)
@@ -171,12 +164,12 @@ class Assembly:
         settings, config = self._settings, self._config
         # With remote experts a step waits in every layer and is not recorded. Padding rows need a block of their own.
         records = self._device.type == "cuda" and not settings.experts
-        num_blocks = settings.num_blocks + (1 if records else 0)
+        num_blocks = self._num_blocks + (1 if records else 0)
         shape = num_blocks, len(self._layers), settings.block_tokens, self._layout.width
         hidden_like = torch.empty(0, config.hidden_size, dtype=self._dtype, device=self._device)
 
         def graphs(layers: Layers) -> StepGraphs:
-            return StepGraphs(layers, record_cuda, hidden_like, settings.block_tokens, settings.num_blocks)
+            return StepGraphs(layers, record_cuda, hidden_like, settings.block_tokens, self._num_blocks)
 
         fingerprint = self._layout.fingerprint(self._layers)
         return LocalLayers(
@@ -208,7 +201,7 @@ class Assembly:
             tls=tls_files(self._settings),
             limits=DispatchLimits(
                 deadline_s=self._settings.expert_deadline_s,
-                open_s=self._settings.startup_s,
+                open_s=math.inf if self._settings.startup_s is None else self._settings.startup_s,
             ),
         )
 
@@ -239,6 +232,7 @@ class Assembly:
                 "experts": "remote" if self._settings.experts else "local",
                 "kv_dtype": self._settings.kv_dtype,
                 "kv_token_bytes": token_bytes,
+                "kv_blocks": self._num_blocks,
                 "kernels": kernels.describe(self._device),
             },
         )

@@ -49,12 +49,12 @@ class KvLayout:
             latent_norm_eps=settings.latent_norm_eps,
         )
 
-    def hello(self, shard: int) -> bytes:
+    def hello(self, shard: int, num_blocks: int) -> bytes:
         """Return the body of HELLO to a shard. It names the layers of that shard, so no other shard accepts it."""
         settings = self._settings
         return frames.HELLO.pack(
             secrets.randbits(63),
-            settings.num_blocks,
+            num_blocks,
             settings.block_tokens,
             self._dtype.itemsize,
             self.fingerprint(self._ranges[shard]),

@@ -30,8 +30,8 @@ class EngineReplica:
     room: StoreRoom
     store: BlobStore | None
 
-    async def open(self, timeout_s: float) -> None:
-        """Start the thread and connect it to its experts and further shards."""
+    async def open(self, timeout_s: float | None) -> None:
+        """Start the thread and connect it to experts and further shards, each within `timeout_s`; None: no limit."""
         await self.room.open()
         self.engine.start()
         await self.engine.run(self.experts.open())

@@ -56,7 +56,9 @@ class AttentionSettings(ShardSettings, StoreSettings):
     device: Device = Field("auto", description="auto (a GPU if there is one), cpu or cuda.")
     latent_norm_eps: PositiveFloat = Field(1e-6, description="Epsilon of the norm of the latent.")
     block_tokens: PositiveInt = Field(64, description="Tokens in one block of latent KV.")
-    num_blocks: PositiveInt = Field(256, description="Blocks of latent KV in this process.")
+    num_blocks: PositiveInt | None = Field(
+        None, description="Blocks of latent KV in this process. None: half of the memory that weights leave."
+    )
     step_tokens: PositiveInt = Field(512, description="Most tokens in one step.")
     max_running: PositiveInt = Field(64, description="Generations that run at once.")
     max_waiting: PositiveInt = Field(256, description="Generations that wait. More are refused.")
@@ -75,8 +77,9 @@ class AttentionSettings(ShardSettings, StoreSettings):
         0.0,
         description="Fraction of recorded steps with one span per frame to an expert shard, in the layers of shard 0.",
     )
-    startup_s: PositiveFloat = Field(
-        120.0, description="Wait for experts and further shards before the process gives up."
+    startup_s: PositiveFloat | None = Field(
+        None,
+        description="Wait for experts and further shards before the process gives up. None: as long as they load.",
     )
 
     @model_validator(mode="after")

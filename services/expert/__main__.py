@@ -22,6 +22,7 @@ from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.memory import check_room, expert_bytes
 from services.runtime.errors import CheckpointError
+from services.runtime.liveness import LIVENESS
 from services.runtime.server import run, serve
 from services.runtime.settings import load
 from services.runtime.tls import tls_files
@@ -90,6 +91,7 @@ def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:
     own_ids = placement[settings.shard]
     needs = {"experts": expert_bytes(checkpoint.config.text, len(own_ids))}
     check_room(f"expert shard {settings.shard} of {settings.num_shards}", needs, device)
+    LIVENESS.expect(sum(needs.values()))
     shard = load_expert_shard(checkpoint, own_ids, device)
     digest = checkpoint.digest()
     seconds = time.perf_counter() - started

@@ -79,8 +79,8 @@ def up(
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Log of all processes; default: in the cache.")] = None,
     start_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds until all processes have to serve; 0: by the size of the checkpoint.")
-    ] = 0,
+        float, typer.Option(min=1, help="Seconds without progress after which the start is given up.")
+    ] = 300,
     verify_digests: Annotated[
         bool, typer.Option("--verify", help="First compare every file of the checkpoint with its SHA256SUMS.")
     ] = False,
@@ -104,7 +104,6 @@ def up(
     if num_blocks:
         sizes = replace(sizes, num_blocks=num_blocks)
     console.print(str(sizes), highlight=False, soft_wrap=True)
-    start_s = start_timeout or sizes.start_s
     topology = Topology(
         model=chosen.path,
         model_name=model_name or chosen.name,
@@ -121,7 +120,6 @@ def up(
         tls=tls.absolute() if tls else None,
         idle_s=idle_s if scale_to_zero else None,
         store_bytes=sizes.store_bytes,
-        startup_s=start_s,
         settings={
             "attention": {"NUM_BLOCKS": str(sizes.num_blocks)},
             "gateway": {"MODEL_DISPLAY_NAME": chosen.display_name} if chosen.display_name else {},
@@ -138,7 +136,7 @@ def up(
                 cache=cache,
                 log_path=(log_file or cache / f"cluster-{free}.log").absolute(),
                 terminal=Terminal(console, verbose=verbose),
-                start_timeout_s=start_s,
+                stall_s=start_timeout,
                 note=f"\n{chosen.note}\n" if chosen.note else "",
             )
         )

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from services.local.child_state import RUNNING, TRANSITIONS, ChildState, Event, Order
 from services.local.cluster_log import ClusterLog, LineSplitter, LogRecord
+from services.local.loading import Loading, loading_of
 from services.local.processes import ProcessSpec
 from services.local.restart import REFUSED_TO_START, RestartPolicy
 
@@ -43,8 +44,10 @@ class Reporter(Protocol):
 class Child:
     """Runs one ProcessSpec. Owned by the supervisor; all methods run on its event loop.
 
-    `exit_codes` has the exit code of every run so far, negative for a signal. `killed`: the process did not end
-    within its grace and was killed.
+    exit_codes     of every run so far, negative for a signal
+    killed         it did not end within its grace when it was stopped
+    loading        how far it has loaded, before it serves
+    progressed_at  when it became ready, or had loaded more than before
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Child:
         self.state = ChildState.STOPPED
         self.exit_codes: list[int] = []
         self.killed = False
+        self.loading: Loading | None = None
+        self.progressed_at = time.monotonic()
         self._environ = {**environ, **spec.env}
         self._log = log
         self._policy = policy
@@ -175,6 +180,7 @@ class Child:
         self._process = process
         self._exited = asyncio.Event()
         self._move(Event.START)
+        self.loading = None
         self._reporter.started(self.spec.name, process.pid)
         if self._order is not Order.RUN:
             # The order came during the start and missed the process, which cannot have begun its work yet.
@@ -219,6 +225,7 @@ class Child:
             await asyncio.sleep(READY_POLL_S)
         if self.state is ChildState.STARTING:
             self._has_served = True
+            self.loading, self.progressed_at = None, time.monotonic()
             self._move(Event.SERVE)
             self._reporter.ready(self.spec.name, time.monotonic() - started_at)
 
@@ -235,9 +242,19 @@ class Child:
                 while data:
                     data = await reader.read(READ_BYTES)
                     for line in splitter.feed(data):
-                        self._reporter.logged(self._log.write(self.spec.name, line))
+                        record = self._log.write(self.spec.name, line)
+                        self._note_progress(record)
+                        self._reporter.logged(record)
             finally:
                 transport.close()
+
+    def _note_progress(self, record: LogRecord) -> None:
+        loading = loading_of(record)
+        if loading is None or self.state is not ChildState.STARTING:
+            return
+        if loading.loaded_bytes > (self.loading.loaded_bytes if self.loading is not None else 0):
+            self.progressed_at = time.monotonic()
+        self.loading = loading
 
     def _after_crash(self, code: int) -> float:
         """Return the seconds until the next start, or raise ProcessFailed."""

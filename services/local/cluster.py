@@ -46,15 +46,17 @@ class LocalCluster:
 
     def process_states(self) -> list[ProcessState]:
         return [
-            ProcessState(name, child.pid or 0, child.state.value, child.spec.address)
+            ProcessState(
+                name, child.pid or 0, f"{child.state.value} {child.loading or ''}".rstrip(), child.spec.address
+            )
             for name, child in self.children.items()
         ]
 
-    async def start(self, timeout_s: float) -> None:
-        """Return when every process serves. Raises ProcessFailed if that will not happen."""
+    async def start(self, stall_s: float) -> None:
+        """Return when every process serves; see `Supervisor.start` for failures."""
         if self.topology.idle_s is not None:
             await self.scaling.open()
-        await self.supervisor.start(timeout_s)
+        await self.supervisor.start(stall_s)
 
     async def stop(self) -> None:
         """Stop the processes in order and remove their sockets."""

@@ -1,6 +1,7 @@
 """All processes of a cluster: started together, supervised, stopped in order."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 from services.local.child import Child, ProcessFailed, Reporter
@@ -30,8 +31,10 @@ class Supervisor:
         self._failure: asyncio.Future[ProcessFailed] = asyncio.get_running_loop().create_future()
         self._hurry = asyncio.Event()
 
-    async def start(self, timeout_s: float) -> None:
-        """Return when all processes serve. Raises ProcessFailed if one fails for good or is not ready in time.
+    async def start(self, stall_s: float) -> None:
+        """Return when all processes serve. Raises ProcessFailed if one fails, or none gets further for `stall_s`.
+
+        A start as a whole has no time limit: loading takes as long as the checkpoint is large.
 
         Processes that run on demand are asleep at first.
         """
@@ -40,7 +43,10 @@ class Supervisor:
                 await child.sleep(self._hurry)
         self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children.values()]
         waits = [asyncio.create_task(self._wait_all_ready()), asyncio.create_task(self._wait_failed())]
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        started_at = time.monotonic()
+        while (left_s := stall_s - (time.monotonic() - max(started_at, self._progressed_at))) > 0:
+            if (await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+                break
         for wait in waits:
             wait.cancel()
         if self._failure.done():
@@ -48,7 +54,7 @@ class Supervisor:
         late = [child.spec.name for child in self.children.values() if not (child.is_ready or child.is_asleep)]
         if late:
             others = f"; nor do {', '.join(late[1:])}" if late[1:] else ""
-            reason = f"does not serve after {timeout_s:g} s{others}"
+            reason = f"does not serve, and nothing got further for {stall_s:g} s{others}"
             raise ProcessFailed(late[0], reason, self._log.last(late[0]))
 
     async def failure(self) -> ProcessFailed:
@@ -73,6 +79,10 @@ class Supervisor:
             members = [child for child in self.children.values() if child.spec.stop_stage == stage]
             await asyncio.gather(*(child.stop(self._hurry) for child in members))
         await asyncio.gather(*self._tasks)
+
+    @property
+    def _progressed_at(self) -> float:
+        return max(child.progressed_at for child in self.children.values())
 
     async def _wait_all_ready(self) -> None:
         for child in self.children.values():

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from services.local.child import ProcessFailed
 from services.local.cluster_log import LogRecord
+from services.local.loading import loading_of
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 # Embeddings, overrides and isolates of the bidirectional algorithm.
@@ -36,13 +37,13 @@ class Terminal:
     def __init__(self, console: Console, *, verbose: bool) -> None:
         self._console = console
         self._min_level = LEVELS["INFO" if verbose else "WARNING"]
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, str] = {}  # by name: how far it is
         self._status: Status | None = None
         self._is_gone = False
 
     def begin(self, processes: list[str]) -> None:
         """Show the progress of these processes until `end`."""
-        self._waiting = set(processes)
+        self._waiting = dict.fromkeys(processes, "")
         if self._console.is_terminal:
             self._status = self._console.status("")
             self._write(self._status.start)
@@ -71,7 +72,7 @@ class Terminal:
         self._update()
 
     def ready(self, process: str, after_s: float) -> None:
-        self._waiting.discard(process)
+        self._waiting.pop(process, None)
         self.say(Text.assemble(("  ready  ", "green"), f"{process:<20} {after_s:5.1f} s"))
         self._update()
 
@@ -84,6 +85,10 @@ class Terminal:
             self.say(Text.assemble(("  killed ", "red"), f"{process:<20} did not stop by itself"))
 
     def logged(self, record: LogRecord) -> None:
+        loading = loading_of(record)
+        if loading is not None and record.process in self._waiting:
+            self._waiting[record.process] = f" ({loading})"
+            self._update()
         if LEVELS.get(record.level, 0) >= self._min_level:
             self.say(record_line(record))
 
@@ -96,7 +101,7 @@ class Terminal:
 
     def _update(self) -> None:
         if self._status is not None:
-            text = f"waiting for {', '.join(sorted(self._waiting))}"
+            text = f"waiting for {', '.join(name + far for name, far in sorted(self._waiting.items()))}"
             self._write(partial(self._status.update, text))
 
 

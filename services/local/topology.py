@@ -26,7 +26,6 @@ class Topology:
 
     experts      number of expert shards; 0: every attention shard holds the experts of its layers
     store_bytes  memory of each Redis
-    startup_s    longest wait of a process for others that load
     threads      threads for tensor arithmetic, in each process with any
     drain_s      time of a process to finish its work when it is stopped
     grace_s      time from SIGTERM to SIGKILL
@@ -48,7 +47,6 @@ class Topology:
     visions: int = 0
     stores: int = 1
     store_bytes: int = 2**30
-    startup_s: float = 120.0
     dtype: DType = "bfloat16"
     threads: int = 1
     drain_s: float = 5.0
@@ -154,7 +152,6 @@ class _Plan:
             **self._store_settings,
             "DTYPE": self._topology.dtype,
             "THREADS": str(self._topology.threads),
-            "STARTUP_S": f"{self._topology.startup_s:g}",
         }
         stage = StopStage.ENGINE if shard == 0 else StopStage.HELPER
         return self._service(

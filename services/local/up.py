@@ -29,19 +29,20 @@ async def run_cluster(
     cache: Path,
     log_path: Path,
     terminal: Terminal,
-    start_timeout_s: float,
+    stall_s: float,
     note: str,
 ) -> int:
     """Start the cluster, report on the terminal, and stop it again. Return the exit code.
 
-    note  printed with the address when the cluster serves
+    stall_s  time without progress after which the start fails
+    note     printed with the address when the cluster serves
     """
     sweep(cache)
     cluster = LocalCluster(topology, redis_program=redis_program, environ=environ, log_path=log_path, reporter=terminal)
     with StateFile(cache) as state_file:
         run = _Run(cluster, state_file, terminal, started_at=time.time())
         try:
-            return await run.until_stopped(start_timeout_s, note)
+            return await run.until_stopped(stall_s, note)
         finally:
             terminal.end()
             await cluster.stop()
@@ -59,13 +60,13 @@ class _Run:
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
 
-    async def until_stopped(self, start_timeout_s: float, note: str) -> int:
+    async def until_stopped(self, stall_s: float, note: str) -> int:
         for number in STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         keep_state = asyncio.create_task(self._keep_state())
         self._terminal.begin(list(self._cluster.children))
         try:
-            if await self._or_stop(self._cluster.start(start_timeout_s)):
+            if await self._or_stop(self._cluster.start(stall_s)):
                 self._terminal.end()
                 self._say_ready(note)
                 await self._or_stop(self._raise_failure())

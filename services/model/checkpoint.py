@@ -15,6 +15,7 @@ from services.checkpoint.folder import require_folder
 from services.checkpoint.json_fields import read_json_object
 from services.model.safetensors_file import DTYPES, SafetensorsFile, header_bytes
 from services.runtime.errors import CheckpointError
+from services.runtime.liveness import LIVENESS
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -64,6 +65,7 @@ class Checkpoint:
         """The whole tensor, a view of the mapped file. CheckpointError unless it has the given shape and dtype."""
         view = self._view(name, shape, dtype)
         self._bytes_read += view.nbytes
+        LIVENESS.add_loaded(view.nbytes)
         return view
 
     def digest(self) -> bytes:

@@ -15,10 +15,18 @@ from services.runtime.errors import CheckpointError
 def check_room(holder: str, needs: Mapping[str, int], device: torch.device) -> None:
     """CheckpointError with both figures unless `holder` has room for its needs, in bytes by what they are for."""
     need = sum(needs.values())
-    room = _device_room(device) if device.type == "cuda" else find_room()
+    room = device_room(device)
     if need > room.num_bytes:
         parts = ", ".join(f"{what} {gib(size)}" for what, size in needs.items())
         raise CheckpointError(f"{holder} needs {gib(need)} of memory ({parts}), but {room.limit}")
+
+
+def device_room(device: torch.device) -> Room:
+    """The memory that a process can still take where it computes: of the GPU, or of machine and control groups."""
+    if device.type != "cuda":
+        return find_room()
+    left, total = torch.cuda.mem_get_info(device)
+    return Room(left, f"the GPU has {gib(left)} of its {gib(total)} left")
 
 
 def expert_bytes(text: TextConfig, num_experts: int) -> int:
@@ -56,8 +64,3 @@ def vision_bytes(vision: VisionConfig, dtype: torch.dtype) -> int:
 
 def _num_bytes(specs: Iterable[TensorSpec]) -> int:
     return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs)
-
-
-def _device_room(device: torch.device) -> Room:
-    left, total = torch.cuda.mem_get_info(device)
-    return Room(left, f"the GPU has {gib(left)} of its {gib(total)} left")

@@ -82,6 +82,12 @@ class StoreUnavailable(Unavailable):
     """The store does not answer. Go on without it, or try again later."""
 
 
+class StoreNotSupported(MoonshardError):
+    """The store speaks another protocol than ours. Stops the process."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class DeadlineExceeded(MoonshardError):
     """The time that the caller gave is over."""
 

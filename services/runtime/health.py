@@ -8,13 +8,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.errors import NotFound
 
-LIVE = "live"
-
 Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """One state for the process and all its services; the service "live" is another word for the process being there.
+    """One state for the process and all its services. Whether it is alive is asked of its metrics port.
 
     grpcio's own servicer keeps watchers for ever, so that a server with a watcher never stops before its grace is over.
     """
@@ -43,7 +41,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         await self.drain()
 
     async def Check(self, request: Any, context: Any) -> Any:
-        if request.service not in self._services | {LIVE}:
+        if request.service not in self._services:
             raise NotFound(f"no service {request.service!r} here")
         return self._status(request)
 
@@ -56,8 +54,6 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         yield self._status(request)
 
     def _status(self, request: Any) -> Any:
-        if request.service == LIVE:
-            return Status(status=Status.SERVING)
         if request.service not in self._services:
             return Status(status=Status.SERVICE_UNKNOWN)
         return Status(status=Status.SERVING if self._serving else Status.NOT_SERVING)

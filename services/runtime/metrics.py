@@ -2,14 +2,14 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from services.runtime.errors import Unavailable
 
@@ -35,33 +35,52 @@ STORE_READS = Counter(
 )
 STORE_WRITES = Counter("moonshard_store_writes_total", "Values given to the store: stored or unreachable.", ["outcome"])
 STORE_BYTES = Counter("moonshard_store_bytes_total", "Bytes of values, protocol excluded.", ["direction"])
+LOAD_BYTES = Counter("moonshard_load_bytes_total", "Bytes of the weights that have been read since the start.")
+LOAD_EXPECTED_BYTES = Gauge("moonshard_load_expected_bytes", "Bytes of the weights that this process reads, about.")
+
+LIVE_PATH = "/live"
 
 
 @contextmanager
-def metrics_port(listen: str) -> Iterator[str]:
+def metrics_port(listen: str, is_alive: Callable[[], bool] | None = None) -> Iterator[str]:
     """Serve GET /metrics on "host:port" or "unix:/path" in a thread of its own and yield the bound address.
 
-    Does nothing if `listen` is empty.
+    Does nothing if `listen` is empty. With `is_alive`, GET /live is 200 or 503, also while the main thread is busy.
     """
     if not listen:
         yield ""
         return
     host, _, port = listen.rpartition(":")
+    path = listen.removeprefix("unix:")
     try:
-        if listen.startswith("unix:"):
-            server, thread = _serve_on_socket(listen.removeprefix("unix:"))
-            address = listen
+        server: WSGIServer
+        if path != listen:
+            Path(path).unlink(missing_ok=True)  # of a process that was killed
+            server, address = _SocketServer(cast(Any, path), _Silent), listen
         else:
-            server, thread = start_http_server(int(port), host.strip("[]"))
+            server = _PortServer((host.strip("[]"), int(port)), _Silent)
             address = f"{host}:{server.server_port}"
     except OSError as error:
         raise Unavailable(f"cannot serve metrics on {listen}: {error.strerror}") from error
+    server.set_app(_app(is_alive))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield address
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _PortServer(ThreadingMixIn, WSGIServer):
+    """WSGI over TCP, IPv4 or IPv6."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
 
 
 class _SocketServer(ThreadingMixIn, WSGIServer):
@@ -85,10 +104,15 @@ class _Silent(WSGIRequestHandler):
         """Scrapes leave no line."""
 
 
-def _serve_on_socket(path: str) -> tuple[WSGIServer, threading.Thread]:
-    Path(path).unlink(missing_ok=True)  # of a process that was killed
-    server = _SocketServer(cast(Any, path), _Silent)
-    server.set_app(make_wsgi_app())
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-    return server, thread
+def _app(is_alive: Callable[[], bool] | None) -> Any:
+    """Return the WSGI application of the port."""
+    metrics = make_wsgi_app()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if is_alive is None or environ["PATH_INFO"] != LIVE_PATH:
+            return cast(Iterable[bytes], metrics(environ, start_response))
+        alive = is_alive()
+        start_response("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"alive\n" if alive else b"nothing has moved for too long\n"]
+
+    return app

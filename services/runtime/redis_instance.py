@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 0.25
 LOG_S = 10.0  # between two lines about the same instance
-# Refusals of one value: the others of the pipeline are good.
-OF_ONE_VALUE = frozenset({"WRONGTYPE"})
+# Refusals of one value: the others of the pipeline are good. MOVED: another shard of a Redis Cluster has the key.
+OF_ONE_VALUE = frozenset({"WRONGTYPE", "MOVED"})
 # Refusals of writes: reads go on.
 OF_WRITES = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 

@@ -16,9 +16,10 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
+from services.runtime.errors import CheckpointError, MoonshardError, StoreNotSupported, Unavailable
 from services.runtime.health import HealthServicer
 from services.runtime.interceptor import CallInterceptor
+from services.runtime.liveness import BEAT_S, LIVENESS
 from services.runtime.logs import setup_logging
 from services.runtime.metrics import metrics_port
 from services.runtime.settings import ServiceSettings
@@ -46,17 +47,21 @@ Hook = Callable[[], Awaitable[object]]
 
 
 def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """The life of a process: logs, event loop, exit code. To be called once, by `__main__`.
+    """The life of a process: logs, metrics port, event loop, exit code. To be called once, by `__main__`.
 
-    The process ends with `main`; a `MoonshardError` becomes one line in the log and exit code 1. A `CheckpointError`
-    ends with 2, as bad settings do: a supervisor knows that another start would change nothing.
+    The process ends with `main`; a `MoonshardError` becomes one line in the log and exit code 1. A checkpoint or store
+    that cannot be used ends it with 2, as bad settings do: a supervisor knows that another start would change nothing.
     """
     setup_logging(settings.log_level, name, settings.instance)
     try:
-        uvloop.run(main())
+        # Before `main`, so that probes and scrapes see how weights are loaded.
+        with metrics_port(settings.metrics_listen, lambda: LIVENESS.is_alive) as address:
+            if address:
+                logging.getLogger(name).info("metrics", extra={"address": address})
+            uvloop.run(main())
     except MoonshardError as error:
         logging.getLogger(name).critical(error.message, extra={"error": type(error).__name__})
-        raise SystemExit(2 if isinstance(error, CheckpointError) else 1) from None
+        raise SystemExit(2 if isinstance(error, CheckpointError | StoreNotSupported) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     logging.shutdown()
@@ -87,13 +92,13 @@ async def serve(
     serving   whether the process can serve just now, as that changes. It has no end; its error is as one of `until`
     """
     log = logging.getLogger(name)
-    with metrics_port(settings.metrics_listen) as metrics_address, _stop_signal() as stop:
+    with _stop_signal() as stop:
         tls = tls_files(settings)
         tracer = tracer or open_tracer(settings.trace_endpoint, name, settings.instance)
         server, health, address = await _start(add_services, settings.listen, log, tls, tracer)
         probes, probe_address = await _start_probes(health, settings.health_listen, log)
-        fields = {"address": address, "metrics_address": metrics_address, "health_address": probe_address}
-        log.info("listening", extra={**fields, "tls": tls is not None})
+        log.info("listening", extra={"address": address, "health_address": probe_address, "tls": tls is not None})
+        beats = asyncio.create_task(_beat())
         beside = [asyncio.ensure_future(stop.get_loop().create_future() if until is None else until())]
         try:
             if ready is not None:
@@ -107,6 +112,7 @@ async def serve(
             log.info("draining", extra={"drain_s": settings.drain_s})
             await _drain(server, health, on_drain, settings.drain_s, log)
         finally:
+            beats.cancel()
             await server.stop(None)
             if probes is not None:
                 await probes.stop(None)
@@ -128,6 +134,12 @@ async def start_server(
     server, health, address = await _start(add_services, listen, logging.getLogger("server"), tls)
     await health.set(True)
     return server, address
+
+
+async def _beat() -> None:
+    while True:
+        LIVENESS.beat()
+        await asyncio.sleep(BEAT_S)
 
 
 async def _follow(serving: AsyncIterator[bool], health: HealthServicer, log: logging.Logger) -> None:

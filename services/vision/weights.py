@@ -9,6 +9,7 @@ from services.model.device import CPU
 from services.model.memory import check_room, vision_bytes
 from services.model.tensor_names import vision_specs
 from services.runtime.errors import CheckpointError
+from services.runtime.liveness import LIVENESS
 
 
 def load_vision(
@@ -23,6 +24,7 @@ def load_vision(
         raise CheckpointError(f"{checkpoint.path}: expected vision_config in config.json, found none")
     needs = {"tower and projector": vision_bytes(config, dtype)}
     check_room("the vision process", needs, device)
+    LIVENESS.expect(sum(needs.values()))
     views = {
         spec.name: checkpoint.tensor(spec.name, shape=spec.shape, dtype=spec.dtype) for spec in vision_specs(config)
     }

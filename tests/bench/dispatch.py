@@ -82,11 +82,12 @@ def _measure_carrier(
         for process in processes:
             process.wait_for("ready")
         listening = [process.wait_for("listening") for process in processes]
+        metrics = [process.wait_for("metrics") for process in processes]
         rows: list[Row] = []
         work = _round_trips(
             model,
             [[str(line["address"])] for line in listening],
-            [f"http://{line['metrics_address']}/metrics" for line in listening],
+            [f"http://{line['address']}/metrics" for line in metrics],
             transport,
             f"{transport} over {network}",
             rows,

@@ -23,7 +23,7 @@ EVERYTHING = {
         "smokeKeySecret": "smoke",
         "requestsPerMinute": 60,
         "targetOpenStreams": 64,
-        "settings": {"MEDIA_HOSTS": "*"},
+        "settings": {"MEDIA_HOSTS": ["*"]},
     },
     "vision": {"minReplicas": 1, "gpus": 1},
     **SHARDED,

@@ -126,14 +126,6 @@ def test_secrets_are_mounted_and_never_in_variables_or_arguments():
     assert not [one for one in objects(EVERYTHING) if one["kind"] == "Secret"]
 
 
-def test_the_password_of_redis_is_not_in_its_arguments():
-    (redis,) = pods(EVERYTHING)["redis-0"]["containers"]
-    assert "requirepass" in redis["args"][0]
-    assert "$(cat /secrets/store/password)" in redis["args"][0]
-    assert "exec redis-server /tmp/redis.conf" in redis["args"][0]
-    assert "env" not in redis
-
-
 @pytest.mark.parametrize("component", ["gateway", "tokenizer", "vision", "prefill", "decode", "expert", "autoscaler"])
 def test_every_process_has_the_certificate_and_probes_that_need_none(component):
     one = processes(EVERYTHING)[component]

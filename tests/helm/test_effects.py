@@ -24,6 +24,7 @@ BESIDE: list[tuple[str, dict[str, Any]]] = [
     (r"store\.caSecret", FIXED),
     (r"autoscaling\.kedaNamespace|vision\.targetCpuPercent", EVERYTHING),
     (r"gateway\.(\w+PerMinute|smokeKeySecret)|redis\.limits", LIMITED),
+    (r"publicPaths", {"ingress": EVERYTHING["ingress"]}),
     *((rf"{key}\.", {key: EVERYTHING[key]}) for key in ("ingress", "httpRoute", "tls", "tracing")),
     (r"monitoring\.(labels|scrapeSeconds)", {"monitoring": EVERYTHING["monitoring"]}),
 ]
@@ -37,12 +38,12 @@ SAMPLES: dict[str, Any] = {
     "model.volume.hostPath": "/disk",
     "store.urls": ["redis://other:1/0"],
     "store.limitsUrl": "redis://other:2/0",
-    "redis.maxMemory": "1gb",
-    "redis.limitsMaxMemory": "1gb",
+    "numBlocks": 7,
     "httpRoute.parentRefs": [{"name": "another"}],
     "networkPolicy.gatewayFrom": [{"podSelector": {"matchLabels": {"a": "b"}}}],
     "tracing.endpoint": "http://other:4319/v1/traces",
     **dict.fromkeys(("image.digests.slim", "image.digests.torch"), f"sha256:{'0' * 64}"),
+    "publicPaths": ["/v1", "/docs"],
     "networkPolicy.dnsBlocks": ["10.0.0.10/32"],
     "networkPolicy.dnsPorts": [5353],
     "networkPolicy.apiServerPorts": [16443],
@@ -80,11 +81,11 @@ def another(path: str, schema: Mapping[str, Any], now: Any) -> Any:
     if path in SAMPLES or key in SAMPLES:
         return SAMPLES.get(path, SAMPLES.get(key))
     if key == "settings":
-        return dict.fromkeys(schema.get("properties", ()), 7)
+        return {name: another(name, part, None) for name, part in schema["properties"].items()}
     if "enum" in schema:
         return next(value for value in schema["enum"] if value != now)
     of_type = {"boolean": lambda: not now, "string": lambda: "another", "array": lambda: ["another"]}
-    return of_type.get(schema["type"], lambda: now + 1)()
+    return of_type.get(schema["type"], lambda: max(7, schema.get("minimum", 7)) if now is None else now + 1)()
 
 
 @functools.cache

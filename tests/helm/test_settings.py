@@ -1,22 +1,14 @@
 """The processes know every variable that the chart sets, and accept its value."""
 
-import importlib
 import json
+import re
 
 import pytest
 
-from tests.helm.keys import SCHEMA
-from tests.helm.rendering import EVERYTHING, VARIANTS, environment, processes
+from tests.helm.keys import LEAVES, SCHEMA, nested
+from tests.helm.rendering import EVERYTHING, VARIANTS, environment, merged, processes, templates
+from tests.helm.settings_schema import CLASSES, settings_class, wanted
 
-CLASSES = {
-    "gateway": "gateway.settings.GatewaySettings",
-    "tokenizer": "services.tokenizer.settings.TokenizerSettings",
-    "vision": "services.vision.settings.VisionSettings",
-    "prefill": "services.attention.settings.AttentionSettings",
-    "decode": "services.attention.settings.AttentionSettings",
-    "expert": "services.expert.settings.ExpertSettings",
-    "autoscaler": "services.autoscaler.settings.AutoscalerSettings",
-}
 MODULES = {
     "gateway": "gateway",
     **dict.fromkeys(("prefill", "decode"), "services.attention"),
@@ -35,11 +27,6 @@ def a_gpu_and_a_key(monkeypatch):
     """Pretend that a GPU and a key exist: pods that need them get them."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("services.runtime.settings.open_sealer", lambda path: None)
-
-
-def settings_class(component):
-    module, _, name = CLASSES[component].rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def variables(container):
@@ -81,15 +68,33 @@ def test_a_pod_finds_its_shard_and_those_after_it(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("component", [name for name in CLASSES if name != "autoscaler"])
-def test_further_settings_exist_and_are_not_set_twice(component):
-    further = {f"MOONSHARD_{name}" for name in SCHEMA["properties"][component]["properties"]["settings"]["properties"]}
-    known = {f"MOONSHARD_{name.upper()}" for name in settings_class(component).model_fields}
-    assert further <= known
-    for variant in VARIANTS:
-        if component in processes(variant):
-            added = {f"MOONSHARD_{name}" for name in VARIANTS[variant].get(component, {}).get("settings", {})}
-            assert not (further - added) & set(variables(processes(variant)[component]))
+def test_settings_of_a_role_are_typed_as_its_process_reads_them():
+    """Otherwise run `python -m tests.helm.settings_schema`."""
+    assert wanted() == SCHEMA
+
+
+@pytest.mark.parametrize("component", ["gateway", "decode"])
+def test_numbers_and_lists_arrive_as_they_were_meant(component, monkeypatch):
+    """Helm's engine prints whole numbers above a million as 1.34217728e+08, which no process takes."""
+    settings = {
+        "gateway": {"MAX_BODY_BYTES": 134_217_728, "KEEP_ALIVE_S": 2.5, "CORS_ORIGINS": ["https://a", "https://b"]},
+        "decode": {"MAX_RUNNING": 1_000_000, "LATENT_NORM_EPS": 1e-7, "KV_DTYPE": "fp8"},
+    }[component]
+    for name, value in variables(processes({component: {"settings": settings}})[component]).items():
+        monkeypatch.setenv(name, value)
+    read = settings_class(component)()
+    found = {name: getattr(read, name.lower()) for name in settings}
+    assert found == {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def test_no_large_number_is_written_with_an_exponent():
+    numbers = ("integer", "number", ["integer", "null"])
+    unbounded = [path for path, schema in LEAVES.items() if schema.get("type") in numbers and "maximum" not in schema]
+    large = [nested(path, 20_000_000) for path in unbounded]
+    text = "".join(templates(merged(EVERYTHING, *large, {"gateway": {"requestSeconds": 30_000_000}})).values())
+    lines = text.splitlines()
+    assert sum("20000000" in line for line in lines) > 20
+    assert [line for line in lines if re.search(r"[0-9]e\+", line)] == []
 
 
 def test_the_autoscaler_knows_every_role_that_it_owns():

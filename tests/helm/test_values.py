@@ -23,7 +23,7 @@ def test_the_schema_knows_the_keys_of_the_file_and_no_others():
         return {f"{prefix}{key}" for key in properties} | set().union(*below)
 
     optional = re.compile(
-        r"\.(requests|limits|nodeAffinity|podAffinity|podAntiAffinity|settings\..+|pod\..+|supplementalGroups|localhostProfile)$|^global$"
+        r"\.(requests|limits|nodeAffinity|podAffinity|podAntiAffinity|numBlocks|settings\..+|pod\..+|supplementalGroups|localhostProfile)$|^global$"
     )
     missing = {key for key in keys(DEFAULTS, SCHEMA) if present(DEFAULTS, key) is None and not optional.search(key)}
     assert missing == set()
@@ -54,7 +54,7 @@ def test_every_key_has_a_comment():
     explained, wanting = set(plain), []
     for above, line in itertools.pairwise(["", *lines]):
         key = re.match(r" *([A-Za-z]+): ", line)
-        if key and ("#" in line or above.startswith("#")):
+        if key and ("#" in line or above.lstrip().startswith("#")):
             explained.add(key[1])
         elif key and key[1] not in explained:
             wanting.append(line)
@@ -70,6 +70,11 @@ WRONG = [
     ("gateway.settings", {"PARAM_POLICI": "kvv"}, "PARAM_POLICI"),
     ("gateway.settings", {"MODEL_NAME": "x"}, "MODEL_NAME"),
     ("gateway.settings", {"PARAM_POLICY": ["kvv"]}, "PARAM_POLICY"),
+    ("gateway.settings", {"MAX_BODY_BYTES": "64 MiB"}, "MAX_BODY_BYTES"),
+    ("gateway.settings", {"MAX_BODY_DEPTH": 7}, "MAX_BODY_DEPTH"),
+    ("gateway.settings", {"CORS_ORIGINS": "https://a"}, "CORS_ORIGINS"),
+    ("vision.settings", {"IMAGE_REPAIR": "no"}, "IMAGE_REPAIR"),
+    ("autoscaling.settings", {"MODE": "off"}, "MODE"),
     ("gateway.apiKeys", ["sk-1"], "apiKeys"),
     ("decode.maxReplicas", 0, "minimum"),
     ("decode.shards", 1.5, "integer"),
@@ -82,7 +87,8 @@ WRONG = [
     ("autoscaling.idleSeconds", 0, "idleSeconds"),
     ("store.password", "secret", "password"),
     ("store.urls", ["http://redis"], "pattern"),
-    ("redis.maxMemory", "8Gi", "pattern"),
+    ("publicPaths", ["/"], "pattern"),
+    ("publicPaths", [], "minItems"),
     ("tls.existingSecret", "My Secret", "pattern"),
     ("tls.certificate", "-----BEGIN", "certificate"),
     ("model.volume.kind", "nfs", "claim"),
@@ -119,6 +125,8 @@ def test_a_wrong_value_is_refused_by_the_schema(path, value, said):
 
 
 IMPOSSIBLE = [
+    ({"publicPaths": ["/v1", "/metrics"]}, "metrics are read from the pods, by monitoring alone"),
+    ({"redis": {"resources": {"limits": None}}}, "redis.resources.limits.memory is missing"),
     ({"decode": {"minReplicas": 3}}, "decode.minReplicas (3) is more than decode.maxReplicas (2)"),
     ({"autoscaling": {"mode": "off"}}, "nobody would wake vision from zero: set vision.minReplicas to 1 or more"),
     ({"gateway": {"replicas": 9}}, "gateway.replicas (9) is more than gateway.maxReplicas (8)"),

@@ -72,14 +72,14 @@ dns:{{ include "moonshard.host" . }}:50051
 {{- if or .Values.gateway.requestsPerMinute .Values.gateway.tokensPerMinute }}true{{ end -}}
 {{- end }}
 
-{{/* The chart's Redis servers: name suffix -> memory, eviction policy, key of its resources in values. */}}
+{{/* The chart's Redis servers: name suffix -> eviction policy, key of its resources in values. */}}
 {{- define "moonshard.redisServers" -}}
 {{- if include "moonshard.ownRedis" . }}
 {{- range $i := until (int .Values.redis.instances) }}
-redis-{{ $i }}: {memory: {{ $.Values.redis.maxMemory }}, policy: allkeys-lru, resources: resources}
+redis-{{ $i }}: {policy: allkeys-lru, resources: resources}
 {{- end }}
 {{- if include "moonshard.limits" . }}
-redis-limits: {memory: {{ .Values.redis.limitsMaxMemory }}, policy: noeviction, resources: limitsResources}
+redis-limits: {policy: noeviction, resources: limitsResources}
 {{- end }}
 {{- end }}
 {{- end }}

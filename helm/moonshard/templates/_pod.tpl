@@ -7,7 +7,7 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - { name: MOONSHARD_METRICS_LISTEN, value: "0.0.0.0:9090" }
 - { name: MOONSHARD_LOG_LEVEL, value: {{ $.Values.logLevel | quote }} }
-- { name: MOONSHARD_DRAIN_S, value: {{ index . 1 | quote }} }
+- { name: MOONSHARD_DRAIN_S, value: {{ include "moonshard.text" (index . 1) | quote }} }
 {{- with $.Values.tracing.endpoint }}
 - { name: MOONSHARD_TRACE_ENDPOINT, value: {{ . | quote }} }
 {{- end }}
@@ -30,8 +30,8 @@
 {{- $role := index (index . 0).Values (index . 1) -}}
 {{- $threads := $role.threads -}}
 - { name: MOONSHARD_MODEL, value: {{ (index . 0).Values.model.path | quote }} }
-- { name: MOONSHARD_THREADS, value: {{ $threads | quote }} }
-- { name: OMP_NUM_THREADS, value: {{ $threads | quote }} }
+- { name: MOONSHARD_THREADS, value: {{ include "moonshard.text" $threads | quote }} }
+- { name: OMP_NUM_THREADS, value: {{ include "moonshard.text" $threads | quote }} }
 {{- if hasKey $role "gpus" }}
 {{- /* Explicit, so that a pod with a GPU resource that finds no GPU stops instead of computing on its CPU. */}}
 - { name: MOONSHARD_DEVICE, value: {{ ternary "cuda" "cpu" (gt (int $role.gpus) 0) }} }
@@ -55,8 +55,13 @@
 {{/* Variables from `settings` of a role. Argument: these settings. */}}
 {{- define "moonshard.moreEnv" -}}
 {{- range $name, $value := . }}
-- { name: MOONSHARD_{{ $name }}, value: {{ $value | toString | quote }} }
+- { name: MOONSHARD_{{ $name }}, value: {{ include "moonshard.text" $value | quote }} }
 {{- end }}
+{{- end }}
+
+{{/* A value as a variable has it: lists with commas, numbers in full, for Helm prints ten million as 1e+07. */}}
+{{- define "moonshard.text" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}{{ else if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end }}
 
 {{/* Ports of every gRPC process. */}}
@@ -67,24 +72,24 @@
 {{- end }}
 
 {{/*
-Probes of every gRPC process. Ready: it serves. Alive: its event loop answers, also while it loads, waits or drains. The
-startup probe gives a process time to load: until it succeeds, Kubernetes runs no liveness probe. Argument: seconds.
+Probes of every gRPC process. Ready: it serves. Alive: it loads and gets further, or its event loop turns; a start has no
+time limit, because it takes as long as the weights are large. The startup probe gives the time until the port is there.
 */}}
 {{- define "moonshard.grpcProbes" -}}
 startupProbe:
-  grpc: {port: 9001}
-  periodSeconds: 10
+  httpGet: {path: /live, port: metrics}
+  periodSeconds: 5
   timeoutSeconds: 5
-  failureThreshold: {{ div (add (int .) 9) 10 }}
+  failureThreshold: 60
 readinessProbe:
   grpc: {port: 9001}
   periodSeconds: 5
   timeoutSeconds: 3
 livenessProbe:
-  grpc: {port: 9001, service: live}
+  httpGet: {path: /live, port: metrics}
   periodSeconds: 20
   timeoutSeconds: 10
-  failureThreshold: 6
+  failureThreshold: 3
 {{- end }}
 
 {{- define "moonshard.containerSecurity" -}}
@@ -269,7 +274,7 @@ initContainers:
 {{- if $waits }}
   - name: wait-for-model
     {{- include "moonshard.image" . | nindent 4 }}
-    command: [timeout, {{ $.Values.model.preload.deadlineSeconds | quote }}, sh, -c]
+    command: [timeout, {{ include "moonshard.text" $.Values.model.preload.deadlineSeconds | quote }}, sh, -c]
     args: ['until [ -e {{ $.Values.model.path }}/.preloaded ]; do sleep 5; done']
     {{- include "moonshard.containerSecurity" $ | nindent 4 }}
     resources:

@@ -4,6 +4,7 @@ Two implementations: in this process, or on expert shards elsewhere over persist
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from services.runtime.tracing import Tracer
 from services.wire.frames import CallName
 from services.wire.library import LIBRARY
 
+log = logging.getLogger(__name__)
+
 CHECK_S: Final = 0.05
 POLL_OPEN_S: Final = 0.01
+LOG_OPEN_S: Final = 30.0
 
 
 class Experts(Protocol):
@@ -149,14 +153,19 @@ class RemoteExperts:
         if self._finder is not None:
             self._tasks[None] = asyncio.create_task(self._finder.run())
         deadline_s = time.monotonic() + self._limits.open_s
+        log_s = time.monotonic() + LOG_OPEN_S
         while missing := [calls for calls in self._shards if not calls.has_live_replica]:
             for replica in given:
                 if replica.refusal is not None:
                     raise replica.refusal
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > min(deadline_s, log_s):
                 reports = [report for calls in missing if (report := calls.report())]
                 report = "; ".join([*reports, *(self._finder.report() if self._finder is not None else ())])
-                raise ExpertsUnavailable(f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}")
+                sentence = f"{len(missing)} of {len(self._shards)} expert shards are missing: {report}"
+                if time.monotonic() > deadline_s:
+                    raise ExpertsUnavailable(sentence)
+                log.info("waiting: %s", sentence)
+                log_s += LOG_OPEN_S
             await asyncio.sleep(POLL_OPEN_S)
 
     async def close(self) -> None:

@@ -58,8 +58,8 @@ class RemoteLayers:
         """Whether the stream stands. For any thread."""
         return self._connected.is_set()
 
-    async def open(self, timeout_s: float) -> None:
-        """Connect; Unavailable if the shard does not answer in time."""
+    async def open(self, timeout_s: float | None) -> None:
+        """Connect; Unavailable if the shard does not answer in time. None: it may load as long as it takes."""
         self._connection = asyncio.create_task(self._keep_connected())
         connected = asyncio.create_task(self._connected.wait())
         await asyncio.wait({connected, self._connection}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

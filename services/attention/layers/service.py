@@ -159,7 +159,12 @@ class LayerServicer:
     def _refusal(self, first: LayerFrame) -> str:
         if first.kind != FrameKind.HELLO or len(first.body) != wire.HELLO.size:
             return "a stream begins with HELLO"
-        theirs, ours = wire.HELLO.unpack(first.body)[1:], wire.HELLO.unpack(self._hello)[1:]
-        names = ("num_blocks", "block_tokens", "bytes of a number", "checkpoint, layers or layout")
+        (_, num_blocks, *theirs), (_, _, *ours) = wire.HELLO.unpack(first.body), wire.HELLO.unpack(self._hello)
+        if num_blocks > self._num_blocks:
+            return (
+                f"the engine has {num_blocks} blocks, this shard has room for {self._num_blocks}: "
+                "set MOONSHARD_NUM_BLOCKS of all shards to one number"
+            )
+        names = ("block_tokens", "bytes of a number", "checkpoint, layers or layout")
         differing = [name for name, a, b in zip(names, theirs, ours, strict=True) if a != b]
         return f"engine and shard differ in {', '.join(differing)}" if differing else ""

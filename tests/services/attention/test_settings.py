@@ -69,7 +69,7 @@ async def test_a_further_shard_refuses_an_engine_that_means_another(tmp_path):
         return Assembly(AttentionSettings(listen="h:1", model=model, role="decode", num_blocks=2, **given))
 
     engine = assembly(0)
-    hellos = [LayerFrame(FrameKind.HELLO, 0, memoryview(engine._layout.hello(shard))) for shard in (1, 2)]
+    hellos = [LayerFrame(FrameKind.HELLO, 0, memoryview(engine._layout.hello(shard, 2))) for shard in (1, 2)]
     servicers = [assembly(shard).further_shard().servicer for shard in (1, 2)]
     refusals = [[servicer._refusal(hello) for hello in hellos] for servicer in servicers]
     assert refusals[0][0] == refusals[1][1] == ""

@@ -48,8 +48,9 @@ async def test_a_replica_reads_its_own_experts_and_says_what_it_is(model, stack)
             health_pb2.HealthCheckRequest(service="moonshard.v1.ExpertService")
         )
         assert health.status == health_pb2.HealthCheckResponse.SERVING
-    metrics_address = process.wait_for("listening")["metrics_address"]
+    metrics_address = process.wait_for("metrics")["address"]
     text = await asyncio.to_thread(read_page, f"http://{metrics_address}/metrics")
+    assert f"moonshard_load_bytes_total {float(loaded['bytes_read'])!r}" in text
     assert f'moonshard_expert_tokens_total{{expert="{expert_ids[0]}"}} 0.0' in text
     assert 'moonshard_expert_layer_tokens_total{layer="3"} 0.0' in text
     process.signal(signal.SIGTERM)

@@ -38,7 +38,7 @@ def test_every_process_has_its_rows(table):
 
 def test_a_variable_with_two_meanings_has_two_rows(table):
     rows = {setting.processes: setting.default for setting in table if setting.variable == "MOONSHARD_STARTUP_S"}
-    assert rows == {("attention",): "120", ("autoscaler",): "3600"}
+    assert rows == {("attention",): "none", ("autoscaler",): "3600"}
 
 
 def test_values_and_defaults_are_read_from_the_class(monkeypatch):

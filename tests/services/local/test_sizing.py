@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from services.checkpoint.kv_room import MIN_BLOCKS
+from services.checkpoint.memory import Room
 from services.local import sizing
-from services.local.sizing import MIN_BLOCKS, MIN_STORE_BYTES, sizes_for
+from services.local.sizing import MIN_STORE_BYTES, sizes_for
 
 GIB = 2**30
 # Bytes of latent KV for 64 tokens of K2.6 in bfloat16: 61 layers of 576 numbers.
@@ -22,7 +24,7 @@ def checkpoint(tmp_path):
 
 
 def sizes(checkpoint, free_gib, monkeypatch, **choices):
-    monkeypatch.setattr(sizing, "memory_bytes", lambda: free_gib * GIB)
+    monkeypatch.setattr(sizing, "find_room", lambda: Room(free_gib * GIB, ""))
     return sizes_for(checkpoint, **{"num_attention": 2, "attention_shards": 1, "dtype_bytes": 2, **choices})
 
 
@@ -48,21 +50,7 @@ def test_a_machine_without_room_gets_the_least(checkpoint, monkeypatch):
     assert (found.num_blocks, found.store_bytes) == (MIN_BLOCKS, MIN_STORE_BYTES)
 
 
-def test_a_start_may_take_as_long_as_the_checkpoint_needs(checkpoint, monkeypatch):
-    """Reading the released checkpoint, 595 GB, takes more than three hours from a disk with 50 MB/s."""
-    assert sizes(checkpoint, 16, monkeypatch).start_s == pytest.approx(300 + 100 * GIB / 50e6)
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"text_config": 3}', "{}"])
 def test_a_config_that_says_nothing(tmp_path, monkeypatch, text):
     (tmp_path / "config.json").write_text(text)
     assert sizes(tmp_path, 1, monkeypatch).num_blocks >= MIN_BLOCKS
-
-
-def test_the_cgroup_bounds_the_memory(tmp_path, monkeypatch):
-    group = tmp_path / "memory.max"
-    group.write_text("1048576\n")
-    monkeypatch.setattr(sizing, "CGROUPS", (tmp_path / "none", group))
-    assert sizing.memory_bytes() == 1048576
-    group.write_text("max\n")
-    assert sizing.memory_bytes() > 1048576

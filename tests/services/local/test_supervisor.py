@@ -26,7 +26,7 @@ async def test_all_start_at_once_and_stop_in_order(tmp_path):
         python("gateway", STOP_CLEANLY + SERVE, tmp_path, stage=StopStage.GATEWAY),
     ]
     async with supervised(specs, tmp_path) as (supervisor, notes):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         assert {child.state for child in supervisor.children.values()} == {ChildState.READY}
         pids = [child.pid for child in supervisor.children.values()]
         await supervisor.stop()
@@ -43,7 +43,7 @@ async def test_all_start_at_once_and_stop_in_order(tmp_path):
 
 async def test_killed_process_comes_back(tmp_path):
     async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, notes):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         part = supervisor.children["part"]
         first_pid = part.pid
         part.signal(signal.SIGKILL)
@@ -57,7 +57,7 @@ async def test_killed_process_comes_back(tmp_path):
 
 async def test_held_process_stays_down_until_released(tmp_path):
     async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, _):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         part = supervisor.children["part"]
         part.hold()
         part.signal(signal.SIGKILL)
@@ -75,7 +75,7 @@ async def test_crash_loop_ends_with_the_last_lines(tmp_path):
         notes,
     ):
         with pytest.raises(ProcessFailed, match="part ended 3 times, the last time with exit code 1") as failed:
-            await supervisor.start(timeout_s=20)
+            await supervisor.start(stall_s=20)
     assert "the disk is on fire" in str(failed.value.last_lines[-1])
     assert sum(event[:2] == ("started", "part") for event in notes.events) == 3
 
@@ -83,7 +83,7 @@ async def test_crash_loop_ends_with_the_last_lines(tmp_path):
 async def test_crash_loop_of_a_process_that_served(tmp_path):
     policy = RestartPolicy(max_crashes=3, first_pause_s=0.01)
     async with supervised([python("part", SERVE, tmp_path)], tmp_path, policy) as (supervisor, _):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         part = supervisor.children["part"]
         for crash in range(3):
             await until(lambda: part.is_ready)
@@ -97,7 +97,7 @@ async def test_refusal_is_not_repeated(tmp_path):
     code = "import sys; print('layer 3 is missing', file=sys.stderr); sys.exit(2)"
     async with supervised([python("part", code, tmp_path)], tmp_path) as (supervisor, notes):
         with pytest.raises(ProcessFailed, match="part refused to start") as failed:
-            await supervisor.start(timeout_s=20)
+            await supervisor.start(stall_s=20)
     assert [str(record) for record in failed.value.last_lines] == ["layer 3 is missing"]
     assert notes.events == [("started", "part")]
 
@@ -105,9 +105,35 @@ async def test_refusal_is_not_repeated(tmp_path):
 async def test_process_that_never_serves(tmp_path):
     specs = [python("slow", "import time; print('loading', flush=True); time.sleep(60)", tmp_path)]
     async with supervised(specs, tmp_path) as (supervisor, notes):
-        with pytest.raises(ProcessFailed, match=r"slow does not serve after 0\.5 s"):
-            await supervisor.start(timeout_s=0.5)
+        with pytest.raises(ProcessFailed, match=r"slow does not serve, and nothing got further for 0\.5 s"):
+            await supervisor.start(stall_s=0.5)
     assert notes.events[-1] == ("stopped", "slow", "by SIGTERM")
+
+
+LOAD = """
+import json, pathlib, sys, time
+for step in range(STEPS):
+    print(json.dumps({"msg": "loading weights", "bytes_loaded": step * 10, "bytes_expected": 100}), flush=True)
+    time.sleep(0.2)
+"""
+
+
+async def test_a_process_that_loads_may_take_longer_than_a_start_without_progress(tmp_path):
+    specs = [python("large", LOAD.replace("STEPS", "11") + SERVE, tmp_path)]
+    async with supervised(specs, tmp_path) as (supervisor, _):
+        start = asyncio.create_task(supervisor.start(stall_s=1))
+        child = supervisor.children["large"]
+        await until(lambda: str(child.loading) == "50 %")
+        await asyncio.wait_for(start, 20)
+        assert child.loading is None
+
+
+async def test_a_process_that_stops_loading_is_given_up(tmp_path):
+    specs = [python("stuck", LOAD.replace("STEPS", "4") + "time.sleep(60)", tmp_path)]
+    async with supervised(specs, tmp_path) as (supervisor, _):
+        with pytest.raises(ProcessFailed, match=r"stuck does not serve, and nothing got further for 1 s"):
+            await asyncio.wait_for(supervisor.start(stall_s=1), 20)
+        assert str(supervisor.children["stuck"].loading) == "30 %"
 
 
 async def test_program_that_does_not_exist(tmp_path):
@@ -115,7 +141,7 @@ async def test_program_that_does_not_exist(tmp_path):
     missing = type(spec)("part", ("/no/such/program",), spec.ready)
     async with supervised([missing], tmp_path) as (supervisor, _):
         with pytest.raises(ProcessFailed) as failed:
-            await supervisor.start(timeout_s=20)
+            await supervisor.start(stall_s=20)
     assert "cannot start /no/such/program" in str(failed.value.last_lines[-1])
 
 
@@ -124,7 +150,7 @@ async def test_hanging_process_is_killed_after_its_grace(tmp_path):
         supervisor,
         notes,
     ):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         await supervisor.stop()
         assert supervisor.children["part"].killed
     assert notes.events[-1] == ("stopped", "part", "killed")
@@ -132,7 +158,7 @@ async def test_hanging_process_is_killed_after_its_grace(tmp_path):
 
 async def test_hurry_ends_the_grace(tmp_path):
     async with supervised([python("part", IGNORE_SIGTERM + SERVE, tmp_path, grace_s=60)], tmp_path) as (supervisor, _):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         began = time.monotonic()
         stopping = asyncio.create_task(supervisor.stop())
         await asyncio.sleep(0.1)
@@ -144,7 +170,7 @@ async def test_hurry_ends_the_grace(tmp_path):
 
 async def test_stop_before_anything_has_started(tmp_path):
     async with supervised([python("part", SERVE, tmp_path)], tmp_path) as (supervisor, _):
-        starting = asyncio.create_task(supervisor.start(timeout_s=20))
+        starting = asyncio.create_task(supervisor.start(stall_s=20))
         await asyncio.sleep(0)
         await supervisor.stop()
         starting.cancel()
@@ -161,7 +187,7 @@ child.wait()
 
 async def test_children_of_a_process_go_with_it(tmp_path):
     async with supervised([python("part", HAS_A_CHILD, tmp_path)], tmp_path) as (supervisor, _):
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         grandchild = int((tmp_path / "part.ready.pid").read_text())
         assert not is_gone(grandchild)
         began = time.monotonic()

@@ -9,6 +9,7 @@ from rich.console import Console
 from services.local.child import ProcessFailed
 from services.local.cluster_log import LogRecord
 from services.local.terminal import Terminal, printable
+from services.runtime.liveness import LOADING
 
 
 class ClosedTerminal(io.StringIO):
@@ -88,3 +89,16 @@ def test_closed_terminal_raises_nothing():
 )
 def test_printable(text, safe):
     assert printable(text) == safe
+
+
+def test_who_is_waited_for_and_how_far_it_has_loaded():
+    terminal = Terminal(Console(file=io.StringIO(), width=100, force_terminal=True), verbose=False)
+    terminal.begin(["expert-0-0", "decode-0"])
+    fields = {"bytes_loaded": 45, "bytes_expected": 100, "bytes_per_s": 10}
+    terminal.logged(LogRecord("expert-0-0", "now", "INFO", LOADING, fields))
+    status = terminal._status
+    assert status is not None
+    assert status.status == "waiting for decode-0, expert-0-0 (45 %)"
+    terminal.ready("expert-0-0", 3.0)
+    assert status.status == "waiting for decode-0"
+    terminal.end()

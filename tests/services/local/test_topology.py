@@ -121,10 +121,9 @@ def test_a_gateway_is_known_by_its_run_folder(folder):
 
 
 def test_sizes_reach_their_processes(folder):
-    found = specs(folder, store_bytes=5 << 20, startup_s=77)
+    found = specs(folder, store_bytes=5 << 20)
     argv = found["redis-0"].argv
     assert argv[argv.index("--maxmemory") + 1] == str(5 << 20)
-    assert found["decode-0"].env["MOONSHARD_STARTUP_S"] == "77"
 
 
 def test_all_that_use_the_store_share_its_key(folder):

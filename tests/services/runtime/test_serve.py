@@ -156,12 +156,13 @@ async def test_the_folder_of_a_socket_is_private(socket_folder):
 
 async def test_metrics_are_served(start_probe):
     process = start_probe(metrics_listen="127.0.0.1:0", listen="127.0.0.1:0")
+    metrics = await process.line("metrics")
     listening = await process.line("listening")
     async with open_channel(listening["address"]) as channel:
         await converse(channel, "unary_unary", b"")
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://{listening['metrics_address']}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{metrics['address']}/metrics", timeout=5) as answer:
             return answer.read().decode()
 
     assert f'moonshard_rpc_seconds_count{{code="OK",method="/{SERVICE}/unary_unary"}} 1.0' in await asyncio.to_thread(

@@ -87,7 +87,7 @@ async def test_a_further_shard_refuses_an_engine_with_the_other_form(tiny_checkp
         return Assembly(AttentionSettings(listen="h:1", model=tiny_checkpoint, role="decode", num_blocks=2, **given))
 
     servicer = assembly(1, "fp8").further_shard().servicer
-    hellos = {kv_dtype: assembly(0, kv_dtype)._layout.hello(1) for kv_dtype in ("auto", "fp8")}
+    hellos = {kv_dtype: assembly(0, kv_dtype)._layout.hello(1, 2) for kv_dtype in ("auto", "fp8")}
     refusals = {
         name: servicer._refusal(LayerFrame(FrameKind.HELLO, 0, memoryview(hello))) for name, hello in hellos.items()
     }
