@@ -125,6 +125,11 @@ def processes(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[st
 def environment(container: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables of a container; a value from a field of the pod is given as the field's path."""
     return {
-        entry["name"]: entry["value"] if "value" in entry else entry["valueFrom"]["fieldRef"]["fieldPath"]
-        for entry in container["env"]
+        entry["name"]: entry["value"] if "value" in entry else _source(entry["valueFrom"]) for entry in container["env"]
     }
+
+
+def _source(found: Mapping[str, Any]) -> str:
+    """Of a variable that only the pod knows: the field or the resource."""
+    field = found.get("fieldRef", {}).get("fieldPath") or found["resourceFieldRef"]["resource"]
+    return str(field)
