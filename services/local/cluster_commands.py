@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ from services.local.control import read_log, stop_cluster
 from services.local.run_folder import ClusterState, cache_folder, running_clusters
 from services.local.terminal import printable
 from services.local.up import command_name
+
+STREAMS = re.compile(r'^moonshard_dispatch_streams\{transport="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
 def status() -> None:
@@ -74,7 +77,7 @@ def metrics(
 def _metrics_of(path: Path) -> str:
     if not path.is_socket():
         return "# not there: it does not serve metrics yet"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=2) as client:
         try:
             return client.get("http://localhost/metrics").text
         except httpx.TransportError as error:
@@ -100,9 +103,17 @@ def _table(cluster: ClusterState) -> Table:
     table.add_column("pid", justify="right")
     table.add_column("state")
     table.add_column("MiB", justify="right")
+    table.add_column("streams to experts")
     for process in cluster.processes:
-        table.add_row(process.name, str(process.pid or ""), process.state, _memory(process.pid))
+        streams = _streams(cluster, process.name) if process.name.startswith(("prefill", "decode")) else ""
+        table.add_row(process.name, str(process.pid or ""), process.state, _memory(process.pid), streams)
     return table
+
+
+def _streams(cluster: ClusterState, process: str) -> str:
+    """Return the open streams of an attention process by transport, as "2 shared, 1 tcp"; empty if it has none."""
+    found = STREAMS.findall(_metrics_of(Path(cluster.run_folder, f"{process}.prom")))
+    return ", ".join(f"{int(float(count))} {transport}" for transport, count in found if float(count))
 
 
 def _memory(pid: int) -> str:

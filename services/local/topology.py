@@ -138,6 +138,8 @@ class _Plan:
             "SHARD": str(shard),
             "NUM_SHARDS": str(self._topology.experts),
             "THREADS": str(self._topology.threads),
+            # On Unix sockets frames pass through shared memory; beside TLS there is no Unix socket.
+            **({"WIRE_PORT": "0"} if self._topology.tls else {}),
         }
         return self._service("services.expert", name, ["expert"], settings, role="expert", replica=replica)
 

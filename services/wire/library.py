@@ -32,6 +32,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "wire_dispatch": (_I, [_P, _U64, _U64, _U32, _U32, _P, _I, _U32, _P, _P, _U32, _U32, _P]),
     "wire_send": (_I, [_P, _I, _I, _I]),
     "wire_polls_for_room": (_I, [_P, _I]),
+    "wire_wait_awake": (None, [_P, _I64]),
     "wire_poll": (_SIZE, [_P, _I, _I64, _P]),
     "wire_text": (_P, [_P, _P]),
     "wire_part_bytes": (_SIZE, [_P, _I, _I]),
@@ -66,6 +67,7 @@ class Library:
     wire_dispatch: Callable[..., int]
     wire_send: Callable[..., int]
     wire_polls_for_room: Callable[..., int]
+    wire_wait_awake: Callable[..., None]
     wire_poll: Callable[..., int]
     wire_text: Callable[..., int]
     wire_part_bytes: Callable[..., int]

@@ -105,6 +105,10 @@ class NativeClient:
         """Whether a frame did not fit and its rest can go once the socket is writable."""
         return bool(self._library.wire_polls_for_room(self._client, link))
 
+    def wait_awake(self, budget_s: float) -> None:
+        """Have `poll` spin for so long before it sleeps, while answers usually come sooner; 0: sleep at once."""
+        self._library.wire_wait_awake(self._client, int(budget_s * 1e9))
+
     def poll(self, call: NativeCall | None = None, timeout_s: float = 0.0) -> list[Event]:
         """What happened. With a call: sleep until it has all sums, something else happened, or the time is over.
 

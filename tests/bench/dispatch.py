@@ -1,12 +1,16 @@
 """Round trip of one dispatch: a layer's tokens to the expert processes and their sum back, by transport and size.
 
-    python -m tests.bench.dispatch
+    python -m tests.bench dispatch
 
 K2.6's hidden size in bf16, and for each token one expert a shard, so small that the wire remains; what the experts
 take is measured by themselves and shown apart. The caller has an event loop in a thread of its own, as the engine does.
+Beside it the floor: bare bytes of one shard between two processes in C++, over the same kind of connection.
 """
 
 import dataclasses
+import os
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,7 +18,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 import uvloop
 
@@ -24,37 +30,40 @@ from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint.dims import RandomDims, tiny_dims
 from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
-from tests.bench.socket_floor import round_trips
 from tests.bench.table import print_table
+from tests.services.expert import serving
 from tests.services.expert.serving import ExpertProcess
 
-HIDDEN, TOP_K, NUM_EXPERTS, LAYER = 7168, 8, 16, 1
-NUM_TOKENS = (1, 8, 32, 128, 512)
-NUM_SHARDS = (1, 2)
-CARRIERS: tuple[tuple[TransportName, str], ...] = (("unix", "unix"), ("tcp", "tcp"), ("grpc", "unix"), ("grpc", "tcp"))
+HIDDEN, TOP_K, NUM_EXPERTS, LAYER, HOPS = 7168, 8, 16, 1, 60
+NUM_TOKENS = (1, 8, 64)
+NUM_SHARDS = (1, 2, 4)
+CARRIERS = ("shared", "unix", "tcp", "sealed", "grpc")
+FLOORS = ("shared", "unix", "tcp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; of one round trip the times and the bytes of all its frames' tensors.
+    """One line of the table, of one round trip.
 
-    compute_us  mean time that the slowest shard computes, of the round trip
+    cpu_us      of the caller and all shards together, their experts' included
+    compute_us  mean time that the slowest shard computes
+    step_ms     median of 60 round trips, one after another
     """
 
     carrier: str
     num_shards: int
     num_tokens: int
-    sent_bytes: int
-    received_bytes: int
     p50_us: float
     p99_us: float
-    compute_us: float
+    cpu_us: float
+    compute_us: float = 0.0
+    step_ms: float = 0.0
 
 
 def measure() -> Iterator[Row]:
-    """Start expert processes for each transport and number of shards; about a minute on a quiet machine."""
-    yield from (_floor(num_tokens) for num_tokens in NUM_TOKENS)
+    """Start expert processes for each transport and number of shards; about two minutes on a quiet machine."""
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
+        yield from _floors(Path(folder))
         model = Path(folder) / "model"
         text = dataclasses.replace(
             tiny_dims().text,
@@ -65,96 +74,105 @@ def measure() -> Iterator[Row]:
             moe_intermediate_size=32,
         )
         write_random_checkpoint(model, dims=RandomDims(text))
-        for transport, network in CARRIERS:
+        for carrier in CARRIERS:
             for num_shards in NUM_SHARDS:
-                yield from _measure_carrier(model, Path(folder), transport, network, num_shards)
+                yield from _measure_carrier(model, Path(folder), carrier, num_shards)
 
 
-def _measure_carrier(
-    model: Path, folder: Path, transport: TransportName, network: str, num_shards: int
-) -> Iterator[Row]:
+def _floors(folder: Path) -> Iterator[Row]:
+    program = folder / "wire_floor"
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        return
+    source = Path(__file__).with_name("wire_floor.cpp")
+    subprocess.run([compiler, "-O2", "-std=c++17", str(source), "-o", str(program)], check=True)
+    for kind in FLOORS:
+        for num_tokens in NUM_TOKENS:
+            sizes = num_tokens * (HIDDEN * 2 + TOP_K * 8), num_tokens * HIDDEN * 4, _count(num_tokens)
+            found = subprocess.run([program, kind, *map(str, sizes)], check=True, capture_output=True, text=True)
+            p50, p99, cpu = map(float, found.stdout.split())
+            yield Row(f"floor: bare {kind}", 1, num_tokens, p50, p99, cpu, step_ms=HOPS * p50 / 1e3)
+
+
+def _measure_carrier(model: Path, folder: Path, carrier: str, num_shards: int) -> Iterator[Row]:
+    serving.SEALS = carrier == "sealed"
     with ExitStack() as stack:
         processes = []
         for shard in range(num_shards):
-            address = f"unix:{folder}/{shard}" if network == "unix" else "127.0.0.1:0"
+            address = f"unix:{folder}/{carrier}{shard}"
             process = ExpertProcess(model, address, shard, num_shards, MOONSHARD_METRICS_LISTEN="127.0.0.1:0")
             processes.append(stack.enter_context(process))
         for process in processes:
             process.wait_for("ready")
-        listening = [process.wait_for("listening") for process in processes]
-        metrics = [process.wait_for("metrics") for process in processes]
-        rows: list[Row] = []
-        work = _round_trips(
-            model,
-            [[str(line["address"])] for line in listening],
-            [f"http://{line['address']}/metrics" for line in metrics],
-            transport,
-            f"{transport} over {network}",
-            rows,
-        )
-        thread = threading.Thread(target=uvloop.run, args=[work])
+        metrics = [process.wait_for("metrics")["address"] for process in processes]
+        caller = Caller(model, processes, [f"http://{address}/metrics" for address in metrics], carrier)
+        thread = threading.Thread(target=uvloop.run, args=[caller.run()])
         thread.start()
         thread.join()
-        yield from rows
+        yield from caller.rows
 
 
-async def _round_trips(
-    model: Path, addresses: list[list[str]], metrics: list[str], transport: TransportName, carrier: str, rows: list[Row]
-) -> None:
-    num_shards = len(addresses)
-    experts = RemoteExperts(
-        addresses,
-        expert_placement(NUM_EXPERTS, num_shards),
-        checkpoint_digest=Checkpoint(model).digest(),
-        epoch=time.time_ns(),
-        transport=transport,
-    )
-    await experts.open()
-    for num_tokens in NUM_TOKENS:
-        hidden = torch.randn(num_tokens, HIDDEN).bfloat16()
-        ids = torch.full((num_tokens, TOP_K), -1, dtype=torch.int32)
-        for shard in range(num_shards):
-            ids[:, shard] = shard * NUM_EXPERTS // num_shards
-        weights = torch.rand(num_tokens, TOP_K)
-        before = [_compute(url) for url in metrics]
-        seconds = []
-        for step in range(_count(num_tokens)):
-            started = time.perf_counter()
-            await experts.dispatch(step, LAYER, 0, hidden, ids, weights)
-            seconds.append(time.perf_counter() - started)
-        after = [_compute(url) for url in metrics]
-        seconds = sorted(seconds[len(seconds) // 10 :])
-        rows.append(
-            Row(
-                carrier,
-                num_shards,
-                num_tokens,
-                num_shards * num_tokens * (HIDDEN * 2 + TOP_K * 8),
-                num_shards * num_tokens * HIDDEN * 4,
-                *_percentiles(seconds),
-                max((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True)) * 1e6,
-            )
-        )
-    await experts.close()
+class Caller:
+    """Dispatches to running processes, as an engine does, and fills `rows`."""
+
+    def __init__(self, model: Path, processes: list[ExpertProcess], metrics: list[str], carrier: str) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._processes = processes
+        self._metrics = metrics
+        self._carrier = carrier
+
+    async def run(self) -> None:
+        num_shards = len(self._processes)
+        transport: Any = "tcp" if self._carrier == "sealed" else self._carrier
+        experts = remote_experts(self._model, [[process.address] for process in self._processes], transport)
+        await experts.open()
+        for num_tokens in NUM_TOKENS:
+            hidden = torch.randn(num_tokens, HIDDEN).bfloat16()
+            ids = torch.full((num_tokens, TOP_K), -1, dtype=torch.int32)
+            for shard in range(num_shards):
+                ids[:, shard] = shard * NUM_EXPERTS // num_shards
+            weights = torch.rand(num_tokens, TOP_K)
+            before, cpu_s = self._computed(), self._cpu_s()
+            seconds = []
+            for step in range(_count(num_tokens)):
+                started = time.perf_counter()
+                await experts.dispatch(step, LAYER, 0, hidden, ids, weights)
+                seconds.append(time.perf_counter() - started)
+            cpu_us = (self._cpu_s() - cpu_s) / len(seconds) * 1e6
+            after = self._computed()
+            compute_us = max((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True)) * 1e6
+            steps = sorted(sum(seconds[at : at + HOPS]) for at in range(HOPS, len(seconds) - HOPS + 1, HOPS))
+            step_ms = steps[len(steps) // 2] * 1e3 if steps else 0.0
+            p50, p99 = _percentiles(sorted(seconds[len(seconds) // 10 :]))
+            self.rows.append(Row(self._carrier, num_shards, num_tokens, p50, p99, cpu_us, compute_us, step_ms))
+        await experts.close()
+
+    def _computed(self) -> list[tuple[float, float]]:
+        """The seconds and messages that each shard has computed so far."""
+        found = []
+        for url in self._metrics:
+            with urllib.request.urlopen(url) as page:
+                lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
+            values = dict(line.rsplit(" ", 1) for line in lines)
+            name = "moonshard_expert_compute_seconds"
+            found.append((float(values[f"{name}_sum"]), float(values[f"{name}_count"])))
+        return found
+
+    def _cpu_s(self) -> float:
+        processes = [psutil.Process(), *(psutil.Process(process.pid) for process in self._processes)]
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _compute(url: str) -> tuple[float, float]:
-    """Return the seconds and messages that a shard has computed so far."""
-    with urllib.request.urlopen(url) as page:
-        values = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines() if not line.startswith("#"))
-    name = "moonshard_expert_compute_seconds"
-    return float(values[f"{name}_sum"]), float(values[f"{name}_count"])
-
-
-def _floor(num_tokens: int) -> Row:
-    """One shard's bytes without anything around them."""
-    num_sent, num_received = num_tokens * (HIDDEN * 2 + TOP_K * 8), num_tokens * HIDDEN * 4
-    seconds = round_trips(num_sent, num_received, _count(num_tokens))
-    return Row("bare socket", 1, num_tokens, num_sent, num_received, *_percentiles(seconds), 0.0)
+def remote_experts(model: Path, addresses: list[list[str]], transport: TransportName) -> RemoteExperts:
+    """A client of the shards of the benchmark's checkpoint."""
+    placement = expert_placement(NUM_EXPERTS, len(addresses))
+    digest = Checkpoint(model).digest()
+    return RemoteExperts(addresses, placement, checkpoint_digest=digest, epoch=time.time_ns(), transport=transport)
 
 
 def _count(num_tokens: int) -> int:
-    return max(100, 2000 // num_tokens)
+    return max(300, 3000 // num_tokens)
 
 
 def _percentiles(seconds: list[float]) -> tuple[float, float]:
@@ -166,11 +184,12 @@ def _cells(row: Row) -> dict[str, object]:
         "carrier": row.carrier,
         "shards": row.num_shards,
         "tokens": row.num_tokens,
-        "KB sent": round(row.sent_bytes / 1e3),
-        "KB received": round(row.received_bytes / 1e3),
         "p50 us": round(row.p50_us),
         "p99 us": round(row.p99_us),
-        "of it experts, mean us": round(row.compute_us),
+        "CPU us, all processes": round(row.cpu_us),
+        "experts, mean us": round(row.compute_us),
+        "p50 without experts": round(row.p50_us - row.compute_us),
+        "60 hops, ms": round(row.step_ms, 1),
     }
 
 

@@ -1,6 +1,6 @@
 """Whole engines on the 1.3-billion-parameter benchmark checkpoint: ours with local experts, our cluster, transformers.
 
-    python -m tests.bench.engines [--model FOLDER] [--dtype bfloat16]
+    python -m tests.bench.engines [--model FOLDER] [--dtype bfloat16] [--engines local shared tcp/2+1 ...]
 
 All compute the same function on the same random weights, in the same run, one after another. Ours is driven over gRPC,
 as the gateway does it; transformers in this process. Every figure is the median of REPEATS, with the spread.
@@ -167,7 +167,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--without-transformers", action="store_true")
+    engines = ["local", "shared", "tcp", "grpc", "transformers"]
+    parser.add_argument(
+        "--engines", nargs="+", default=engines, help="local, transformers, or TRANSPORT[/ATTENTION+EXPERT threads]"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         model = options.model or Path(folder) / "bench-1b"
@@ -176,17 +179,24 @@ def main() -> None:
         settings = {"attention": {"NUM_BLOCKS": "160", "STEP_TOKENS": "512"}}
         common: dict[str, Any] = {"prefills": 0, "dtype": options.dtype, "settings": settings}
         cores = num_cores()
-        # The sum of threads over all processes is the number of cores.
-        local = Topology(model, experts=0, threads=cores, **common)
-        unix = {**settings, "attention": {**settings["attention"], "EXPERT_TRANSPORT": "unix"}}
-        raw = Topology(model, experts=2, threads=max(1, cores // 2), **{**common, "settings": unix})
-        grpc = Topology(model, experts=2, threads=max(1, cores // 2), **common)
         figures = [
-            measure_ours(f"ours, local experts, {options.dtype}", local, Path(folder) / "local.log"),
-            measure_ours(f"ours, 2 expert shards, raw frames, {options.dtype}", raw, Path(folder) / "raw.log"),
-            measure_ours(f"ours, 2 expert shards, gRPC, {options.dtype}", grpc, Path(folder) / "grpc.log"),
+            measure_ours(f"ours, local experts, {options.dtype}", local, Path(folder) / "local.log")
+            for local in [Topology(model, experts=0, threads=cores, **common)]
+            if "local" in options.engines
         ]
-        if not options.without_transformers:
+        for name in options.engines:
+            transport, _, threads = name.partition("/")
+            if transport in ("local", "transformers"):
+                continue
+            of_attention, of_experts = threads.split("+") if threads else (str(cores), str(cores))
+            roles = {
+                "attention": {**settings["attention"], "EXPERT_TRANSPORT": transport, "THREADS": of_attention},
+                "expert": {"WIRE_PORT": "0", "THREADS": of_experts},
+            }
+            split = Topology(model, experts=2, threads=cores, **{**common, "settings": roles})
+            label = f"ours, 2 expert shards, {transport}, threads {of_attention}+{of_experts}, {options.dtype}"
+            figures.append(measure_ours(label, split, Path(folder) / f"{transport}.log"))
+        if "transformers" in options.engines:
             figures += [measure_transformers(model, dtype) for dtype in (torch.float32, torch.bfloat16)]
     print_table("Engines on bench-1b", [f.row() for f in figures])
 

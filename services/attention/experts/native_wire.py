@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.interface import RoutedTokens
 from services.attention.experts.metrics import DROPPED_ANSWERS
+from services.attention.experts.waiting import AWAKE_S, Cores, may_wait_awake, own_cores, peer_cores
 from services.wire.frames import Buffer, CallName
 from services.wire.links import NativeLink
 from services.wire.native_client import Event, EventKind, NativeCall, NativeClient
@@ -36,6 +37,7 @@ class NativeWire:
         self.client = NativeClient(placement, epoch)
         self.calls: dict[tuple[int, int], Call] = {}  # by handle and shard
         self._links: dict[int, NativeTransport] = {}
+        self._cores: dict[int, Cores | None] = {}  # of the peer at each link
         self.turned_s = time.monotonic()
 
     def dispatch(self, name: CallName, work: RoutedTokens) -> "NativeBatch":
@@ -48,12 +50,19 @@ class NativeWire:
         """A transport over a connected socket and its link, which it owns from now on."""
         transport = NativeTransport(self, sock, link, on_answer, on_refusal, on_lost)
         self._links[transport.link] = transport
+        self._cores[transport.link] = peer_cores(sock)
+        self._choose_waiting()
         return transport
 
     def forget(self, link: int) -> None:
         """A link is closed."""
         self.client.drop_link(link)
         self._links.pop(link, None)
+        self._cores.pop(link, None)
+        self._choose_waiting()
+
+    def _choose_waiting(self) -> None:
+        self.client.wait_awake(AWAKE_S if may_wait_awake(own_cores(), self._cores.values()) else 0.0)
 
     def pump(self) -> None:
         """Send and receive what is possible now. Called by the event loop."""

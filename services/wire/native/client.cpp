@@ -57,6 +57,27 @@ struct OpenLink {
   int owes = 0;  // answers
 };
 
+using Clock = std::chrono::steady_clock;
+
+// Waiting awake pays only while answers come sooner than a sleeper could be woken.
+class Patience {
+ public:
+  void set(std::chrono::nanoseconds budget) { budget_ = budget, usual_ = {}; }
+  bool lasts(Clock::duration waited) const { return usual_ <= budget_ && waited < budget_; }
+  void learn(Clock::duration waited) { usual_ += (std::min<Clock::duration>(waited, 8 * budget_) - usual_) / 8; }
+
+ private:
+  Clock::duration budget_{}, usual_{};
+};
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 class Client {
  public:
   Client(int64_t shards, int64_t experts, const int32_t* shard_of, uint64_t epoch)
@@ -116,6 +137,9 @@ class Client {
 
   bool polls_for_room(int index) const { return links_[index].link && links_[index].link->polls_for_room(); }
 
+  // How long `poll` may wait awake; 0: it sleeps at once.
+  void wait_awake(std::chrono::nanoseconds budget) { patience_.set(budget); }
+
   // Receives what is there. With a handle: until its call is complete, something else happens, or the time is over.
   size_t poll(int handle, int64_t timeout_us) {
     events_.clear();
@@ -126,7 +150,7 @@ class Client {
       }
       return events_.size();
     }
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
+    const Clock::time_point began = Clock::now(), end = began + std::chrono::microseconds(timeout_us);
     while (calls_[handle]->missing && !happened()) {
       polls_.clear(), polled_.clear();
       bool found = false;
@@ -142,8 +166,13 @@ class Client {
         polled_.push_back(int(index));
       }
       if (found) continue;
-      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - std::chrono::steady_clock::now());
+      const Clock::time_point now = Clock::now();
+      const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - now);
       if (left.count() <= 0 || polls_.empty()) break;
+      if (patience_.lasts(now - began)) {
+        for (const int index : polled_) look(index);
+        continue;
+      }
       const timespec limit{left.count() / 1000000000, left.count() % 1000000000};
       if (ppoll(polls_.data(), polls_.size(), &limit, nullptr) <= 0) continue;
       for (size_t i = 0; i < polls_.size(); i++) {
@@ -152,6 +181,7 @@ class Client {
         serve(polled_[i], false);
       }
     }
+    patience_.learn(Clock::now() - began);
     return events_.size();
   }
 
@@ -250,6 +280,13 @@ class Client {
     }
   }
 
+  // Serves a link that may have something; one in memory is only looked at.
+  void look(int index) {
+    const OpenLink& from = links_[index];
+    if (from.link && from.link->in_memory() && !from.link->has_more()) return relax();
+    serve(index, false);
+  }
+
   // Sends what is left and receives what is there, until something happened that Python has to see; without `all` until
   // no answer is owed.
   void serve(int index, bool all) {
@@ -333,6 +370,7 @@ class Client {
   std::unordered_map<uint64_t, Place> waiting_;  // by call id
   std::vector<Event> events_;
   std::string text_;
+  Patience patience_;
   std::vector<pollfd> polls_;
   std::vector<int> polled_;
   std::vector<uint8_t> touched_;
@@ -358,6 +396,7 @@ int wire_dispatch(Client* client, uint64_t call, uint64_t step, uint32_t layer, 
 }
 int wire_send(Client* client, int handle, int shard, int link) { return client->send(handle, shard, link); }
 int wire_polls_for_room(Client* client, int link) { return client->polls_for_room(link); }
+void wire_wait_awake(Client* client, int64_t budget_ns) { client->wait_awake(std::chrono::nanoseconds(budget_ns)); }
 size_t wire_poll(Client* client, int handle, int64_t timeout_us, const Event** events) {
   const size_t count = client->poll(handle, timeout_us);
   *events = client->events();

@@ -87,6 +87,8 @@ class Link {
   bool has_unsent() const { return !unsent_.empty(); }
   // Whether the descriptor becomes writable when there is room for the rest; else it becomes readable.
   virtual bool polls_for_room() const { return has_unsent(); }
+  // Whether `has_more` sees what arrives, without a system call.
+  virtual bool in_memory() const { return false; }
   // Before answers are awaited: the descriptor becomes readable with the next one.
   virtual void arm() {}
 

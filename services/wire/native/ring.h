@@ -75,6 +75,7 @@ class RingLink final : public Link {
   void wake() override { listen(false); }
   void arm() override { in_.counters->reader_sleeps.store(1); }
   bool polls_for_room() const override { return false; }
+  bool in_memory() const override { return true; }
 
   void stop() override {
     limit_.store(in_.counters->head.load());

@@ -112,6 +112,7 @@ def test_first_start_serves_and_leaves_nothing_behind(tmp_path):
         names = ("redis-0", "tokenizer-0", "vision-0", "expert-0-0", "expert-1-0", "prefill-0", "decode-0", "gateway")
         for name in names:
             assert re.search(rf"{name} .* \d+ .* ready .* \d+", table), table
+        assert re.search(r"decode-0 .* 2 shared", table), table
 
         children = command.children()
         assert len(children) == 8
