@@ -25,6 +25,7 @@ from services.local.ports import free_port
 from services.local.run_folder import cache_folder
 from services.local.sizing import sizes_for
 from services.local.terminal import Terminal
+from services.local.threads import Threads
 from services.local.topology import DType, Topology, default_threads
 from services.local.up import run_cluster
 from services.runtime.errors import CheckpointError
@@ -70,7 +71,7 @@ def up(
     ] = False,
     idle_s: Annotated[float, typer.Option(min=1, help="With it: seconds without a request before they end.")] = 60,
     dtype: Annotated[DType, typer.Option(help="Of activations and latent KV.")] = "bfloat16",
-    threads: Annotated[int, typer.Option(min=0, help="For each process; 0: share the cores among them.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="For each process; 0: by the cores and who computes when.")] = 0,
     num_blocks: Annotated[int, typer.Option(min=0, help="KV blocks of each attention replica; 0: by the memory.")] = 0,
     host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port; the next free one if it is taken.")] = 8000,
@@ -125,7 +126,8 @@ def up(
             "gateway": {"MODEL_DISPLAY_NAME": chosen.display_name} if chosen.display_name else {},
         },
     )
-    topology = replace(topology, threads=threads or default_threads(num_cores(), topology))
+    topology = replace(topology, threads=Threads.same(threads) if threads else default_threads(num_cores(), topology))
+    console.print(str(topology.threads), highlight=False, soft_wrap=True)
     redis_program = find_redis_server()
     raise typer.Exit(
         asyncio.run(

@@ -35,8 +35,8 @@ class LocalCluster:
         self.log = ClusterLog(log_path)
         self.folder = RunFolder()
         self.specs: list[ProcessSpec] = process_specs(topology, self.folder, redis_program)
-        is_crowded = topology.threads * topology.num_tensor_processes > num_cores()
-        environment = cluster_environment(environ, topology.threads, is_crowded=is_crowded)
+        is_crowded = topology.num_threads > num_cores()
+        environment = cluster_environment(environ, topology.threads.attention, is_crowded=is_crowded)
         self.supervisor = Supervisor(self.specs, environment, self.log, reporter, policy)
         self.scaling = Scaling(self.supervisor, self.folder.socket(CONTROL))
 

@@ -11,6 +11,7 @@ from services.local.ports import any_free_port
 from services.local.processes import GrpcReady, HttpReady, ProcessSpec, RedisReady, StopStage
 from services.local.run_folder import RunFolder
 from services.local.scaling import CONTROL
+from services.local.threads import ONE_EACH, Threads, share_cores
 from services.runtime.redis_server import redis_options
 
 DType = Literal["bfloat16", "float32"]
@@ -26,7 +27,6 @@ class Topology:
 
     experts      number of expert shards; 0: every attention shard holds the experts of its layers
     store_bytes  memory of each Redis
-    threads      threads for tensor arithmetic, in each process with any
     drain_s      time of a process to finish its work when it is stopped
     grace_s      time from SIGTERM to SIGKILL
     tls          folder with ca.crt, tls.crt and tls.key: mutual TLS over loopback instead of Unix sockets
@@ -48,7 +48,7 @@ class Topology:
     stores: int = 1
     store_bytes: int = 2**30
     dtype: DType = "bfloat16"
-    threads: int = 1
+    threads: Threads = ONE_EACH
     drain_s: float = 5.0
     grace_s: float = 10.0
     tls: Path | None = None
@@ -56,10 +56,11 @@ class Topology:
     settings: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
 
     @property
-    def num_tensor_processes(self) -> int:
-        """Number of processes with tensor arithmetic."""
-        replicas = self.prefills + self.decodes
-        return replicas * self.attention_shards + self.experts * self.expert_replicas + self.visions
+    def num_threads(self) -> int:
+        """Number of threads for tensor arithmetic in all processes together."""
+        of_attention = (self.prefills + self.decodes) * self.attention_shards * self.threads.attention
+        of_experts = self.experts * self.expert_replicas * self.threads.expert
+        return of_attention + of_experts + self.visions * self.threads.vision
 
     @property
     def tls_settings(self) -> dict[str, str]:
@@ -79,12 +80,16 @@ class Topology:
         return f"http://{anywhere.get(self.host, self.listen)}"
 
 
-def default_threads(num_cores: int, topology: Topology) -> int:
-    """Return the threads of each process with tensor arithmetic, so that together they do not exceed the cores.
-
-    With more threads than cores, every parallel section waits for a thread that is not running.
-    """
-    return max(1, num_cores // topology.num_tensor_processes)
+def default_threads(num_cores: int, topology: Topology) -> Threads:
+    """Return the threads of each process of a topology."""
+    return share_cores(
+        num_cores,
+        prefills=topology.prefills,
+        decodes=topology.decodes,
+        attention_shards=topology.attention_shards,
+        expert_processes=topology.experts * topology.expert_replicas,
+        visions=topology.visions,
+    )
 
 
 def process_specs(topology: Topology, folder: RunFolder, redis_program: str) -> list[ProcessSpec]:
@@ -128,7 +133,7 @@ class _Plan:
             "MODEL": str(self._topology.model),
             **self._store_settings,
             "DTYPE": self._topology.dtype,
-            "THREADS": str(self._topology.threads),
+            "THREADS": str(self._topology.threads.vision),
         }
         return self._service("services.vision", name, ["vision"], settings, role="vision", replica=replica)
 
@@ -137,7 +142,7 @@ class _Plan:
             "MODEL": str(self._topology.model),
             "SHARD": str(shard),
             "NUM_SHARDS": str(self._topology.experts),
-            "THREADS": str(self._topology.threads),
+            "THREADS": str(self._topology.threads.expert),
             # On Unix sockets frames pass through shared memory; beside TLS there is no Unix socket.
             **({"WIRE_PORT": "0"} if self._topology.tls else {}),
         }
@@ -153,7 +158,7 @@ class _Plan:
             "EXPERTS": ",".join("|".join(map(self._address, replicas)) for replicas in self.experts),
             **self._store_settings,
             "DTYPE": self._topology.dtype,
-            "THREADS": str(self._topology.threads),
+            "THREADS": str(self._topology.threads.attention),
         }
         stage = StopStage.ENGINE if shard == 0 else StopStage.HELPER
         return self._service(

@@ -24,6 +24,7 @@ from transformers import AutoConfig, DeepseekV3ForCausalLM
 from protos import attention_pb2 as pb
 from services.local.cluster import num_cores
 from services.local.random_checkpoint.write import write_random_checkpoint
+from services.local.threads import Threads
 from services.local.topology import Topology
 from tests.bench.table import print_table
 from tests.cluster.client import TokenClient
@@ -181,7 +182,7 @@ def main() -> None:
         cores = num_cores()
         figures = [
             measure_ours(f"ours, local experts, {options.dtype}", local, Path(folder) / "local.log")
-            for local in [Topology(model, experts=0, threads=cores, **common)]
+            for local in [Topology(model, experts=0, threads=Threads.same(cores), **common)]
             if "local" in options.engines
         ]
         for name in options.engines:
@@ -193,7 +194,7 @@ def main() -> None:
                 "attention": {**settings["attention"], "EXPERT_TRANSPORT": transport, "THREADS": of_attention},
                 "expert": {"WIRE_PORT": "0", "THREADS": of_experts},
             }
-            split = Topology(model, experts=2, threads=cores, **{**common, "settings": roles})
+            split = Topology(model, experts=2, threads=Threads.same(cores), **{**common, "settings": roles})
             label = f"ours, 2 expert shards, {transport}, threads {of_attention}+{of_experts}, {options.dtype}"
             figures.append(measure_ours(label, split, Path(folder) / f"{transport}.log"))
         if "transformers" in options.engines:

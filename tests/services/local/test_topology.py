@@ -11,6 +11,7 @@ from services.autoscaler.settings import AutoscalerSettings
 from services.expert.settings import ExpertSettings
 from services.local.processes import StopStage
 from services.local.run_folder import RunFolder
+from services.local.threads import Threads
 from services.local.topology import Topology, default_threads, process_specs
 from services.tokenizer.settings import TokenizerSettings
 from services.vision.settings import VisionSettings
@@ -151,14 +152,24 @@ def test_gateway_address(folder, host, listen, url):
 @pytest.mark.parametrize(
     "num_cores, choices, threads",
     [
-        pytest.param(2, {}, 1, id="laptop"),
-        pytest.param(2, {"experts": 0, "prefills": 0}, 2, id="one-process-has-all-cores"),
-        pytest.param(64, {}, 16, id="workstation"),
-        pytest.param(64, {"experts": 4, "expert_replicas": 2, "attention_shards": 2, "decodes": 3}, 4, id="many"),
+        pytest.param(2, {}, Threads(2, 1, 1), id="laptop"),
+        pytest.param(2, {"experts": 0, "prefills": 0}, Threads.same(2), id="one-process-has-all-cores"),
+        pytest.param(8, {"experts": 0}, Threads.same(4), id="local-experts"),
+        pytest.param(64, {"visions": 1}, Threads(64, 32, 12), id="workstation"),
+        pytest.param(
+            64, {"experts": 4, "expert_replicas": 2, "attention_shards": 2, "decodes": 3}, Threads(21, 8, 4), id="many"
+        ),
+        pytest.param(1, {"experts": 4, "decodes": 3}, Threads(1, 1, 1), id="one-core"),
     ],
 )
-def test_threads_do_not_exceed_the_cores(num_cores, choices, threads):
-    assert default_threads(num_cores, Topology(Path("/model"), **choices)) == threads
+def test_processes_that_take_turns_have_all_cores_each(folder, num_cores, choices, threads):
+    topology = Topology(Path("/model"), **choices)
+    assert default_threads(num_cores, topology) == threads
+    found = specs(folder, **choices, threads=threads)
+    assert found["decode-0"].env["MOONSHARD_THREADS"] == str(threads.attention)
+    assert {spec.env["MOONSHARD_THREADS"] for name, spec in found.items() if name.startswith("expert")} <= {
+        str(threads.expert)
+    }
 
 
 def test_on_demand(folder):
