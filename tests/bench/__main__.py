@@ -18,6 +18,7 @@ from tests.bench import (
     observing,
     scale,
     speculation,
+    stalls,
     store,
     vision,
 )
@@ -28,6 +29,7 @@ def main() -> None:
     parts = {
         "kernels": cpu_kernels.main,
         "dispatch": dispatch.main,
+        "stalls": stalls.main,
         "store": store.main,
         "constraints": constraints.main,
         "gateway": gateway.main,
