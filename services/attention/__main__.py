@@ -56,8 +56,11 @@ async def serve_further_shard(settings: AttentionSettings) -> None:
         server.add_generic_rpc_handlers((shard.servicer.handler(),))
         attention_pb2_grpc.add_BlockServiceServicer_to_server(shard.block_servicer, server)
 
+    # Before gRPC answers: an engine that asks to be introduced must find every transport.
+    shard.servicer.wire.start()
+    drain = functools.partial(shard.drain, settings.drain_s)
     try:
-        await serve(settings, NAME, add_services, ready=shard.open, on_drain=shard.servicer.drain)
+        await serve(settings, NAME, add_services, ready=shard.open, on_drain=drain)
     finally:
         await shard.close()
 

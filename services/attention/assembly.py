@@ -47,6 +47,7 @@ from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
 from services.runtime.tracing import Tracer
+from services.wire.places import wire_places
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Assembly:
                 config.hidden_size,
                 settings.expert_deadline_s,
                 tls_files(settings),
+                settings.expert_transport,
             )
             for shard, address in enumerate(settings.further_shards, 1)
         ]
@@ -150,12 +152,15 @@ class Assembly:
         worker = LayerWorker()
         layers = self._local_layers(experts)
         self._report()
+        seals = tls_files(self._settings) is not None
         servicer = LayerServicer(
             layers,
             worker,
             self._layout.hello(self._settings.shard, self._num_blocks),
             self._dtype,
             self._config.hidden_size,
+            wire_places(self._settings, seals=seals),
+            seals=seals,
         )
         block_servicer = BlockServicer(layers.offers, self._layout.fingerprint(self._layers), None)
         return FurtherShard(servicer, worker, experts, block_servicer, self._store)

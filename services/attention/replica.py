@@ -72,6 +72,11 @@ class FurtherShard:
         self.worker.start()
         await self.worker.run(self.experts.open)
 
+    async def drain(self, grace_s: float) -> None:
+        """End the engine's stream."""
+        await self.servicer.drain()
+        await self.servicer.wire.stop(grace_s)
+
     async def close(self) -> None:
         await self.worker.run(self.experts.close)
         await asyncio.to_thread(self.worker.stop)

@@ -6,16 +6,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from services.attention.experts.experts import parse_experts
-from services.attention.experts.transports import TransportName
 from services.model.device import Device
 from services.runtime.discovery import DNS
 from services.runtime.settings import Addresses, StoreSettings, StoreUrls, check_address, check_place
-from services.runtime.shards import ShardSettings
+from services.wire.connect import TransportName
+from services.wire.places import WireSettings
 
 ORDINAL = "{ordinal}"
 
 
-class AttentionSettings(ShardSettings, StoreSettings):
+class AttentionSettings(WireSettings, StoreSettings):
     """One field per MOONSHARD_* variable. Shard 0 is the engine."""
 
     model: Path = Field(description="Folder of the checkpoint.")
@@ -34,8 +34,8 @@ class AttentionSettings(ShardSettings, StoreSettings):
     discover_s: PositiveFloat = Field(2.0, description="Interval between two look-ups of a DNS name.")
     expert_transport: TransportName = Field(
         "auto",
-        description="How activations travel to experts: shared (memory of the same machine), unix, tcp, grpc; "
-        "auto: the first of these that works with a replica.",
+        description="How activations travel to experts and further shards: shared (memory of the same machine), unix, "
+        "tcp, grpc; auto: the first of these that works with a replica.",
     )
     expert_deadline_s: PositiveFloat = Field(60.0, description="Wait of one step for experts before its requests fail.")
     store: StoreUrls = Field((), description="Redis URLs, separated by commas. Empty: nothing is published or fetched.")

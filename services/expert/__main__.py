@@ -11,11 +11,10 @@ import kernels
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
-from services.expert.introductions import Introductions
 from services.expert.metrics import LOAD_SECONDS, WEIGHT_BYTES, TrafficCollector
 from services.expert.servicer import ExpertServicer, add_expert_service
 from services.expert.settings import ExpertSettings
-from services.expert.wire_socket import Place, WireSocket
+from services.expert.wire_socket import wire_socket
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_load import ExpertLoadCollector
@@ -26,8 +25,9 @@ from services.runtime.liveness import LIVENESS
 from services.runtime.server import run, serve
 from services.runtime.settings import load
 from services.runtime.tls import tls_files
+from services.wire.introductions import Introductions
 from services.wire.library import LIBRARY
-from services.wire.links import cipher_path
+from services.wire.places import wire_places
 
 NAME = "expert"
 log = logging.getLogger(NAME)
@@ -43,13 +43,12 @@ async def main(settings: ExpertSettings) -> None:
     REGISTRY.register(ExpertLoadCollector(shard))
     introductions = Introductions()
     seals = tls_files(settings) is not None
-    sockets = [WireSocket(place, compute, introductions, seals=seals) for place in wire_places(settings)]
+    sockets = [wire_socket(place, compute, introductions, seals=seals) for place in wire_places(settings, seals=seals)]
     description = expert_pb2.DescribeShardResponse(
         shard=settings.shard,
         num_shards=settings.num_shards,
         expert_ids=shard.expert_ids,
         checkpoint_digest=digest,
-        raw_socket=str(settings.raw_socket or ""),
     )
     servicer = ExpertServicer(description, compute, introductions, seals=seals)
 
@@ -57,25 +56,12 @@ async def main(settings: ExpertSettings) -> None:
     for wire in sockets:
         wire.start()
         description.wire_port = wire.port or description.wire_port
+        description.raw_socket = wire.path or description.raw_socket
 
     async def drain() -> None:
         await asyncio.gather(servicer.drain(), *(wire.stop(settings.drain_s) for wire in sockets))
 
     await serve(settings, NAME, lambda server: add_expert_service(servicer, server), on_drain=drain)
-
-
-def wire_places(settings: ExpertSettings) -> list[Place]:
-    """Where frames arrive without gRPC. With TLS over TCP only where there is a libcrypto to seal them with."""
-    places: list[Place] = [settings.raw_socket] if settings.raw_socket is not None else []
-    if settings.wire_place is None:
-        return places
-    if tls_files(settings) is not None:
-        path = cipher_path()
-        if path is None:
-            log.warning("frames travel through gRPC: no libcrypto to seal them with")
-            return places
-        log.info("frames over TCP are sealed", extra={"libcrypto": path})
-    return [*places, settings.wire_place]
 
 
 def load_shard(settings: ExpertSettings) -> tuple[ExpertShard, bytes]:

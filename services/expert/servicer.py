@@ -9,9 +9,9 @@ import grpc.aio
 
 from protos import expert_pb2
 from services.expert.compute import Compute
-from services.expert.introductions import Introductions
 from services.expert.metrics import STREAMS
 from services.runtime.errors import Unavailable
+from services.wire.introductions import Introductions
 
 SERVICE: Final = expert_pb2.DESCRIPTOR.services_by_name["ExpertService"].full_name
 

@@ -1,18 +1,15 @@
 """Settings of an expert replica."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 
 from services.model.device import Device
-from services.runtime.settings import MAX_SOCKET_PATH_BYTES
-from services.runtime.shards import ShardSettings
-
-RAW_SUFFIX = ".raw"
+from services.wire.places import WireSettings
 
 
-class ExpertSettings(ShardSettings):
+class ExpertSettings(WireSettings):
     """One field per MOONSHARD_* variable."""
 
     model: Path = Field(description="Folder of the checkpoint.")
@@ -23,23 +20,3 @@ class ExpertSettings(ShardSettings):
     threads: PositiveInt | None = Field(
         None, description="Threads of the kernels, all together. None: one per core that PyTorch finds."
     )
-
-    wire_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None,
-        description="TCP port for frames without gRPC; 0: any free one. None: through gRPC only. With TLS these frames "
-        "are sealed, or travel through gRPC where there is no libcrypto.",
-    )
-
-    @property
-    def wire_place(self) -> tuple[str, int] | None:
-        """Host and port of the wire over TCP, at the host of the gRPC port; this machine only behind a Unix socket."""
-        if self.wire_port is None:
-            return None
-        host = "127.0.0.1" if self.listen.startswith("unix:") else self.listen.rpartition(":")[0].strip("[]")
-        return host, self.wire_port
-
-    @property
-    def raw_socket(self) -> Path | None:
-        """The Unix socket of the wire without gRPC: beside the gRPC socket, if that is a Unix socket."""
-        path = self.listen.removeprefix("unix:") + RAW_SUFFIX
-        return Path(path) if self.listen.startswith("unix:") and len(path.encode()) <= MAX_SOCKET_PATH_BYTES else None

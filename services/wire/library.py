@@ -22,7 +22,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "wire_link_sealed": (_P, [_I, ctypes.c_char_p, ctypes.c_char_p]),
     "wire_link_delete": (None, [_P]),
     "wire_link_stop": (None, [_P]),
-    "wire_link_receive": (_I, [_P, _P, _P]),
+    "wire_link_receive": (_I, [_P, _I, _P, _P]),
+    "wire_link_queue": (None, [_P, ctypes.c_char_p, _SIZE]),
+    "wire_link_flush": (_I, [_P]),
     "wire_link_send": (_I, [_P, _P, _SIZE]),
     "wire_cipher_path": (ctypes.c_char_p, []),
     "wire_client_new": (_P, [_I64, _I64, _P, _U64]),
@@ -58,6 +60,8 @@ class Library:
     wire_link_delete: Callable[..., None]
     wire_link_stop: Callable[..., None]
     wire_link_receive: Callable[..., int]
+    wire_link_queue: Callable[..., None]
+    wire_link_flush: Callable[..., int]
     wire_link_send: Callable[..., int]
     wire_cipher_path: Callable[..., bytes | None]
     wire_client_new: Callable[..., int]

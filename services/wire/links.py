@@ -27,6 +27,15 @@ class Result(enum.IntEnum):
     FORGED = 5
 
 
+class Room(enum.IntEnum):
+    """Whether what was queued is sent; the values of links.cpp."""
+
+    BROKEN = 0
+    SENT = 1
+    WHEN_WRITABLE = 2
+    WHEN_READABLE = 3
+
+
 class NativeLink:
     """One connection. The socket stays its owner's to close, after `close`."""
 
@@ -70,13 +79,28 @@ class NativeLink:
 
     def receive(self) -> bytes | None:
         """Wait for a frame; None at the end. WireError for a frame that is too large or does not open."""
+        return self._receive(wait=True)[1]
+
+    def receive_now(self) -> tuple[bool, bytes | None]:
+        """Return whether there is a frame, or the end, and the frame. Else the socket becomes readable with more."""
+        return self._receive(wait=False)
+
+    def queue(self, frame: bytes) -> None:
+        """Add a frame to those that `flush` sends. It must be kept until all is sent."""
+        self._library.wire_link_queue(self._link, frame, len(frame))
+
+    def flush(self) -> Room:
+        """Send what there is room for."""
+        return Room(self._library.wire_link_flush(self._link))
+
+    def _receive(self, *, wait: bool) -> tuple[bool, bytes | None]:
         found, size = ctypes.c_void_p(), ctypes.c_size_t()
-        result = Result(self._library.wire_link_receive(self._link, ctypes.byref(found), ctypes.byref(size)))
+        result = Result(self._library.wire_link_receive(self._link, wait, ctypes.byref(found), ctypes.byref(size)))
         if result is Result.READY:
-            return ctypes.string_at(found.value or 0, size.value)
+            return True, ctypes.string_at(found.value or 0, size.value)
         if result in (Result.TOO_LARGE, Result.FORGED):
             raise WireError(f"a frame is {result.name.lower().replace('_', ' ')}")
-        return None
+        return result is not Result.AGAIN, None
 
     def send(self, frame: Buffer) -> bool:
         """Send a frame; False if the connection broke."""
@@ -85,7 +109,8 @@ class NativeLink:
 
     def stop(self) -> None:
         """Have the frames that arrived answered, and then the link end. From any thread."""
-        self._library.wire_link_stop(self.address)
+        if self._link is not None:
+            self._library.wire_link_stop(self._link)
 
     def close(self) -> None:
         """Free the native link, if it is still ours."""

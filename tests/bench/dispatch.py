@@ -25,11 +25,11 @@ import torch
 import uvloop
 
 from services.attention.experts.experts import RemoteExperts
-from services.attention.experts.transports import TransportName
 from services.checkpoint.placement import expert_placement
 from services.local.random_checkpoint.dims import RandomDims, tiny_dims
 from services.local.random_checkpoint.write import write_random_checkpoint
 from services.model.checkpoint import Checkpoint
+from services.wire.connect import TransportName
 from tests.bench.table import print_table
 from tests.services.expert import serving
 from tests.services.expert.serving import ExpertProcess

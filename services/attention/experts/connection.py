@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -14,13 +13,12 @@ from protos import expert_pb2, expert_pb2_grpc
 from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS, STREAMS
 from services.attention.experts.native_wire import NativeWire
-from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport, TransportName
-from services.attention.experts.wire_connection import connect_wire
+from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
 from services.runtime.tls import TlsFiles
+from services.wire.connect import TransportName, choose_transport, connect_wire
 from services.wire.frames import Buffer
-from services.wire.links import cipher_path
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +26,6 @@ CONNECT_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
-AUTOMATIC: Final[tuple[TransportName, ...]] = ("shared", "unix", "tcp", "grpc")  # the fastest first
 SOCKET_NAMES: Final = {"shared": "shared memory", "unix": "raw Unix socket", "tcp": "wire over TCP"}
 
 
@@ -175,22 +172,15 @@ class ReplicaConnection:
 
     def _choose(self, found: expert_pb2.DescribeShardResponse) -> TransportName:
         """The transport to this replica: as set, else the fastest that it offers and that did not fail before."""
-        is_near = bool(found.raw_socket) and (self._wanted != "auto" or Path(found.raw_socket).is_socket())
-        can_seal = bool(found.wire_key) and self._wire is not None and cipher_path() is not None
-        offered = {
-            "shared": is_near and self._wire is not None,
-            "unix": is_near,
-            "tcp": bool(found.wire_port) and (self._tls is None or can_seal),
-            "grpc": True,
-        }
-        if self._wanted == "auto":
-            return next(name for name in AUTOMATIC if offered[name] and (name == "grpc" or name not in self._failed))
-        if not offered[self._wanted]:
+        chosen = choose_transport(
+            self._wanted, found, tls=self._tls is not None, native=self._wire is not None, failed=self._failed
+        )
+        if chosen is None:
             raise CheckpointError(
                 f"expert replica {self.address} offers no {SOCKET_NAMES[self._wanted]}: "
                 "use MOONSHARD_EXPERT_TRANSPORT=auto or grpc"
             )
-        return self._wanted
+        return chosen
 
     async def _connect_socket(self, found: expert_pb2.DescribeShardResponse) -> Transport:
         try:

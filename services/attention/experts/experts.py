@@ -19,12 +19,12 @@ from services.attention.experts.discovery import ExpertFinder, Found
 from services.attention.experts.in_flight import Call, Dispatched, ShardCalls
 from services.attention.experts.native_wire import NativeWire
 from services.attention.experts.split import Splitter
-from services.attention.experts.transports import TransportName
 from services.model.device import to_host
 from services.model.expert_shard import ExpertShard
 from services.runtime.errors import ExpertsUnavailable
 from services.runtime.tls import TlsFiles
 from services.runtime.tracing import Tracer
+from services.wire.connect import TransportName
 from services.wire.frames import CallName
 from services.wire.library import LIBRARY
 

@@ -6,7 +6,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _PARTS_A_CALL: Final = 64  # Linux takes at most 1024 in one sendmsg
 _PATIENCE_MS: Final = 1  # how long a full socket may take to have room again before the rest is left to the loop
 
-TransportName = Literal["auto", "shared", "unix", "tcp", "grpc"]
 OnFrame = Callable[[Buffer], None]
 OnLost = Callable[[str], None]
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 import grpc
 import torch
@@ -13,13 +12,15 @@ from services.attention.layers import frames as wire
 from services.attention.layers.batch import Batch
 from services.attention.layers.blocks import NamedBlock, OfferedBlock
 from services.attention.layers.frames import FrameKind, LayerFrame
+from services.attention.layers.wire import GrpcStream, LayerConnector
 from services.runtime.channels import open_channel
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 from services.runtime.tls import TlsFiles
+from services.wire.async_link import AsyncLink
+from services.wire.connect import TransportName
 
 log = logging.getLogger(__name__)
 
-RUN = "/moonshard.v1.LayerService/Run"
 RECONNECT_S = 0.2
 PEER_BLOCK_S = 0.1  # more for each block that comes from another replica
 
@@ -39,7 +40,9 @@ class RemoteLayers:
         hidden_size: int,
         deadline_s: float,
         tls: TlsFiles | None = None,
+        transport: TransportName = "auto",
     ) -> None:
+        self._connector = LayerConnector(address, transport, tls=tls is not None)
         self._address = address
         self._tls = tls
         self._hello = hello
@@ -141,7 +144,7 @@ class RemoteLayers:
         while True:
             try:
                 await self._converse()
-            except (grpc.aio.AioRpcError, MoonshardError) as error:
+            except (grpc.aio.AioRpcError, MoonshardError, TimeoutError) as error:
                 # While the shard restarts every attempt fails in the same way, so only the first is a warning.
                 log.log(
                     logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard %s: %s", self._address, error
@@ -153,26 +156,33 @@ class RemoteLayers:
 
     async def _converse(self) -> None:
         async with open_channel(self._address, tls=self._tls) as channel:
-            # The stubs do not know that messages are bytes where there are no serialisers.
-            stream: Any = channel.stream_stream(RUN)()
-            await stream.write(wire.frame(FrameKind.HELLO, 0, self._hello))
-            first = await stream.read()
-            if first is grpc.aio.EOF:
-                raise Unavailable(f"{self._address} ended the stream")
-            self._check_hello(LayerFrame.from_bytes(first))
-            self._outgoing = asyncio.Queue()
-            writer = asyncio.create_task(self._write(stream, self._outgoing))
-            self._connected.set()
+            stream = await self._connector.open(channel)
             try:
-                while (data := await stream.read()) is not grpc.aio.EOF:
-                    self._take(LayerFrame.from_bytes(data))
+                await self._use(stream)
             finally:
-                writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+                stream.close()
 
-    async def _write(self, stream: Any, outgoing: "asyncio.Queue[bytes]") -> None:
+    async def _use(self, stream: AsyncLink | GrpcStream) -> None:
+        await stream.send(wire.frame(FrameKind.HELLO, 0, self._hello))
+        async with asyncio.timeout(self._deadline_s):
+            first = await stream.receive()
+        if first is None:
+            raise Unavailable(f"{self._address} ended the stream")
+        self._check_hello(LayerFrame.from_bytes(first))
+        self._connector.retry_all()
+        self._outgoing = asyncio.Queue()
+        writer = asyncio.create_task(self._write(stream, self._outgoing))
+        self._connected.set()
+        try:
+            while (data := await stream.receive()) is not None:
+                self._take(LayerFrame.from_bytes(data))
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, stream: AsyncLink | GrpcStream, outgoing: "asyncio.Queue[bytes]") -> None:
         while True:
-            await stream.write(await outgoing.get())
+            await stream.send(await outgoing.get())
 
     def _check_hello(self, answer: LayerFrame) -> None:
         if answer.kind == FrameKind.FAILED:

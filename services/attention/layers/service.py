@@ -3,17 +3,21 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
 import torch
 import uvloop
 
+from protos import attention_pb2 as pb
 from services.attention.layers import frames as wire
 from services.attention.layers.frames import FrameKind, LayerFrame
 from services.attention.layers.local import LocalLayers
+from services.attention.layers.wire import LayerWire
 from services.runtime.errors import MoonshardError, WireError
+from services.wire.async_link import AsyncLink
+from services.wire.listener import Place
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +57,24 @@ class LayerWorker:
 
 
 class LayerServicer:
-    """Serves one engine at a time, the newest one. The blocks of the shard belong to that engine."""
+    """Serves one engine at a time, the newest one. The blocks of the shard belong to that engine.
+
+    places  where it may come in beside gRPC
+    seals   frames over TCP are sealed
+    """
 
     def __init__(
-        self, layers: LocalLayers, worker: LayerWorker, hello: bytes, dtype: torch.dtype, hidden_size: int
+        self,
+        layers: LocalLayers,
+        worker: LayerWorker,
+        hello: bytes,
+        dtype: torch.dtype,
+        hidden_size: int,
+        places: Sequence[Place] = (),
+        *,
+        seals: bool = False,
     ) -> None:
+        self.wire = LayerWire(places, self.serve_link, seals=seals)
         self._layers = layers
         self._worker = worker
         self._hello = hello
@@ -70,16 +87,34 @@ class LayerServicer:
 
     def handler(self) -> Any:
         """Return the handler of LayerService. Frames are their own format, so there are no serialisers."""
-        methods: dict[str, Any] = {"Run": grpc.stream_stream_rpc_method_handler(self.run)}
+        methods: dict[str, Any] = {
+            "Run": grpc.stream_stream_rpc_method_handler(self.run),
+            "Introduce": grpc.unary_unary_rpc_method_handler(
+                self.wire.introduce, response_serializer=pb.WireOffer.SerializeToString
+            ),
+        }
         return grpc.method_handlers_generic_handler("moonshard.v1.LayerService", methods)
 
+    async def serve_link(self, link: AsyncLink) -> None:
+        """Serve one engine's link to its end, as `run` does."""
+        try:
+            async for answer in self.run(_frames(link)):
+                await link.send(answer)
+        except MoonshardError as error:
+            log.info("the link of an engine ended", extra={"reason": error.message})
+        finally:
+            link.close()
+
     async def run(
-        self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]"
+        self, requests: AsyncIterator[bytes], _context: "grpc.aio.ServicerContext[bytes, bytes] | None" = None
     ) -> AsyncIterator[bytes]:
         """Serve one engine's stream: HELLO first, then frames, each answered once, in any order."""
         self._engine += 1
         engine = self._engine
-        first = LayerFrame.from_bytes(await anext(requests))
+        data = await anext(requests, None)
+        if data is None:
+            return
+        first = LayerFrame.from_bytes(data)
         refusal = self._refusal(first)
         if refusal:
             yield wire.frame(FrameKind.FAILED, 0, refusal.encode())
@@ -168,3 +203,8 @@ class LayerServicer:
         names = ("block_tokens", "bytes of a number", "checkpoint, layers or layout")
         differing = [name for name, a, b in zip(names, theirs, ours, strict=True) if a != b]
         return f"engine and shard differ in {', '.join(differing)}" if differing else ""
+
+
+async def _frames(link: AsyncLink) -> AsyncIterator[bytes]:
+    while (frame := await link.receive()) is not None:
+        yield frame

@@ -22,9 +22,10 @@ Link* wire_link_sealed(int fd, const uint8_t* send_key, const uint8_t* receive_k
 void wire_link_delete(Link* link) { delete link; }
 void wire_link_stop(Link* link) { link->stop(); }
 
-// Waits for a frame, which stands until the next call. Returns a Result.
-int wire_link_receive(Link* link, const uint8_t** frame, size_t* size) {
-  const Result result = link->next(true);
+// The next frame, which stands until the next call. Returns a Result; AGAIN only without `wait`.
+int wire_link_receive(Link* link, int wait, const uint8_t** frame, size_t* size) {
+  if (!wait) link->wake();
+  const Result result = link->next(wait);
   *frame = link->frame(), *size = link->size();
   return int(result);
 }
@@ -33,6 +34,18 @@ int wire_link_receive(Link* link, const uint8_t** frame, size_t* size) {
 int wire_link_send(Link* link, const uint8_t* frame, size_t size) {
   const iovec piece{const_cast<uint8_t*>(frame), size};
   return link->send(&piece, 1);
+}
+
+// Queues a frame, whose bytes must stay until `flush` says that all is sent.
+void wire_link_queue(Link* link, const uint8_t* frame, size_t size) {
+  const iovec piece{const_cast<uint8_t*>(frame), size};
+  link->queue(0, &piece, 1);
+}
+
+// 0: the connection broke, 1: all is sent, 2: more when the descriptor is writable, 3: more when it is readable.
+int wire_link_flush(Link* link) {
+  if (!link->flush()) return 0;
+  return !link->has_unsent() ? 1 : link->polls_for_room() ? 2 : 3;
 }
 
 // The file of libcrypto; null: there is none.

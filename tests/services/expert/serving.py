@@ -23,14 +23,14 @@ from kernels.reference import text as reference
 from protos import expert_pb2
 from services.checkpoint.placement import expert_placement
 from services.expert.compute import Compute, native_shard
-from services.expert.introductions import Introductions
 from services.expert.servicer import ExpertServicer, add_expert_service
-from services.expert.wire_socket import WireSocket
+from services.expert.wire_socket import wire_socket
 from services.model.checkpoint import Checkpoint
 from services.model.expert_shard import ExpertShard, load_expert_shard
 from services.model.text_weights import expert_tensors
 from services.runtime.server import start_server
 from services.wire.introduction import ANSWER, Hello, LinkKind, pack_hello
+from services.wire.introductions import Introductions
 from tests.services.runtime.certificates import Authority
 
 
@@ -150,7 +150,7 @@ class ServerThread:
         places = [Path(self.address.removeprefix("unix:") + ".raw")] if is_unix else []
         self.introductions = Introductions()
         self.wires = [
-            WireSocket(place, self.compute, self.introductions, seals=self._seals)
+            wire_socket(place, self.compute, self.introductions, seals=self._seals)
             for place in [*places, ("127.0.0.1", 0)]
         ]
         for wire in self.wires:

@@ -13,7 +13,6 @@ import torch
 from kernels.interface import RoutedTokens
 from services.expert.compute import INLINE_BYTES, Compute, native_shard
 from services.expert.metrics import TrafficCollector
-from services.expert.wire_socket import MAX_CONNECTIONS
 from services.model.checkpoint import Checkpoint
 from services.model.expert_load import ExpertLoadCollector
 from services.model.expert_shard import ExpertShard, load_expert_shard
@@ -22,6 +21,7 @@ from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, WireError
 from services.wire.frames import CallName, Partial, Refusal, decode_answer, encode_request
 from services.wire.library import LIBRARY
+from services.wire.listener import MAX_CONNECTIONS
 from services.wire.stream import FrameReader, with_length
 from tests.services.expert.serving import ServerThread, introduced, plain_sum, random_work, short_folder
 

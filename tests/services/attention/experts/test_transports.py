@@ -9,13 +9,13 @@ from contextlib import suppress
 import pytest
 
 from services.attention.experts import connection
-from services.expert.introductions import Introductions
-from services.expert.wire_socket import INTRODUCTION_S, MAX_STRANGERS
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError
-from services.wire import links
+from services.wire import connect, links
 from services.wire.frames import CallName, encode_request
 from services.wire.introduction import Hello, LinkKind, pack_hello
+from services.wire.introductions import Introductions
+from services.wire.listener import INTRODUCTION_S, MAX_STRANGERS
 from services.wire.stream import with_length
 from tests.services.attention.experts.dispatching import assert_same, connected, dispatch, opened, remote
 from tests.services.expert.serving import ServerThread, plain_sum, random_work, short_folder
@@ -60,7 +60,7 @@ async def test_a_unix_socket_serves_where_memory_cannot_be_shared(stack, model, 
 
 async def test_grpc_serves_where_nothing_can_seal(stack, model, monkeypatch):
     server = stack.enter_context(ServerThread(model, "127.0.0.1:0", native=True, seals=True))
-    monkeypatch.setattr(connection, "cipher_path", lambda: None)
+    monkeypatch.setattr(connect, "cipher_path", lambda: None)
     tls = Authority().write(short_folder(stack) / "tls")
     monkeypatch.setattr(connection, "open_channel", lambda address, tls: open_channel(address))
     experts = remote(model, [[server.address]], "auto", tls=tls)

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -12,28 +15,53 @@ from protos.attention_pb2_grpc import BlockServiceStub, add_BlockServiceServicer
 from services.attention.assembly import Assembly
 from services.attention.layers import frames as wire
 from services.attention.layers import remote
+from services.attention.layers import wire as wire_ways
 from services.attention.layers.frames import FrameKind, LayerFrame
 from services.attention.settings import AttentionSettings
 from services.runtime.channels import open_channel
 from services.runtime.errors import DeadlineExceeded, InvalidRequest, Unavailable, WireError
 from services.runtime.server import start_server
+from tests.services.runtime.certificates import Authority
 
 
 def prompt(num_tokens, seed=0):
     return random.Random(seed).choices(range(320), k=num_tokens)
 
 
+@pytest.fixture(params=["grpc", "tcp", "shared", "sealed"])
+def carrier(request):
+    """How the frames of a test travel."""
+    return request.param
+
+
+@pytest.fixture
+def listening(carrier):
+    """Settings of a further shard that offers that carrier."""
+    if carrier in ("grpc", "tcp"):
+        yield {"listen": "127.0.0.1:0", "wire_port": 0 if carrier == "tcp" else None}
+        return
+    with tempfile.TemporaryDirectory(prefix="ms-") as folder:
+        # A Unix socket has no TLS, but with certificates frames over TCP are sealed.
+        tls = Authority().write(Path(folder) / "tls") if carrier == "sealed" else None
+        files = {"tls_cert": tls.cert, "tls_key": tls.key, "tls_ca": tls.ca} if tls else {}
+        names = itertools.count()
+        yield {"wire_port": 0, **files, "folder": folder, "names": names}
+
+
 class Further:
     """Shard 1 of 2 and its server."""
 
-    def __init__(self, model, **changes):
-        fixed = {"listen": "127.0.0.1:0", "role": "decode", "dtype": "float32", "block_tokens": 16, "num_blocks": 64}
+    def __init__(self, model, *, folder="", names=(), **changes):
+        fixed = {"role": "decode", "dtype": "float32", "block_tokens": 16, "num_blocks": 64}
+        if folder:
+            fixed["listen"] = f"unix:{folder}/{next(names)}"
         self._settings = AttentionSettings(model=model, shard=1, num_shards=2, **{**fixed, **changes})
-        self.address = "127.0.0.1:0"
+        self.address = self._settings.listen
         self.shard = None
 
     async def start(self):
         self.shard = Assembly(self._settings).further_shard()
+        self.shard.servicer.wire.start()
         await self.shard.open()
 
         def add(server):
@@ -46,16 +74,16 @@ class Further:
     async def stop(self):
         if self.shard is not None:
             shard, self.shard = self.shard, None
-            await self.server.stop(None)
+            await asyncio.gather(self.server.stop(None), shard.servicer.wire.stop(5))
             await shard.close()
 
 
 @pytest.fixture
-async def start_further(tiny_checkpoint):
+async def start_further(tiny_checkpoint, listening):
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(**changes):
-            further = await Further(tiny_checkpoint, **changes).start()
+            further = await Further(tiny_checkpoint, **{**listening, **changes}).start()
             stack.push_async_callback(further.stop)
             return further
 
@@ -63,18 +91,20 @@ async def start_further(tiny_checkpoint):
 
 
 @pytest.fixture
-async def start_pair(start_rig, start_further):
+async def start_pair(start_rig, start_further, carrier):
     async def start(*, further=None, **changes):
         shard = await start_further(**(further or {}))
-        rig = await start_rig(num_shards=2, next_shards=(shard.address,), **changes)
+        forced = {"expert_transport": "tcp"} if carrier == "sealed" else {}
+        rig = await start_rig(num_shards=2, next_shards=(shard.address,), **forced, **changes)
         return rig, shard
 
     return start
 
 
 @pytest.mark.parametrize("num_tokens", [1, 17, 100])
-async def test_tokens_are_those_of_the_reference(start_pair, reference, num_tokens):
+async def test_tokens_are_those_of_the_reference(start_pair, reference, carrier, num_tokens):
     rig, _ = await start_pair()
+    assert rig.replica.further[0]._connector.transport == {"sealed": "tcp"}.get(carrier, carrier)
     assert await rig.submit(prompt(num_tokens), 12).tokens() == reference.generate(prompt(num_tokens), 12)
 
 
@@ -194,7 +224,7 @@ async def test_an_engine_with_more_blocks_is_refused(start_further, tiny_checkpo
 async def say(address, *messages):
     """The answers of a shard to raw messages."""
     async with open_channel(address) as channel:
-        stream = channel.stream_stream(remote.RUN)()
+        stream = channel.stream_stream(wire_ways.RUN)()
         answers = []
         for message in messages:
             await stream.write(message)

@@ -1,4 +1,4 @@
-"""Tokens for connections beside gRPC: `Describe` gives one away, and one connection within half a minute may use it."""
+"""Tokens for connections beside gRPC: given away over gRPC, each for one connection within half a minute."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ MAX_ISSUED: Final = 1024
 
 
 class Introduction(NamedTuple):
-    """key  for a sealed link: 32 bytes for frames to the shard, then 32 for its answers"""
+    """key  for a sealed link: 32 bytes for frames to the listener, then 32 for its answers"""
 
     token: bytes
     key: bytes
