@@ -72,7 +72,6 @@ class GrpcStream:
     """One call of LayerService.Run, with the methods of AsyncLink."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        # The stubs do not know that messages are bytes where there are no serialisers.
         self._stream: Any = channel.stream_stream(RUN)()
 
     async def send(self, frame: bytes) -> None:
@@ -101,9 +100,9 @@ class LayerConnector:
 
     async def open(self, channel: grpc.aio.Channel) -> AsyncLink | GrpcStream:
         """Open a stream; Unavailable when that failed, and the next attempt takes another transport."""
-        offer: pb.WireOffer = await channel.unary_unary(INTRODUCE, response_deserializer=pb.WireOffer.FromString)(
-            b"", timeout=CONNECT_S
-        )
+        # The stubs do not know that messages are bytes where there are no serialisers.
+        introduce: Any = channel.unary_unary(INTRODUCE, response_deserializer=pb.WireOffer.FromString)
+        offer: pb.WireOffer = await introduce(b"", timeout=CONNECT_S)
         self.transport = transport = self._choose(offer)
         log.info("connecting to a layer shard", extra={"address": self._address, "transport": transport})
         if transport == "grpc":
