@@ -1,12 +1,13 @@
 """Round trip of one dispatch: a layer's tokens to the expert processes and their sum back, by transport and size.
 
-    python -m tests.bench dispatch
+    python -m tests.bench.dispatch [--carriers shared tcp ...] [--shards 1 2 4]
 
 K2.6's hidden size in bf16, and for each token one expert a shard, so small that the wire remains; what the experts
 take is measured by themselves and shown apart. The caller has an event loop in a thread of its own, as the engine does.
 Beside it the floor: bare bytes of one shard between two processes in C++, over the same kind of connection.
 """
 
+import argparse
 import dataclasses
 import os
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class Row:
     step_ms: float = 0.0
 
 
-def measure() -> Iterator[Row]:
-    """Start expert processes for each transport and number of shards; about two minutes on a quiet machine."""
+def measure(carriers: Sequence[str], shards: Sequence[int]) -> Iterator[Row]:
+    """Start expert processes for each transport and number of shards; about ten seconds each on a quiet machine."""
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         yield from _floors(Path(folder))
         model = Path(folder) / "model"
@@ -74,8 +75,8 @@ def measure() -> Iterator[Row]:
             moe_intermediate_size=32,
         )
         write_random_checkpoint(model, dims=RandomDims(text))
-        for carrier in CARRIERS:
-            for num_shards in NUM_SHARDS:
+        for carrier in carriers:
+            for num_shards in shards:
                 yield from _measure_carrier(model, Path(folder), carrier, num_shards)
 
 
@@ -195,8 +196,13 @@ def _cells(row: Row) -> dict[str, object]:
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--carriers", nargs="+", choices=CARRIERS, default=CARRIERS)
+    parser.add_argument("--shards", nargs="+", type=int, default=NUM_SHARDS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print_table("Round trip of one dispatch, hidden size 7168, bf16", [_cells(row) for row in measure()])
+    rows = [_cells(row) for row in measure(options.carriers, options.shards)]
+    print_table("Round trip of one dispatch, hidden size 7168, bf16", rows)
 
 
 if __name__ == "__main__":
