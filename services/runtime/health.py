@@ -1,4 +1,4 @@
-"""The health service that probes and gateways ask (grpc.health.v1)."""
+"""The health service for probes and callers (grpc.health.v1)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -12,9 +12,9 @@ Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """One state for the process and all its services. Whether it is alive is asked of its metrics port.
+    """One state for the process and all its services. The metrics port answers whether it is alive.
 
-    grpcio's own servicer keeps watchers for ever, so that a server with a watcher never stops before its grace is over.
+    grpcio's own servicer never ends watchers, so a server with a watcher would stop only at the end of its grace.
     """
 
     def __init__(self, services: Collection[str]) -> None:
@@ -25,13 +25,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Condition()
 
     async def set(self, serving: bool) -> None:
-        """Whether the process serves, which it does not at first. No effect once it drains."""
+        """Set whether the process serves; at first it does not. No effect after `drain`."""
         self._serving = serving and not self._draining
         async with self._changed:
             self._changed.notify_all()
 
     async def drain(self) -> None:
-        """From now on it does not serve."""
+        """Report NOT_SERVING from now on."""
         self._draining = True
         await self.set(False)
 

@@ -1,4 +1,4 @@
-"""Whether this process is alive: it loads and gets further, or its event loop turns."""
+"""Whether this process is alive: it makes progress in loading, or its event loop turns."""
 
 import logging
 import time
@@ -10,17 +10,17 @@ log = logging.getLogger(__name__)
 
 LOADING: Final = "loading weights"
 LOG_S: Final = 5.0
-# The largest tensor of K2.6, 2.3 GB, from the slowest disk that anybody would serve from (10 MB/s).
+# Time for the largest tensor of K2.6, 2.3 GB, from the slowest usable disk (10 MB/s).
 LOAD_STALL_S: Final = 300.0
 LOOP_STALL_S: Final = 60.0
 BEAT_S: Final = 1.0
 
 
 class Liveness:
-    """What probes and supervisors learn about the work of one process. Written by its main thread, read by any.
+    """The progress of a process, for probes and supervisors. Written by its main thread, read by any.
 
-    A start has no time limit, because it takes as long as the bytes take: it is dead when nothing has moved for
-    LOAD_STALL_S. Once the event loop turns, it is dead when the loop has not turned for LOOP_STALL_S.
+    A start has no time limit, because it depends on the size and the disk; it counts as dead after LOAD_STALL_S without
+    progress. Once the event loop turns, the process counts as dead if the loop has not turned for LOOP_STALL_S.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Liveness:
         self._logged_at = 0.0
 
     def expect(self, num_bytes: int) -> None:
-        """Loading begins; the number of bytes is an estimate."""
+        """Begin to load; the number of bytes is an estimate."""
         self._expected_bytes += num_bytes
         self._began_at = self._moved_at = time.monotonic()
         LOAD_EXPECTED_BYTES.set(self._expected_bytes)
         self._log()
 
     def add_loaded(self, num_bytes: int) -> None:
-        """More bytes of the weights have been read."""
+        """Count further bytes of weights that have been read."""
         self._loaded_bytes += num_bytes
         self._moved_at = time.monotonic()
         LOAD_BYTES.inc(num_bytes)
@@ -46,13 +46,13 @@ class Liveness:
             self._log()
 
     def beat(self) -> None:
-        """The event loop turns; called every BEAT_S."""
+        """Note that the event loop turns; called every BEAT_S."""
         self._is_running = True
         self._moved_at = time.monotonic()
 
     @property
     def is_alive(self) -> bool:
-        """Whether anything has moved lately."""
+        """Whether there was progress lately."""
         return time.monotonic() - self._moved_at < (LOOP_STALL_S if self._is_running else LOAD_STALL_S)
 
     def _log(self) -> None:

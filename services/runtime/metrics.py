@@ -1,4 +1,4 @@
-"""What every process measures about itself, and the port where it is read."""
+"""Metrics of every process, and their port."""
 
 import socket
 import threading
@@ -43,7 +43,7 @@ LIVE_PATH = "/live"
 
 @contextmanager
 def metrics_port(listen: str, is_alive: Callable[[], bool] | None = None) -> Iterator[str]:
-    """Serve GET /metrics on "host:port" or "unix:/path" in a thread of its own and yield the bound address.
+    """Serve GET /metrics on "host:port" or "unix:/path" in a separate thread; yield the bound address.
 
     Does nothing if `listen` is empty. With `is_alive`, GET /live is 200 or 503, also while the main thread is busy.
     """
@@ -101,7 +101,7 @@ class _SocketServer(ThreadingMixIn, WSGIServer):
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes leave no line."""
+        """Log no line for a scrape."""
 
 
 def _app(is_alive: Callable[[], bool] | None) -> Any:

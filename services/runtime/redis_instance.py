@@ -1,4 +1,4 @@
-"""One Redis instance: a few connections, a bound on every wait, and a memory of whether it answers."""
+"""One Redis instance: a few connections, time limits, and whether it answered last."""
 
 import asyncio
 import logging
@@ -22,17 +22,17 @@ from services.runtime.redis_connection import (
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.25
-LOG_S = 10.0  # between two lines about the same instance
-# Refusals of one value: the others of the pipeline are good. MOVED: another shard of a Redis Cluster has the key.
+LOG_S = 10.0  # between two log lines about the same instance
+# Refusals of one value; the others of the pipeline are valid. MOVED: another shard of a Redis Cluster has the key.
 OF_ONE_VALUE = frozenset({"WRONGTYPE", "MOVED"})
-# Refusals of writes: reads go on.
+# Refusals of writes; reads still work.
 OF_WRITES = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 
 
 class RedisInstance:
-    """Runs pipelines. After a failure it refuses at once, and lets one pipeline try again from time to time.
+    """Runs pipelines. After a failure it refuses at once, except one pipeline from time to time, which tries again.
 
-    timeout_s  for connecting, sending and reading the replies of one pipeline
+    timeout_s  time limit for connecting, sending and reading the replies of one pipeline
     """
 
     def __init__(self, url: str, *, num_connections: int, timeout_s: float, access: RedisAccess = NO_ACCESS) -> None:
@@ -50,10 +50,10 @@ class RedisInstance:
     async def run(
         self, operation: str, commands: Sequence[list[Buffer]], sinks: Sequence[memoryview] = ()
     ) -> list[Reply]:
-        """Run one pipeline, as `RedisConnection.run`, whose refusals are of one value each.
+        """Run one pipeline like `RedisConnection.run`; a refusal among the results concerns one value.
 
-        StoreUnavailable within twice `timeout_s` if nothing answers, or at once if Redis refuses the work. Its message
-        names no address, because clients read it; the log has the rest.
+        Raises StoreUnavailable within twice `timeout_s` if Redis does not answer, or at once if it refuses the work.
+        The message has no address, because clients see it; the log has all details.
         """
         if not commands:
             return []
@@ -76,7 +76,7 @@ class RedisInstance:
                 return replies
 
     async def room_bytes(self) -> int | None:
-        """Memory for values: its bound, or what is left of it where nothing is evicted. None: there is no bound."""
+        """Return the memory for values: the limit, or its free part if nothing is evicted; None without a limit."""
         (reply,) = await self.run("info", [command(b"INFO", b"memory")])
         text = reply.decode() if isinstance(reply, bytes | bytearray) else ""
         values = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
@@ -94,7 +94,7 @@ class RedisInstance:
     def _fail(self, error: Exception) -> None:
         if not (isinstance(error, RedisRefusal) and error.code in OF_WRITES):
             self.down, self._retry_at = True, time.monotonic() + RETRY_S
-            # After a failover the name has another server behind it, and old connections lead to the wrong one.
+            # After a failover old connections lead to the wrong server.
             self.close()
         if time.monotonic() > self._log_at:
             self._log_at = time.monotonic() + LOG_S
@@ -104,7 +104,7 @@ class RedisInstance:
         now = time.monotonic()
         if self.down and now < self._retry_at:
             raise StoreUnavailable("the store does not answer", retry_after_s=RETRY_S)
-        # The others are refused until this one knows.
+        # Other pipelines are refused until this attempt has ended.
         self._retry_at = now + self._timeout_s
 
     def _take_idle(self) -> RedisConnection | None:
@@ -120,7 +120,7 @@ def _refuses_all(reply: Reply) -> bool:
 
 
 def _for_clients(error: Exception) -> str:
-    """What went wrong, without addresses."""
+    """Describe the failure without addresses."""
     if isinstance(error, RedisRefusal):
         return f"the store refuses ({error.code})"
     return "the store does not answer in time" if isinstance(error, TimeoutError) else "the store does not answer"

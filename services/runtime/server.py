@@ -1,4 +1,4 @@
-"""The one gRPC server helper: what every process does around its own service."""
+"""The life of a process around its gRPC service: start, health, draining, exit."""
 
 import asyncio
 import logging
@@ -30,9 +30,9 @@ SERVER_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 64 * 1024),
-    ("grpc.max_concurrent_streams", 4096),  # a connection; the real bounds are those of the engines
+    ("grpc.max_concurrent_streams", 4096),  # of a connection; the engines have the real bounds
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    # Our clients ping, also when nothing is said.
+    # Our clients ping also on idle connections.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_time_ms", 30_000),
@@ -47,14 +47,14 @@ Hook = Callable[[], Awaitable[object]]
 
 
 def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """The life of a process: logs, metrics port, event loop, exit code. To be called once, by `__main__`.
+    """Run a process: logs, metrics port, event loop, exit code. To be called once, by `__main__`.
 
-    The process ends with `main`; a `MoonshardError` becomes one line in the log and exit code 1. A checkpoint or store
-    that cannot be used ends it with 2, as bad settings do: a supervisor knows that another start would change nothing.
+    The process ends with `main`. A `MoonshardError` becomes one log line and exit code 1. An unusable checkpoint or
+    store gives exit code 2, as bad settings do, so that a supervisor does not start the process again.
     """
     setup_logging(settings.log_level, name, settings.instance)
     try:
-        # Before `main`, so that probes and scrapes see how weights are loaded.
+        # Before `main`, so that probes and scrapes see the progress of loading.
         with metrics_port(settings.metrics_listen, lambda: LIVENESS.is_alive) as address:
             if address:
                 logging.getLogger(name).info("metrics", extra={"address": address})
@@ -65,7 +65,7 @@ def run(settings: ServiceSettings, name: str, main: Callable[[], Coroutine[Any, 
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     logging.shutdown()
-    # Everything is closed. Taking the interpreter down takes seconds with torch, and threads of gRPC may crash in it.
+    # Everything is closed. A regular end of the interpreter takes seconds with torch, and gRPC's threads may crash.
     os._exit(0)
 
 
@@ -82,14 +82,14 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
-    name      of the process, for the log
-    ready     awaited once the port is bound; health says SERVING after it. What it raises ends the process
-    on_drain  awaited after health has turned NOT_SERVING, while calls are still accepted: finish or hand over, and end
-              the streams that do not end by themselves. It shares `drain_s` with the calls in flight
-    until     work beside the server, such as an engine, cancelled after the drain. If it ends by itself the process
-              drains and ends too, with its error if it has one
-    tracer    closed at the end; without one the settings say whether there are traces
-    serving   whether the process can serve just now, as that changes. It has no end; its error is as one of `until`
+    name      name of the process, for the log
+    ready     awaited after the port is bound; then health is SERVING. An error ends the process
+    on_drain  awaited after health has become NOT_SERVING, while calls are still accepted: finish or hand over, and end
+              streams that do not end by themselves. It shares `drain_s` with the calls in flight
+    until     work beside the server, such as an engine; cancelled after the drain. If it ends by itself, the process
+              drains and ends too, with its error if there is one
+    tracer    closed at the end; by default the settings determine whether there are traces
+    serving   yields whether the process can serve, at every change, endlessly; an error counts like one of `until`
     """
     log = logging.getLogger(name)
     with _stop_signal() as stop:
@@ -130,7 +130,7 @@ async def serve(
 async def start_server(
     add_services: AddServices, listen: str = "127.0.0.1:0", tls: TlsFiles | None = None
 ) -> tuple[grpc.aio.Server, str]:
-    """A server that serves at once, and the address it is bound to. The caller stops it."""
+    """Start a server that serves at once; return it with its bound address. The caller stops it."""
     server, health, address = await _start(add_services, listen, logging.getLogger("server"), tls)
     await health.set(True)
     return server, address
@@ -150,7 +150,7 @@ async def _follow(serving: AsyncIterator[bool], health: HealthServicer, log: log
 
 @contextmanager
 def _stop_signal() -> Iterator[asyncio.Future[None]]:
-    """Done after the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Return a future that is done after the first SIGTERM or SIGINT; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
 
@@ -169,7 +169,7 @@ def _stop_signal() -> Iterator[asyncio.Future[None]]:
 
 
 async def _unless(ends: Sequence[asyncio.Future[Any]], work: Awaitable[object]) -> None:
-    """Wait for the work and raise its error, unless one of the ends comes first: then the work is cancelled."""
+    """Wait for the work and raise its error; cancel it if one of the ends comes first."""
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
     try:
         await asyncio.wait([*ends, task], return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +211,7 @@ async def _start(
 
 
 async def _start_probes(health: HealthServicer, listen: str, log: logging.Logger) -> tuple[grpc.aio.Server | None, str]:
-    """Health alone, in plain text: Kubernetes' probes of gRPC speak no TLS."""
+    """Serve health alone, without TLS, which Kubernetes' gRPC probes do not support."""
     if not listen:
         return None, ""
     server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
@@ -222,7 +222,7 @@ async def _start_probes(health: HealthServicer, listen: str, log: logging.Logger
 
 
 class _Services:
-    """Stands before the server while services are added, to learn their names for health and reflection."""
+    """Wraps the server while services are added, to collect their names for health and reflection."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
@@ -238,7 +238,7 @@ class _Services:
 
 
 def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
-    """The address as bound, with the port that the kernel chose for port 0."""
+    """Bind the address; return it with the port that the kernel chose for port 0."""
     path = listen.removeprefix("unix:")
     try:
         if path != listen:
@@ -253,7 +253,7 @@ def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> str:
 
 
 def _make_way(path: Path) -> None:
-    """Remove the socket that a killed process left behind. gRPC would also take it from a living one."""
+    """Remove the socket of a killed process. gRPC would also take it from a living one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""What a process asks of its store before it serves."""
+"""The check of the store before a process serves."""
 
 import logging
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from services.runtime.redis_instance import RedisInstance
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
-# Keys in so many slots: a shard of a Redis Cluster holds all of them by chance once in 3^15 starts, or rarer.
+# Keys in this many slots; a shard of a Redis Cluster has all of them by chance at most once in 3^15 starts.
 PROBES = [f"moonshard:probe:{number}".encode() for number in range(16)]
 
 
 async def check_store(urls: Sequence[str], access: RedisAccess) -> None:
-    """StoreNotSupported where a URL leads to a shard of Redis Cluster. A store that does not answer may come later."""
+    """Raise StoreNotSupported for a shard of Redis Cluster. A store that does not answer yet is accepted."""
     for url in urls:
         instance = RedisInstance(url, num_connections=1, timeout_s=TIMEOUT_S, access=access)
         try:
