@@ -75,7 +75,7 @@ async def supervised(specs, tmp_path, policy=IMPATIENT):
     assert [child.pid for child in supervisor.children.values()] == [None] * len(specs)
 
 
-async def until(condition, timeout_s=10.0):
+async def until(condition, timeout_s=30.0):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)

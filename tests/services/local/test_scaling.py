@@ -28,7 +28,7 @@ async def scaled(tmp_path):
     """Yield a started supervisor, its scaling, and the socket on which it takes orders."""
     async with supervised(specs(tmp_path), tmp_path) as (supervisor, _):
         scaling = Scaling(supervisor, tmp_path / "control")
-        await supervisor.start(timeout_s=20)
+        await supervisor.start(stall_s=20)
         await scaling.open()
         try:
             yield supervisor, scaling, str(tmp_path / "control")
