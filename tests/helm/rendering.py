@@ -117,7 +117,7 @@ def pods(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[str, An
 
 def processes(values: Mapping[str, Any] | str = "defaults") -> dict[str, dict[str, Any]]:
     """Return the container of each of our long-running processes, by component."""
-    others = {"smoke", "preload"}
+    others = {"smoke", "preload", "secrets"}
     ours = {name: pod for name, pod in pods(values).items() if name not in others and not name.startswith("redis")}
     return {name: pod["containers"][0] for name, pod in ours.items()}
 

@@ -98,8 +98,8 @@ def test_the_gateway_is_reached_from_the_ingress():
 
 
 def test_who_calls_outside():
-    assert {component for component in policies() if outside(component)} == {"autoscaler"}
-    assert outside("autoscaler") == {443, 6443}
+    assert {component for component in policies() if outside(component)} == {"autoscaler", "secrets"}
+    assert outside("autoscaler") == outside("secrets") == {443, 6443}
     # The trace collector, an external Redis and media from any host are allowed only where they are configured.
     assert outside("tokenizer", EVERYTHING) == {4318}
     assert outside("gateway", EVERYTHING) == {4318, 80, 443}
@@ -141,7 +141,7 @@ def test_every_process_has_the_certificate_and_probes_that_need_none(component):
     }
     if "grpc" in one["readinessProbe"]:
         assert given["MOONSHARD_HEALTH_LISTEN"] == "0.0.0.0:9001"
-    assert not [name for name in environment(processes()[component]) if "TLS" in name]
+    assert not [name for name in environment(processes({"tls": {"enabled": False}})[component]) if "TLS" in name]
 
 
 def test_nothing_that_is_secret_is_a_value():

@@ -20,7 +20,7 @@ ROLES = ("tokenizer", "vision", "prefill", "decode", "expert")
 GRPC = ("tokenizer", "vision", "prefill", "decode", "expert")
 SHARDED = ("prefill", "decode", "expert")
 GRPC_PROBE = {"grpc": {"port": 9001}, "periodSeconds": 5, "timeoutSeconds": 3}
-KEDA = {"autoscaling": {"mode": "keda"}}
+KEDA = {"autoscaling": {"mode": "keda"}, "tls": {"enabled": False}}
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -137,7 +137,7 @@ class TestAutoscaler:
 
     def test_off_leaves_nothing_of_it(self):
         assert "autoscaler" not in pods(FIXED)
-        assert not names("Role", FIXED)
+        assert "autoscaler" not in names("Role", FIXED)
         assert "gateway-peers" not in names("Service", FIXED)
 
     def test_keda_asks_it_for_every_role(self):
@@ -260,16 +260,17 @@ def test_containers_may_do_nothing_that_they_need_not(variant):
 
 
 @each_variant
-def test_only_the_autoscaler_has_a_token_and_only_if_it_needs_one(variant):
+def test_only_what_calls_the_api_server_has_a_token(variant):
     mode = VARIANTS[variant].get("autoscaling", {}).get("mode", "builtin")
     for component, pod in pods(variant).items():
-        may = component == "autoscaler" and mode == "builtin"
+        may = component == "secrets" or (component == "autoscaler" and mode == "builtin")
         assert pod["automountServiceAccountToken"] is may, component
-        assert pod["serviceAccountName"] == ("moonshard-autoscaler" if may else "moonshard")
+        assert pod["serviceAccountName"] == (f"moonshard-{component}" if may else "moonshard")
     assert all(
         one["automountServiceAccountToken"] is False for one in objects(variant) if one["kind"] == "ServiceAccount"
     )
-    assert names("Role", variant) == ({"autoscaler"} if mode == "builtin" else set())
+    generates = {"secrets"} if names("Secret", variant) else set()
+    assert names("Role", variant) == generates | ({"autoscaler"} if mode == "builtin" else set())
 
 
 def test_the_autoscalers_role_names_its_own_workloads_only():

@@ -25,7 +25,7 @@ BESIDE: list[tuple[str, dict[str, Any]]] = [
     (r"autoscaling\.kedaNamespace|vision\.targetCpuPercent", EVERYTHING),
     (r"gateway\.(\w+PerMinute|smokeKeySecret)|redis\.limits", LIMITED),
     (r"publicPaths", {"ingress": EVERYTHING["ingress"]}),
-    *((rf"{key}\.", {key: EVERYTHING[key]}) for key in ("ingress", "httpRoute", "tls", "tracing")),
+    *((rf"{key}\.", {key: EVERYTHING[key]}) for key in ("ingress", "httpRoute", "tracing")),
     (r"monitoring\.(labels|scrapeSeconds)", {"monitoring": EVERYTHING["monitoring"]}),
 ]
 

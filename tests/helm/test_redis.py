@@ -14,6 +14,7 @@ from services.runtime.redis_server import find_redis_server
 from tests.helm.rendering import EVERYTHING, pods
 
 GIB = 2**30
+OPEN: dict[str, Any] = {"store": {"generateSecrets": False}}
 
 
 @contextmanager
@@ -50,8 +51,8 @@ def started(values: Any, folder, component="redis-0"):
 @pytest.mark.parametrize(
     ("values", "component", "password", "most", "policy"),
     [
-        pytest.param({}, "redis-0", None, 8 * GIB, "allkeys-lru", id="defaults"),
-        pytest.param({"redis": {"resources": {"limits": {"memory": "3Gi"}}}}, "redis-0", None, 12 * GIB // 5,
+        pytest.param(OPEN, "redis-0", None, 8 * GIB, "allkeys-lru", id="defaults"),
+        pytest.param(OPEN | {"redis": {"resources": {"limits": {"memory": "3Gi"}}}}, "redis-0", None, 12 * GIB // 5,
                      "allkeys-lru", id="another-limit"),
         pytest.param(EVERYTHING, "redis-limits", "pass word", 512 * 2**20 // 5 * 4, "noeviction", id="limits"),
     ],

@@ -134,7 +134,7 @@ IMPOSSIBLE = [
     ({"expert": {"minReplicas": 0}}, "say so by expert.scaleToZero: true"),
     ({"expert": {"scaleToZero": True}}, "expert.minReplicas keeps some"),
     ({"gateway": {"wakeSeconds": 3600}}, "has to be less than gateway.requestSeconds"),
-    ({"tls": {"enabled": True}}, "tls.enabled needs tls.existingSecret"),
+    ({"tls": {"enabled": False, "existingSecret": "tls"}}, "tls.existingSecret would be ignored"),
     ({"model": {"volume": {"kind": "hostPath"}}}, "name the folder in model.volume.hostPath"),
     ({"model": {"volume": {"hostPath": "/a"}}}, "model.volume.hostPath would be ignored"),
     ({"model": {"volume": {"kind": "image", "existingClaim": "a"}}}, "model.volume.existingClaim would be ignored"),

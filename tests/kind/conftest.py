@@ -29,7 +29,13 @@ def cluster() -> None:
 
 @pytest.fixture(scope="session")
 def release(cluster: None) -> Iterator[Installed]:
-    """The nano overlay. MOONSHARD_TEST_IMAGE is repository:tag without the ending -nano."""
+    """The nano overlay. MOONSHARD_TEST_IMAGE is repository:tag without the ending -nano.
+
+    A node without a registry needs that image and Redis' already; MOONSHARD_TEST_REDIS_IMAGE names another one.
+    """
     repository, _, tag = os.environ["MOONSHARD_TEST_IMAGE"].rpartition(":")
-    with installed(f"moonshard-{secrets.token_hex(4)}", {"image": {"repository": repository, "tag": tag}}) as release:
+    values: dict[str, object] = {"image": {"repository": repository, "tag": tag}}
+    if redis := os.environ.get("MOONSHARD_TEST_REDIS_IMAGE"):
+        values["redis"] = {"image": redis}
+    with installed(f"moonshard-{secrets.token_hex(4)}", values) as release:
         yield release

@@ -35,6 +35,7 @@ class Installed:
 
     def __init__(self, helm: helm_python.Config, namespace: str, url: str, values: Mapping[str, Any]) -> None:
         self.namespace = namespace
+        self.proxy = url.partition("/api/")[0]
         self.http = httpx.Client(base_url=url, timeout=COLD_S, trust_env=False)
         self._helm = helm
         self._values = dict(values)
@@ -60,11 +61,12 @@ class Installed:
         """`helm test`: what its pod printed."""
         return str(self._helm.test(RELEASE, timeout=INSTALL_S, logs=True)["logs"])
 
-    def chat(self, content: Any, **more: Any) -> Answer:
-        """One streamed completion, read to its end."""
+    def chat(self, content: Any, *, pod: str = "", **more: Any) -> Answer:
+        """One streamed completion, read to its end, through the Service or through one gateway's pod."""
         answer = Answer()
+        path = f"{self.pod_url(pod, 8000)}/v1/chat/completions" if pod else "/v1/chat/completions"
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], "stream": True, **more}
-        with self.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        with self.http.stream("POST", path, json=body) as response:
             assert response.status_code == 200, response.read()
             for line in response.iter_lines():
                 if line == "data: [DONE]":
@@ -92,13 +94,25 @@ class Installed:
         for thread in threads:
             thread.start()
         try:
-            self.wait(lambda: self._open_streams() >= num_streams, "all streams to begin")
+            self.wait(lambda: self.open_streams() >= num_streams, "all streams to begin")
             yield answers
         finally:
             for thread in threads:
                 thread.join(COLD_S)
         if failures:
             raise failures[0]
+
+    def pod_url(self, pod: str, port: int) -> str:
+        """One port of a pod, through the API server."""
+        return f"{self.proxy}/api/v1/namespaces/{self.namespace}/pods/{pod}:{port}/proxy"
+
+    def add_secret(self, name: str, data: Mapping[str, str]) -> None:
+        self._core.create_namespaced_secret(self.namespace, {"metadata": {"name": name}, "stringData": dict(data)})
+
+    def run_in(self, pod: str, code: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in a pod, with all that its image has."""
+        command = ["kubectl", "--namespace", self.namespace, "exec", pod, "--", "python", "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, timeout=COLD_S, check=False)
 
     def replicas(self, role: str) -> int:
         """Pods that a role has now."""
@@ -131,8 +145,9 @@ class Installed:
             assert time.monotonic() < end, f"waited {timeout_s:g} s for {what}"
             time.sleep(1)
 
-    def _open_streams(self) -> int:
-        lines = self.http.get("/metrics").text.splitlines()
+    def open_streams(self) -> int:
+        pages = (self.http.get(f"{self.pod_url(pod, 9090)}/metrics").text for pod in self.uids("gateway"))
+        lines = (line for page in pages for line in page.splitlines())
         return sum(int(float(line.split()[1])) for line in lines if line.startswith("moonshard_gateway_open_streams "))
 
 

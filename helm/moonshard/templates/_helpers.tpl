@@ -126,3 +126,30 @@ redis-limits: {policy: noeviction, resources: limitsResources}
 replicas: {{ mul $low (int (get $values "shards" | default 1)) }}
 {{- end }}
 {{- end }}
+
+{{/* Secrets, by what is in them: the user's, or the release's own, which a Job fills; empty: none. */}}
+{{- define "moonshard.tlsSecret" -}}
+{{- if .Values.tls.enabled }}{{ .Values.tls.existingSecret | default (printf "%s-tls" (include "moonshard.name" .)) }}{{ end -}}
+{{- end }}
+{{- define "moonshard.passwordSecret" -}}
+{{- if .Values.store.passwordSecret }}{{ .Values.store.passwordSecret }}
+{{- else if and .Values.store.generateSecrets (include "moonshard.ownRedis" .) }}{{ include "moonshard.name" . }}-store
+{{- end }}
+{{- end }}
+{{- define "moonshard.macSecret" -}}
+{{- if .Values.store.macSecret }}{{ .Values.store.macSecret }}
+{{- else if .Values.store.generateSecrets }}{{ include "moonshard.name" . }}-store
+{{- end }}
+{{- end }}
+
+{{/* The release's own secrets that a Job fills: variable of the Job -> name. */}}
+{{- define "moonshard.ownSecrets" -}}
+{{- $name := include "moonshard.name" . -}}
+{{- if and .Values.tls.enabled (not .Values.tls.existingSecret) }}
+AUTHORITY_SECRET: {{ $name }}-authority
+TLS_SECRET: {{ $name }}-tls
+{{- end }}
+{{- if has (printf "%s-store" $name) (list (include "moonshard.passwordSecret" .) (include "moonshard.macSecret" .)) }}
+STORE_SECRET: {{ $name }}-store
+{{- end }}
+{{- end }}

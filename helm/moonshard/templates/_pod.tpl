@@ -41,10 +41,10 @@
 {{/* Variables of the processes that use Redis. */}}
 {{- define "moonshard.storeEnv" -}}
 - { name: MOONSHARD_STORE, value: {{ include "moonshard.storeUrls" . | quote }} }
-{{- if .Values.store.passwordSecret }}
+{{- if include "moonshard.passwordSecret" . }}
 - { name: MOONSHARD_STORE_PASSWORD_FILE, value: /secrets/store/password }
 {{- end }}
-{{- if .Values.store.macSecret }}
+{{- if include "moonshard.macSecret" . }}
 - { name: MOONSHARD_STORE_MAC_FILE, value: /secrets/store-mac/mac }
 {{- end }}
 {{- if .Values.store.caSecret }}
@@ -192,10 +192,10 @@ resources:
 {{- if and (has "tls" $uses) $.Values.tls.enabled }}
 - { name: tls, mountPath: /secrets/tls, readOnly: true }
 {{- end }}
-{{- if and (has "store" $uses) $.Values.store.passwordSecret }}
+{{- if and (has "store" $uses) (include "moonshard.passwordSecret" $) }}
 - { name: store, mountPath: /secrets/store, readOnly: true }
 {{- end }}
-{{- if and (has "mac" $uses) $.Values.store.macSecret }}
+{{- if and (has "mac" $uses) (include "moonshard.macSecret" $) }}
 - { name: store-mac, mountPath: /secrets/store-mac, readOnly: true }
 {{- end }}
 {{- if and (has "store" $uses) $.Values.store.caSecret }}
@@ -220,15 +220,25 @@ resources:
   emptyDir: {}
 {{- if and (has "tls" $uses) $.Values.tls.enabled }}
 - name: tls
-  secret: { secretName: {{ $.Values.tls.existingSecret }}, defaultMode: 0440 }
+  # Keys are named so that a pod waits until they are there.
+  secret:
+    secretName: {{ include "moonshard.tlsSecret" $ }}
+    defaultMode: 0440
+    items: [{key: ca.crt, path: ca.crt}, {key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
 {{- end }}
-{{- if and (has "store" $uses) $.Values.store.passwordSecret }}
+{{- if and (has "store" $uses) (include "moonshard.passwordSecret" $) }}
 - name: store
-  secret: { secretName: {{ $.Values.store.passwordSecret }}, defaultMode: 0440 }
+  secret:
+    secretName: {{ include "moonshard.passwordSecret" $ }}
+    defaultMode: 0440
+    items: [{key: password, path: password}]
 {{- end }}
-{{- if and (has "mac" $uses) $.Values.store.macSecret }}
+{{- if and (has "mac" $uses) (include "moonshard.macSecret" $) }}
 - name: store-mac
-  secret: { secretName: {{ $.Values.store.macSecret }}, defaultMode: 0440 }
+  secret:
+    secretName: {{ include "moonshard.macSecret" $ }}
+    defaultMode: 0440
+    items: [{key: mac, path: mac}]
 {{- end }}
 {{- if and (has "store" $uses) $.Values.store.caSecret }}
 - name: store-ca

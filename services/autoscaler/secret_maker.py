@@ -1,0 +1,98 @@
+"""`python -m services.autoscaler.secret_maker`: fill the secrets of a release, and renew its certificate.
+
+The chart renders the secrets without data, so that they go with the release; pods wait until the keys that they mount
+are there. Run again, this changes only what is missing or due, so a Job and a CronJob run the same.
+"""
+
+import asyncio
+import base64
+import datetime
+import logging
+import secrets
+from typing import Any
+
+from kubernetes.aio import client, config
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.autoscaler.certificates import authority_fits, fits, make_authority, make_certificate
+from services.runtime.logs import setup_logging
+from services.runtime.settings import PREFIX, load
+
+NAME = "secrets"
+PASSWORD_BYTES = 24
+MAC_BYTES = 32
+
+log = logging.getLogger(NAME)
+
+
+class SecretMakerSettings(BaseSettings):
+    """What to fill; the name of a secret that the release does not have is empty."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    namespace: str = Field(description="Namespace of the secrets.")
+    api_server: str = Field("", description="URL of the Kubernetes API. Empty: the cluster that this pod runs in.")
+    api_s: float = Field(10.0, gt=0, description="Timeout of one API call.")
+    authority_secret: str = Field("", description="Secret for the authority that signs the certificate.")
+    tls_secret: str = Field("", description="Secret for ca.crt, tls.crt and tls.key.")
+    tls_name: str = Field("moonshard", description="DNS name in the certificate.")
+    store_secret: str = Field("", description="Secret for Redis' password and the key of the MACs.")
+
+
+class Secrets:
+    """The secrets of one namespace, by name, as bytes by key."""
+
+    def __init__(self, api: client.CoreV1Api, namespace: str, timeout_s: float) -> None:
+        self._api: Any = api
+        self._namespace = namespace
+        self._timeout_s = timeout_s
+
+    async def read(self, name: str) -> dict[str, bytes]:
+        async with asyncio.timeout(self._timeout_s):
+            found = await self._api.read_namespaced_secret(name, self._namespace)
+        return {key: base64.b64decode(value) for key, value in (found.data or {}).items()}
+
+    async def write(self, name: str, data: dict[str, bytes]) -> None:
+        """Set these keys and leave the others alone."""
+        body = {"data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
+        async with asyncio.timeout(self._timeout_s):
+            await self._api.patch_namespaced_secret(name, self._namespace, body)
+        log.info("filled", extra={"secret": name, "keys": sorted(data)})
+
+
+async def fill(found: Secrets, settings: SecretMakerSettings, now: datetime.datetime) -> None:
+    """Fill what is missing, and renew a certificate that is due."""
+    if settings.tls_secret:
+        authority = await found.read(settings.authority_secret)
+        if not authority_fits(authority, now):
+            authority = make_authority(settings.tls_name, now)
+            await found.write(settings.authority_secret, authority)
+        if not fits(await found.read(settings.tls_secret), authority, settings.tls_name, now):
+            await found.write(settings.tls_secret, make_certificate(authority, settings.tls_name, now))
+    if settings.store_secret:
+        present = await found.read(settings.store_secret)
+        fresh = {"password": secrets.token_hex(PASSWORD_BYTES).encode(), "mac": secrets.token_hex(MAC_BYTES).encode()}
+        missing = {key: value for key, value in fresh.items() if not present.get(key)}
+        if missing:
+            await found.write(settings.store_secret, missing)
+
+
+async def main(settings: SecretMakerSettings) -> None:
+    """Fill the secrets once."""
+    configuration = client.Configuration(host=settings.api_server or None)
+    if not settings.api_server:
+        load_config: Any = config.load_incluster_config
+        load_config(client_configuration=configuration)
+    connection: Any = client.ApiClient(configuration)
+    try:
+        found = Secrets(client.CoreV1Api(connection), settings.namespace, settings.api_s)
+        await fill(found, settings, datetime.datetime.now(datetime.UTC))
+    finally:
+        await connection.close()
+
+
+if __name__ == "__main__":
+    arguments = load(SecretMakerSettings)
+    setup_logging("info", NAME, "")
+    asyncio.run(main(arguments))
