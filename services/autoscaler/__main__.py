@@ -10,6 +10,7 @@ import grpc.aio
 from protos import externalscaler_pb2_grpc
 from services.autoscaler.gateways import Gateways
 from services.autoscaler.keda import ExternalScaler, KedaBackend
+from services.autoscaler.kubernetes import kubernetes_backend
 from services.autoscaler.local import LocalBackend
 from services.autoscaler.probe import probes
 from services.autoscaler.scaler import Backend, Scaler
@@ -32,9 +33,6 @@ async def backend_of(settings: AutoscalerSettings) -> AsyncIterator[Backend]:
     elif settings.mode == "local":
         yield LocalBackend(settings.control)
     else:
-        # Loading the client takes most of a second and 60 MB, which the other modes do without.
-        from services.autoscaler.kubernetes import kubernetes_backend  # noqa: PLC0415
-
         async with kubernetes_backend(settings) as backend:
             yield backend
 

@@ -2,16 +2,15 @@
 
 import asyncio
 import json
+import os
+import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.client.rest import RESTResponse
-from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.utils import is_retry_after_response, on_retry_after_error, retry_after_backoff
+import httpx
 
 from services.autoscaler.metrics import API_SECONDS
 from services.runtime.errors import Unavailable
@@ -19,6 +18,9 @@ from services.runtime.errors import Unavailable
 # After which the server ends a watch, and it is begun anew: a connection that died in silence is noticed then.
 WATCH_S = 240
 FIELD_MANAGER = "moonshard-autoscaler"
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Statuses with which a server that has too much to do asks for a pause.
+BUSY = frozenset({429, 503})
 
 
 class ApiFailed(Unavailable):
@@ -61,105 +63,149 @@ class KubernetesApi:
     """
 
     def __init__(self, namespace: str, server: str, timeout_s: float) -> None:
-        settings = client.Configuration(host=server or None)
-        if not server:
-            load: Any = config.load_incluster_config
-            try:
-                load(client_configuration=settings)
-            except ConfigException as error:
-                raise Unavailable(f"MOONSHARD_API_SERVER is not set, and this is no pod: {error}") from error
         self._namespace = namespace
         self._timeout_s = timeout_s
-        self._client: Any = client.ApiClient(settings)
-        self._apps = client.AppsV1Api(self._client)
-        self._coordination = client.CoordinationV1Api(self._client)
+        self._client = _connect(server, timeout_s)
 
     async def close(self) -> None:
         """End all connections."""
-        await self._client.close()
+        await self._client.aclose()
 
     async def workload(self, target: Target) -> Workload:
         """As it is now. ApiFailed with status 404 if there is none."""
-        response = await self._call("list", lambda: self._open(target, self._timeout_s))
-        listed = await self._call("list", response.json)
+        listed = await self._call("list", "GET", self._list_path(target), query=_only(target))
         if not listed["items"]:
             raise ApiFailed(f"there is no {target.kind} {target.name} in {self._namespace}", 404)
         return _workload(listed["items"][0], listed["metadata"]["resourceVersion"])
 
     async def watch(self, target: Target, version: str) -> AsyncGenerator[Workload]:
         """What it becomes after a version, until the server ends the watch. Gone if that is too long ago."""
-        how = {"watch": True, "resource_version": version, "timeout_seconds": WATCH_S}
-        response = await self._call("watch", lambda: self._open(target, WATCH_S + self._timeout_s, **how))
+        query = _only(target) | {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
+        silence = httpx.Timeout(self._timeout_s, read=WATCH_S + self._timeout_s)
         try:
-            while line := await response.content.readline():
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise _failure(event["object"].get("code", 0), event["object"].get("message", "watch failed"))
-                if event["type"] == "DELETED":
-                    raise ApiFailed(f"{target.kind} {target.name} was deleted", 404)
-                yield _workload(event["object"], event["object"]["metadata"]["resourceVersion"])
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiFailed(f"watch broke: {error}") from error
-        finally:
-            response.close()
+            async with self._client.stream("GET", self._list_path(target), params=query, timeout=silence) as response:
+                if response.is_error:
+                    raise _failure(response.status_code, f"watch: {response.status_code} {response.reason_phrase}")
+                async for line in _lines(response):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _failure(event["object"].get("code", 0), event["object"].get("message", "watch failed"))
+                    if event["type"] == "DELETED":
+                        raise ApiFailed(f"{target.kind} {target.name} was deleted", 404)
+                    yield _workload(event["object"], event["object"]["metadata"]["resourceVersion"])
+        except (httpx.HTTPError, ValueError) as error:
+            raise ApiFailed(f"watch broke: {error or type(error).__name__}") from error
 
     async def scale(self, target: Target, pods: int) -> None:
         """Set the number of pods. Conflict if another client did meanwhile."""
-        read = getattr(self._apps, f"read_namespaced_{_kind(target)}_scale")
-        replace = getattr(self._apps, f"replace_namespaced_{_kind(target)}_scale")
-        scale = await self._call("get scale", lambda: read(target.name, self._namespace))
-        if scale.spec.replicas != pods:
-            scale.spec.replicas = pods
-            put = lambda: replace(target.name, self._namespace, scale, field_manager=FIELD_MANAGER)  # noqa: E731
-            await self._call("put scale", put)
+        path = f"{self._list_path(target)}/{target.name}/scale"
+        scale = await self._call("get scale", "GET", path)
+        if scale["spec"].get("replicas", 0) != pods:
+            scale["spec"]["replicas"] = pods
+            await self._call("put scale", "PUT", path, query={"fieldManager": FIELD_MANAGER}, body=scale)
 
-    async def read_lease(self, name: str) -> Any:
-        """The V1Lease of that name, or None."""
+    async def read_lease(self, name: str) -> dict[str, Any] | None:
+        """The Lease of that name, or None."""
         try:
-            return await self._call(
-                "get lease", lambda: self._coordination.read_namespaced_lease(name, self._namespace)
-            )
+            return await self._call("get lease", "GET", f"{self._leases_path}/{name}")
         except ApiFailed as failed:
             if failed.status != 404:
                 raise
             return None
 
-    async def write_lease(self, name: str, lease: Any) -> None:
-        """Create a V1Lease, or replace the version that was read. Conflict if another client was faster."""
-        api, namespace = self._coordination, self._namespace
-        if lease.metadata is None:
-            lease.metadata = client.V1ObjectMeta(name=name)
-            await self._call("create lease", lambda: api.create_namespaced_lease(namespace, lease))
-        else:
-            await self._call("put lease", lambda: api.replace_namespaced_lease(name, namespace, lease))
+    async def write_lease(self, name: str, lease: dict[str, Any]) -> None:
+        """Create a Lease, or replace the version that was read. Conflict if another client was faster."""
+        if "metadata" in lease:
+            await self._call("put lease", "PUT", f"{self._leases_path}/{name}", body=lease)
+            return
+        new = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}
+        await self._call("create lease", "POST", self._leases_path, body=new | lease)
 
-    async def _open(self, target: Target, timeout_s: float, **how: Any) -> aiohttp.ClientResponse:
-        """The answer to a list of one workload, whose body is read as plain JSON: it is all that is needed."""
-        call = getattr(self._apps, f"list_namespaced_{_kind(target)}_without_preload_content")
-        only = f"metadata.name={target.name}"
-        response: aiohttp.ClientResponse = await call(
-            self._namespace, field_selector=only, _request_timeout=float(timeout_s), **how
-        )
-        if response.status >= 400:
-            raise client.ApiException(http_resp=RESTResponse(response))
-        return response
+    async def read_secret(self, name: str) -> dict[str, str]:
+        """Its data, in base64 by key. ApiFailed with status 404 if there is no such secret."""
+        found = await self._call("get secret", "GET", self._secret_path(name))
+        return dict(found.get("data") or {})
 
-    async def _call(self, name: str, make: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer. A server that asks for a pause (429) gets it, within the time limit."""
+    async def patch_secret(self, name: str, data: Mapping[str, str]) -> None:
+        """Set these keys, in base64, and leave the others alone."""
+        await self._call("patch secret", "PATCH", self._secret_path(name), body={"data": dict(data)})
+
+    @property
+    def _leases_path(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases"
+
+    def _secret_path(self, name: str) -> str:
+        return f"/api/v1/namespaces/{self._namespace}/secrets/{name}"
+
+    def _list_path(self, target: Target) -> str:
+        return f"/apis/apps/v1/namespaces/{self._namespace}/{target.kind}s"
+
+    async def _call(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The answer's object. A server that asks for a pause gets it, within the time limit."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        content = None if body is None else json.dumps(body)
+        headers = {} if body is None else {"Content-Type": kind}
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await on_retry_after_error(retry_after_backoff(), is_retry_after_response, make)
-        except client.ApiException as error:
-            raise _failure(error.status, f"{name}: {error.status} {error.reason}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                while True:
+                    response = await self._client.request(method, path, params=query, content=content, headers=headers)
+                    pause = response.headers.get("Retry-After", "")
+                    if response.status_code not in BUSY or not pause.isdigit():
+                        break
+                    await asyncio.sleep(int(pause))
+            if response.is_error:
+                status = response.status_code
+                raise _failure(status, f"{name}: {status} {response.reason_phrase}")
+            found: dict[str, Any] = response.json()
+            return found
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             raise ApiFailed(f"{name}: {error or f'no answer within {self._timeout_s:g} s'}") from error
         finally:
             API_SECONDS.labels(name).set(time.monotonic() - started_s)
 
 
-def _kind(target: Target) -> str:
-    return {"statefulset": "stateful_set", "deployment": "deployment"}[target.kind]
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The lines of a body as they come. Only line feeds end one: httpx's own lines end at characters of strings too."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
+class _PodToken(httpx.Auth):
+    """The token of the pod's service account, read for every call because it is replaced every hour."""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        request.headers["Authorization"] = f"Bearer {(SERVICE_ACCOUNT / 'token').read_text().strip()}"
+        yield request
+
+
+def _connect(server: str, timeout_s: float) -> httpx.AsyncClient:
+    if server:
+        return httpx.AsyncClient(base_url=server, timeout=timeout_s, trust_env=False)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    try:
+        context = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
+    except OSError as error:
+        raise Unavailable(f"MOONSHARD_API_SERVER is not set, and this is no pod: {error}") from error
+    if not host:
+        raise Unavailable("MOONSHARD_API_SERVER is not set, and this is no pod: KUBERNETES_SERVICE_HOST is not set")
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return httpx.AsyncClient(base_url=url, timeout=timeout_s, trust_env=False, verify=context, auth=_PodToken())
+
+
+def _only(target: Target) -> dict[str, str]:
+    return {"fieldSelector": f"metadata.name={target.name}"}
 
 
 def _workload(found: dict[str, Any], version: str) -> Workload:

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import Any
 
-from kubernetes.aio import client
-
 from services.autoscaler.kubernetes_api import ApiFailed, KubernetesApi
 from services.autoscaler.metrics import LEADER
 
@@ -59,36 +57,34 @@ class Lease:
             return
         self._sure_until_s = 0.0
         self._report()
-        lease: Any = await self._api.read_lease(self._name)
-        if lease is not None and lease.spec.holder_identity == self._holder:
-            lease.spec.holder_identity = ""
+        lease = await self._api.read_lease(self._name)
+        if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._holder:
+            lease["spec"]["holderIdentity"] = ""
             await self._api.write_lease(self._name, lease)
 
     async def _take(self) -> bool:
-        now = datetime.datetime.now(datetime.UTC)
-        lease: Any = await self._api.read_lease(self._name)
-        if lease is None or lease.spec is None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        lease = await self._api.read_lease(self._name)
+        if lease is None or not lease.get("spec"):
             # The chart makes it without a spec.
-            metadata = lease.metadata if lease is not None else None
-            spec = client.V1LeaseSpec(acquire_time=now, lease_transitions=0)
-            lease = client.V1Lease(metadata=metadata, spec=spec)
-        elif lease.spec.holder_identity != self._holder:
+            lease = (lease or {}) | {"spec": {"acquireTime": now, "leaseTransitions": 0}}
+        elif lease["spec"].get("holderIdentity") != self._holder:
             if not self._is_free(lease):
                 return False
-            lease.spec.acquire_time = now
-            lease.spec.lease_transitions = (lease.spec.lease_transitions or 0) + 1
-        lease.spec.holder_identity = self._holder
-        lease.spec.renew_time = now
-        lease.spec.lease_duration_seconds = max(1, round(self._duration_s))
+            lease["spec"]["acquireTime"] = now
+            lease["spec"]["leaseTransitions"] = lease["spec"].get("leaseTransitions", 0) + 1
+        seconds = max(1, round(self._duration_s))
+        lease["spec"] |= {"holderIdentity": self._holder, "renewTime": now, "leaseDurationSeconds": seconds}
         await self._api.write_lease(self._name, lease)
         return True
 
-    def _is_free(self, lease: Any) -> bool:
+    def _is_free(self, lease: dict[str, Any]) -> bool:
         version, since_s = self._seen
-        if lease.metadata.resource_version != version:
-            self._seen = lease.metadata.resource_version, time.monotonic()
-            return not lease.spec.holder_identity
-        return not lease.spec.holder_identity or time.monotonic() - since_s > self._duration_s
+        holder = lease["spec"].get("holderIdentity")
+        if lease["metadata"]["resourceVersion"] != version:
+            self._seen = lease["metadata"]["resourceVersion"], time.monotonic()
+            return not holder
+        return not holder or time.monotonic() - since_s > self._duration_s
 
     def _report(self) -> None:
         if self.held != self._was_held:

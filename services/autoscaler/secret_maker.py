@@ -9,13 +9,13 @@ import base64
 import datetime
 import logging
 import secrets
-from typing import Any
 
-from kubernetes.aio import client, config
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.autoscaler.certificates import authority_fits, fits, make_authority, make_certificate
+from services.autoscaler.kubernetes_api import KubernetesApi
+from services.runtime.errors import MoonshardError
 from services.runtime.logs import setup_logging
 from services.runtime.settings import PREFIX, load
 
@@ -40,59 +40,46 @@ class SecretMakerSettings(BaseSettings):
     store_secret: str = Field("", description="Secret for Redis' password and the key of the MACs.")
 
 
-class Secrets:
-    """The secrets of one namespace, by name, as bytes by key."""
-
-    def __init__(self, api: client.CoreV1Api, namespace: str, timeout_s: float) -> None:
-        self._api: Any = api
-        self._namespace = namespace
-        self._timeout_s = timeout_s
-
-    async def read(self, name: str) -> dict[str, bytes]:
-        async with asyncio.timeout(self._timeout_s):
-            found = await self._api.read_namespaced_secret(name, self._namespace)
-        return {key: base64.b64decode(value) for key, value in (found.data or {}).items()}
-
-    async def write(self, name: str, data: dict[str, bytes]) -> None:
-        """Set these keys and leave the others alone."""
-        body = {"data": {key: base64.b64encode(value).decode() for key, value in data.items()}}
-        async with asyncio.timeout(self._timeout_s):
-            await self._api.patch_namespaced_secret(name, self._namespace, body)
-        log.info("filled", extra={"secret": name, "keys": sorted(data)})
-
-
-async def fill(found: Secrets, settings: SecretMakerSettings, now: datetime.datetime) -> None:
+async def fill(api: KubernetesApi, settings: SecretMakerSettings, now: datetime.datetime) -> None:
     """Fill what is missing, and renew a certificate that is due."""
     if settings.tls_secret:
-        authority = await found.read(settings.authority_secret)
+        authority = await _read(api, settings.authority_secret)
         if not authority_fits(authority, now):
             authority = make_authority(settings.tls_name, now)
-            await found.write(settings.authority_secret, authority)
-        if not fits(await found.read(settings.tls_secret), authority, settings.tls_name, now):
-            await found.write(settings.tls_secret, make_certificate(authority, settings.tls_name, now))
+            await _write(api, settings.authority_secret, authority)
+        if not fits(await _read(api, settings.tls_secret), authority, settings.tls_name, now):
+            await _write(api, settings.tls_secret, make_certificate(authority, settings.tls_name, now))
     if settings.store_secret:
-        present = await found.read(settings.store_secret)
+        present = await _read(api, settings.store_secret)
         fresh = {"password": secrets.token_hex(PASSWORD_BYTES).encode(), "mac": secrets.token_hex(MAC_BYTES).encode()}
         missing = {key: value for key, value in fresh.items() if not present.get(key)}
         if missing:
-            await found.write(settings.store_secret, missing)
+            await _write(api, settings.store_secret, missing)
+
+
+async def _read(api: KubernetesApi, name: str) -> dict[str, bytes]:
+    return {key: base64.b64decode(value) for key, value in (await api.read_secret(name)).items()}
+
+
+async def _write(api: KubernetesApi, name: str, data: dict[str, bytes]) -> None:
+    await api.patch_secret(name, {key: base64.b64encode(value).decode() for key, value in data.items()})
+    log.info("filled", extra={"secret": name, "keys": sorted(data)})
 
 
 async def main(settings: SecretMakerSettings) -> None:
     """Fill the secrets once."""
-    configuration = client.Configuration(host=settings.api_server or None)
-    if not settings.api_server:
-        load_config: Any = config.load_incluster_config
-        load_config(client_configuration=configuration)
-    connection: Any = client.ApiClient(configuration)
+    api = KubernetesApi(settings.namespace, settings.api_server, settings.api_s)
     try:
-        found = Secrets(client.CoreV1Api(connection), settings.namespace, settings.api_s)
-        await fill(found, settings, datetime.datetime.now(datetime.UTC))
+        await fill(api, settings, datetime.datetime.now(datetime.UTC))
     finally:
-        await connection.close()
+        await api.close()
 
 
 if __name__ == "__main__":
     arguments = load(SecretMakerSettings)
     setup_logging("info", NAME, "")
-    asyncio.run(main(arguments))
+    try:
+        asyncio.run(main(arguments))
+    except MoonshardError as error:
+        log.critical(error.message)
+        raise SystemExit(1) from None

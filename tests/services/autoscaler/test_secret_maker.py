@@ -2,18 +2,22 @@
 
 import base64
 import datetime
+import ssl
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client
 
+from services.autoscaler import kubernetes_api
 from services.autoscaler.certificates import CERTIFICATE_DAYS, RENEW_DAYS
-from services.autoscaler.secret_maker import SecretMakerSettings, Secrets, fill, main
+from services.autoscaler.kubernetes_api import ApiFailed, KubernetesApi
+from services.autoscaler.secret_maker import SecretMakerSettings, fill, main
 from services.runtime.blob_seal import open_sealer
 from services.runtime.channels import open_channel, wait_ready
+from services.runtime.errors import Unavailable
 from services.runtime.server import start_server
 from services.runtime.tls import TlsFiles
+from tests.services.runtime.certificates import Authority
 from tests.services.runtime.probe import Probe, converse
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -62,12 +66,11 @@ async def serving():
 
 
 async def run_at(url, now):
-    connection = client.ApiClient(client.Configuration(host=url))
+    api = KubernetesApi("ai", url, 10)
     try:
-        found = Secrets(client.CoreV1Api(connection), "ai", 10)
-        await fill(found, SecretMakerSettings(namespace="ai", **NAMES), now)
+        await fill(api, SecretMakerSettings(namespace="ai", **NAMES), now)
     finally:
-        await connection.close()
+        await api.close()
 
 
 async def test_a_second_run_changes_nothing():
@@ -126,5 +129,41 @@ async def test_a_password_that_is_there_stays():
 
 async def test_a_release_without_the_secret_is_an_error():
     async with serving() as (_, url):
-        with pytest.raises(client.ApiException):
+        with pytest.raises(ApiFailed, match="get secret: 404"):
             await main(SecretMakerSettings(namespace="ai", api_server=url, store_secret="absent"))
+
+
+async def test_a_pod_shows_its_token_as_it_is_now_and_trusts_the_clusters_authority(tmp_path, monkeypatch):
+    """The way into the cluster: address from the environment, authority and token from the mounted account."""
+    files = Authority().write(tmp_path)
+    tokens = []
+
+    async def get(request: web.Request) -> web.Response:
+        tokens.append(request.headers["Authorization"])
+        return web.json_response({"metadata": {"name": "a"}})
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    app = web.Application()
+    app.router.add_get("/api/v1/namespaces/ai/secrets/a", get)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    monkeypatch.setattr(kubernetes_api, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(runner.addresses[0][1]))
+    api = KubernetesApi("ai", "", 10)
+    try:
+        for token in ("first", "second"):
+            (tmp_path / "token").write_text(f"{token}\n")
+            assert await api.read_secret("a") == {}
+    finally:
+        await api.close()
+        await runner.cleanup()
+    assert tokens == ["Bearer first", "Bearer second"]
+
+
+def test_outside_of_a_cluster_the_missing_setting_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(kubernetes_api, "SERVICE_ACCOUNT", tmp_path)
+    with pytest.raises(Unavailable, match="MOONSHARD_API_SERVER is not set, and this is no pod"):
+        KubernetesApi("ai", "", 10)
