@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from kernels.choice import CPU, implementations, kernels_for, kernels_on, sampling_for, vision_for
-from kernels.fused import absorbed_attention, mlp
+from kernels.expanded import ExpandedContext
+from kernels.fused import absorbed_attention, decode_step, mlp
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight, MlaWeights
 from kernels.reference.sampling import Edits, Shapes, adjust, top_tokens
 
 __all__ = [
     "Edits",
+    "ExpandedContext",
     "ExpertTensors",
     "ExpertWeights",
     "HeadWeight",
@@ -30,6 +32,7 @@ __all__ = [
     "absorbed_attention",
     "add_rms_norm",
     "adjust",
+    "decode_step",
     "describe",
     "draw",
     "expert_mlp",
@@ -199,15 +202,22 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
     return kernels_for(first[0]).pack_experts(chain((first,), rest))
 
 
-def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
-    """Return the weighted sum of each token's local experts, down(silu(gate(x)) * up(x)).
+def expert_mlp(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    experts: ExpertWeights,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the weighted sum of each token's local experts, down(silu(gate(x)) * up(x)), exact on a grid (`grid.py`).
 
     x             [tokens, hidden]
     topk_ids      [tokens, top_k] i32, index into `experts`, -1 where another shard holds the expert
     topk_weights  [tokens, top_k] f32
-    returns       [tokens, hidden] f32; zeros for a token without a local expert
+    out_dtype     float64: the exact sum, to which other shards' sums can be added; float32: rounded, for a complete sum
+    returns       [tokens, hidden]; zeros for a token without a local expert
     """
-    return kernels_for(x).expert_mlp(x, topk_ids, topk_weights, experts)
+    return kernels_for(x).expert_mlp(x, topk_ids, topk_weights, experts, out_dtype)
 
 
 def mla_decode(
@@ -239,6 +249,7 @@ def mla_prefill(
     kv_b: LinearWeight,
     v_dim: int,
     softmax_scale: float,
+    expanded: ExpandedContext | None = None,
 ) -> Tensor:
     """Causal attention of one chunk: the last tokens of a context that is already in the cache.
 
@@ -248,9 +259,12 @@ def mla_prefill(
     block_table  [blocks of the generation] i32
     context_len  tokens in the context, the chunk included
     kv_b         [heads * (nope + v_dim), kv_lora], per head the key rows, then the value rows
+    expanded     keys and values of the chunks before, to which this chunk's are added; on CPUs only
     returns      [tokens, heads, v_dim]
     """
-    return kernels_for(cache).mla_prefill(q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale)
+    return kernels_for(cache).mla_prefill(
+        q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, expanded
+    )
 
 
 def vit_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -1,9 +1,11 @@
 """Several operations in one call: a single native call where there is one, else the operations one after another."""
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
 from kernels.choice import kernels_for
-from kernels.interface import LinearWeight, MlaWeights
+from kernels.interface import LinearWeight, MlaWeights, Routing, StepExperts, StepLayer
 from kernels.native.kernels import NativeKernels
 from kernels.reference.latent_fp8 import is_fp8
 
@@ -58,3 +60,28 @@ def absorbed_attention(
     q_absorbed = kernels.head_linear(q_nope, weights.key_absorbed)
     o_latent = kernels.mla_decode(q_absorbed, q_rope, cache, block_tables, context_lens, weights.softmax_scale)
     return kernels.linear(kernels.head_linear(o_latent, weights.value_up).flatten(1), weights.o)
+
+
+def decode_step(
+    layers: Sequence[StepLayer],
+    experts: StepExperts,
+    cache: Tensor,
+    routing: Routing,
+    *,
+    eps: float,
+    latent_eps: float,
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] | None:
+    """Return a function that runs all layers for decode rows in one native call; None: not on this device.
+
+    The function takes hidden [rows, hidden] and slots, positions, block_tables, context_lens as `absorbed_attention`
+    does, and gives the same bits as the operations one by one.
+
+    cache       [blocks, layers, block_tokens, kv_lora + rope]
+    eps         of the norms of the hidden states
+    latent_eps  of the norms inside attention
+    """
+    kernels = kernels_for(cache)
+    has_all = bool((experts.local_index >= 0).all())
+    if not isinstance(kernels, NativeKernels) or is_fp8(cache) or not layers or not has_all:
+        return None
+    return kernels.decode_step(layers, experts, cache, routing, eps=eps, latent_eps=latent_eps)

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.expanded import ExpandedContext
 from kernels.reference.sampling import Shapes
 
 
@@ -96,6 +99,70 @@ class MlaWeights(Protocol):
     def softmax_scale(self) -> float: ...
 
 
+class Routing(NamedTuple):
+    """How a router chooses and weighs; the arguments of `route`."""
+
+    top_k: int
+    num_groups: int
+    topk_groups: int
+    normalize: bool
+    scale: float
+
+
+class StepMlp(Protocol):
+    """SwiGLU of a dense layer, or the shared expert."""
+
+    @property
+    def gate_up(self) -> LinearWeight: ...  # [2 * width, hidden]
+
+    @property
+    def down(self) -> LinearWeight: ...  # [hidden, width]
+
+
+class StepRouter(Protocol):
+    """Gate and bias of a layer's router."""
+
+    @property
+    def gate(self) -> Tensor: ...  # [experts, hidden] f32
+
+    @property
+    def bias(self) -> Tensor: ...  # [experts] f32
+
+
+class StepLayer(Protocol):
+    """One layer of a decode step, without its routed experts; no router: it has a dense MLP."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def input_norm(self) -> Tensor: ...  # [hidden] bf16
+
+    @property
+    def attention(self) -> MlaWeights: ...
+
+    @property
+    def post_norm(self) -> Tensor: ...  # [hidden] bf16
+
+    @property
+    def mlp(self) -> StepMlp: ...
+
+    @property
+    def router(self) -> StepRouter | None: ...
+
+
+class StepExperts(Protocol):
+    """All routed experts of a model, in this process."""
+
+    layers: dict[int, ExpertWeights]  # by layer
+
+    @property
+    def local_index(self) -> NDArray[np.int32]: ...  # [experts] place of each expert among the packed ones
+
+    def counts_of(self, layer: int) -> NDArray[np.int64]:
+        """Return the tokens that each packed expert of a layer has got; a step adds to them."""
+
+
 class Kernels(Protocol):
     """All operations on one device, with one set of layouts; the functions of `kernels` document them."""
 
@@ -144,7 +211,14 @@ class Kernels(Protocol):
 
     def pack_experts(self, experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> ExpertWeights: ...
 
-    def expert_mlp(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor: ...
+    def expert_mlp(
+        self,
+        x: Tensor,
+        topk_ids: Tensor,
+        topk_weights: Tensor,
+        experts: ExpertWeights,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> Tensor: ...
 
     def mla_decode(
         self,
@@ -166,6 +240,7 @@ class Kernels(Protocol):
         kv_b: LinearWeight,
         v_dim: int,
         softmax_scale: float,
+        expanded: ExpandedContext | None = None,
     ) -> Tensor: ...
 
     def describe(self) -> dict[str, str]: ...

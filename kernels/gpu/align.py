@@ -1,8 +1,8 @@
 """Sorts assignments by expert into token tiles, and sums the experts' results; tokens themselves are not moved.
 
 An assignment is one (token, expert) pair; its slot is token * top_k + k. The products gather tokens through the slots
-and write each result to its own slot; `combine` reads them back in the order of k. No result depends on timing: slots
-are in ascending order within an expert, and a token's sum always has the same order.
+and write each result to its own slot; `combine` reads them back. No result depends on timing: slots are in ascending
+order within an expert, and the sum of a token is exact.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.device import RowTiles, cdiv, device_class, power_of_2
+from kernels.grid import rounder
 
 SMALLEST = tl.constexpr(16)  # tokens of the smallest tile; with 8, Triton takes no wgmma
 ALIGN_TILE = 1024  # assignments read at a time
@@ -86,22 +87,23 @@ def align_kernel(
 @triton.jit(do_not_specialize=["num_tokens"])
 def combine_kernel(
     parts, topk_ids, topk_weights, out, num_tokens, width, num_experts,
-    TOP_K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    TOP_K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, ROUNDER: tl.constexpr,
 ):  # fmt: skip
-    """out[token] = sum over k of weight * parts[token * TOP_K + k]; assignments of other shards are left out."""
+    """out[token] = sum over k of weight * parts[token * TOP_K + k] on the grid, without other shards' assignments."""
     token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = (token < num_tokens)[:, None] & (column < width)[None, :]
-    total = tl.zeros((ROWS, TILE), tl.float32)
+    total = tl.zeros((ROWS, TILE), tl.float64)
     for k in range(TOP_K):
         slot = token * TOP_K + k
         expert = tl.load(topk_ids + slot, mask=token < num_tokens, other=-1)
         is_local = (expert >= 0) & (expert < num_experts)
         mask = inside & is_local[:, None]
-        part = tl.load(parts + slot[:, None] * width + column[None, :], mask=mask, other=0.0).to(tl.float32)
-        weight = tl.load(topk_weights + slot, mask=is_local, other=0.0)
-        total += tl.where(mask, part * weight[:, None], 0.0)
-    tl.store(out + token[:, None] * width + column[None, :], total, mask=inside)
+        part = tl.load(parts + slot[:, None] * width + column[None, :], mask=mask, other=0.0).to(tl.float64)
+        weight = tl.load(topk_weights + slot, mask=is_local, other=0.0).to(tl.float64)
+        term = part * weight[:, None] + ROUNDER - ROUNDER
+        total += tl.where(mask, term, 0.0)
+    tl.store(out + token[:, None] * width + column[None, :], total.to(out.dtype.element_ty), mask=inside)
 
 
 def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[TokenTiles]:
@@ -130,17 +132,17 @@ def align_tokens(topk_ids: Tensor, num_experts: int, num_sizes: int) -> list[Tok
     ]
 
 
-def combine(parts: Tensor, topk_ids: Tensor, topk_weights: Tensor, num_experts: int) -> Tensor:
-    """Return the weighted sum of each token's assignments, [tokens, width] f32.
+def combine(parts: Tensor, topk_ids: Tensor, topk_weights: Tensor, num_experts: int, out_dtype: torch.dtype) -> Tensor:
+    """Return the weighted sum of each token's assignments, exact on the grid, [tokens, width] in `out_dtype`.
 
     parts  [tokens * top_k, width]; rows of dropped assignments are not read
     """
     tokens, top_k = topk_ids.shape
     width = parts.shape[1]
-    out = torch.empty(tokens, width, dtype=torch.float32, device=parts.device)
+    out = torch.empty(tokens, width, dtype=out_dtype, device=parts.device)
     tiles = combine_tiles(width, device_class(parts))
     combine_kernel[(cdiv(tokens, tiles.rows), cdiv(width, tiles.columns))](
         parts, topk_ids, topk_weights, out, tokens, width, num_experts,
-        TOP_K=top_k, ROWS=tiles.rows, TILE=tiles.columns, num_warps=tiles.num_warps,
+        TOP_K=top_k, ROWS=tiles.rows, TILE=tiles.columns, ROUNDER=rounder(parts.dtype), num_warps=tiles.num_warps,
     )  # fmt: skip
     return out

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from kernels.expanded import ExpandedContext
 from kernels.gpu import attention_decode, attention_prefill
 from kernels.gpu.dense import Dense
 from kernels.interface import LinearWeight
@@ -29,7 +30,9 @@ class Attention(Dense):
         kv_b: LinearWeight,
         v_dim: int,
         softmax_scale: float,
+        expanded: ExpandedContext | None = None,
     ) -> Tensor:
+        assert expanded is None, "a GPU projects the context of every chunk"
         return attention_prefill.mla_prefill(
             q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, linear=self.linear
         )

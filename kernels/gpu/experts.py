@@ -78,11 +78,18 @@ class Experts:
         runs = [torch.stack(parts) for parts in zip(*packed, strict=True)]
         return FragmentExperts(len(packed), hidden, width, sum(run.nbytes for run in runs), *runs)
 
-    def expert_mlp(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
+    def expert_mlp(
+        self,
+        x: Tensor,
+        topk_ids: Tensor,
+        topk_weights: Tensor,
+        experts: ExpertWeights,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         assert isinstance(experts, FragmentExperts)
         tokens, top_k = topk_ids.shape
         if experts.num_experts == 0 or tokens == 0:
-            return torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+            return torch.zeros(x.shape, dtype=out_dtype, device=x.device)
         assert x.shape == (tokens, experts.hidden) and topk_weights.shape == topk_ids.shape
         x, ids, num_slots = x.contiguous(), topk_ids.int().contiguous(), tokens * top_k
         inner = torch.empty(num_slots, experts.width, dtype=x.dtype, device=x.device)
@@ -90,7 +97,7 @@ class Experts:
         for plan in align_tokens(ids, experts.num_experts, num_sizes(tokens, x.dtype)):
             _product(x, experts.gate_up_words, experts.gate_up_scales, inner, plan, top_k, swiglu=True)
             _product(inner, experts.down_words, experts.down_scales, parts, plan, 1, swiglu=False)
-        return combine(parts, ids, topk_weights.float().contiguous(), experts.num_experts)
+        return combine(parts, ids, topk_weights.float().contiguous(), experts.num_experts, out_dtype)
 
 
 def _product(

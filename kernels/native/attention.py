@@ -5,11 +5,12 @@ import ctypes
 import torch
 from torch import Tensor
 
+from kernels.expanded import ExpandedContext
 from kernels.interface import LinearWeight
 from kernels.native.dense import Dense
 from kernels.native.tensors import is_bf16, packed_as, with_rows
 from kernels.reference.latent_fp8 import is_fp8, widened_blocks
-from kernels.reference.text import gather_context
+from kernels.reference.text import gather_context, project_context
 
 
 class Attention(Dense):
@@ -60,12 +61,13 @@ class Attention(Dense):
         kv_b: LinearWeight,
         v_dim: int,
         softmax_scale: float,
+        expanded: ExpandedContext | None = None,
     ) -> Tensor:
         assert q_nope.dtype == q_rope.dtype and (is_fp8(cache) or q_nope.dtype == cache.dtype)
         q_nope, q_rope = with_rows(q_nope), with_rows(q_rope)
         tokens, heads, nope = q_nope.shape
         latents, rope_keys = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
-        projected = self.linear(latents, kv_b)
+        projected = project_context(latents, kv_b, self.linear, expanded)
         out = torch.empty(tokens, heads, v_dim, dtype=q_nope.dtype)
         strides = (*q_nope.stride()[:2], *q_rope.stride()[:2], rope_keys.stride(0))
         self._library.mla_prefill(

@@ -1,4 +1,4 @@
-// The routed experts of a message in one call: down(silu(gate(x)) * up(x)), weighted and summed per token.
+// The routed experts of a message in one call: down(silu(gate(x)) * up(x)), weighted and summed per token, exactly.
 //
 // The bytes of one expert are contiguous: gate and up words, their scales, down words, their scales. Gate and up blocks
 // of 16 rows alternate (gate 0..15, up 0..15, gate 16..31, up 16..31, ...). So four blocks give 32 numbers of the inner
@@ -45,7 +45,7 @@ struct Call {
   const int32_t* ids;
   const float* weights;
   int64_t num_experts, tokens, top_k;
-  float* out;
+  double* out;
   int64_t threads;
 };
 
@@ -101,6 +101,10 @@ inline F16 as_activation(F16 v, const uint16_t*) {
   return load(rounded);
 }
 
+// A number whose last bit is the step of the grid that terms are rounded to (kernels/grid.py).
+constexpr double rounder(const float*) { return 0x1.8p18; }
+constexpr double rounder(const uint16_t*) { return 0x1.8p30; }
+
 template <class Product, class X>
 struct Wave {
   using Unit = typename Product::Unit;
@@ -147,14 +151,13 @@ struct Wave {
       }
   }
 
-  // Computes 64 columns of the output for every token. Experts are added in the order of their index, so that a result
-  // does not depend on the rest of the batch.
+  // Computes 64 columns of the output for every token.
   void down(int64_t task) const {
     const int64_t blocks = call.shape.hidden / ROWS, block = task * TASK_BLOCKS;
     const int64_t here = block + TASK_BLOCKS < blocks ? TASK_BLOCKS : blocks - block;
     if (begin == 0)
       for (int64_t t = 0; t < call.tokens; t++)
-        for (int64_t i = 0; i < here; i++) store(call.out + t * call.shape.hidden + (block + i) * ROWS, zeros());
+        for (int64_t i = 0; i < here * ROWS; i++) call.out[t * call.shape.hidden + block * ROWS + i] = 0;
     for (int64_t j = begin; j < end; j++) {
       const Job<Tiling>& job = sorted.jobs[j];
       const Tiling& tiling = job.tiling;
@@ -162,10 +165,10 @@ struct Wave {
       Product::multiply(down_of(job.expert, call.shape), block, here, inner_of(job), tiling, 0, tiling.tiles, sums,
                         TASK_ROWS);
       for (int64_t m = 0; m < tiling.tokens; m++) {
-        const F16 weight = splat(sorted.weight[job.first + m]);
-        float* to = call.out + sorted.token[job.first + m] * call.shape.hidden + block * ROWS;
+        const double weight = sorted.weight[job.first + m];
+        double* to = call.out + sorted.token[job.first + m] * call.shape.hidden + block * ROWS;
         for (int64_t i = 0; i < here; i++)
-          store(to + i * ROWS, fma(weight, load(sums + m * TASK_ROWS + i * ROWS), load(to + i * ROWS)));
+          add_on_grid(to + i * ROWS, weight, load(sums + m * TASK_ROWS + i * ROWS), rounder(static_cast<const X*>(nullptr)));
       }
     }
   }
@@ -245,7 +248,7 @@ void pack_expert(const uint32_t* gate, const uint16_t* gate_scale, const uint32_
 
 void expert_mlp(const uint8_t* const* experts, int64_t num_experts, int64_t hidden, int64_t width, const void* x,
                 int64_t x_is_bf16, int64_t x_stride, const int32_t* ids, const float* weights, int64_t tokens,
-                int64_t top_k, float* out, int64_t threads) {
+                int64_t top_k, double* out, int64_t threads) {
   const Call call{experts, {hidden, width}, x, x_stride, ids, weights, num_experts, tokens, top_k, out, threads};
   if (x_is_bf16)
     run<Int4Product, uint16_t>(call);

@@ -51,11 +51,18 @@ class Experts:
         self._library.pack_expert(*pointers, hidden, width, run.data_ptr(), torch.get_num_threads())
         return run
 
-    def expert_mlp(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
+    def expert_mlp(
+        self,
+        x: Tensor,
+        topk_ids: Tensor,
+        topk_weights: Tensor,
+        experts: ExpertWeights,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         assert isinstance(experts, PackedExperts)
-        out = torch.empty(x.shape, dtype=torch.float32)
         if experts.num_experts == 0:
-            return out.zero_()
+            return torch.zeros(x.shape, dtype=out_dtype)
+        out = torch.empty(x.shape, dtype=torch.float64)
         x, ids, weights = with_rows(x), packed_as(topk_ids, torch.int32), packed_as(topk_weights, torch.float32)
         assert x.shape[1] == experts.hidden and ids.shape == weights.shape
         self._library.expert_mlp(
@@ -72,4 +79,4 @@ class Experts:
             out.data_ptr(),
             torch.get_num_threads(),
         )
-        return out
+        return out.to(out_dtype)

@@ -42,6 +42,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "write_latent": (None, [_P, _I, _I, _I, _P, _P, _I, _I, _P, _I, _I, _I]),
     "swiglu_mlp": (None, [_P, _I, _I, _P, _P, _P, *[_I] * 5]),
     "absorbed_attention": (None, [_P, _I, _I, _I, _P, _P, _F, _F, _P, _P, _I, _P, _P, _P, _I, _P, _P, _I]),
+    "decode_step": (None, [*[_P] * 4, _I]),
     "route": (None, [_P, _I, _I, _P, _P, *[_I] * 7, _F, _P, _P, _I]),
 }
 
@@ -79,6 +80,7 @@ class Library:
     write_latent: Callable[..., None]
     swiglu_mlp: Callable[..., None]
     absorbed_attention: Callable[..., None]
+    decode_step: Callable[..., None]
     route: Callable[..., None]
 
     def __init__(self, path: Path) -> None:

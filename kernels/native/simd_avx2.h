@@ -47,6 +47,22 @@ inline __m256 power_of_two(__m256 whole) {
 }
 inline F16 power_of_two(F16 whole) { return {power_of_two(whole.lo), power_of_two(whole.hi)}; }
 
+// to[i] += weight * v[i], rounded to the last bit of `rounder` first (kernels/grid.py).
+inline void add_on_grid(double* to, double weight, F16 v, double rounder) {
+  const __m256d w = _mm256_set1_pd(weight), r = _mm256_set1_pd(rounder);
+  const __m128 quarter[4] = {_mm256_castps256_ps128(v.lo), _mm256_extractf128_ps(v.lo, 1),
+                             _mm256_castps256_ps128(v.hi), _mm256_extractf128_ps(v.hi, 1)};
+  for (int i = 0; i < 4; i++) {
+    const __m256d term = _mm256_sub_pd(_mm256_fmadd_pd(w, _mm256_cvtps_pd(quarter[i]), r), r);
+    _mm256_storeu_pd(to + 4 * i, _mm256_add_pd(_mm256_loadu_pd(to + 4 * i), term));
+  }
+}
+
+inline __m256 load_eight(const double* p) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p)));
+}
+inline F16 load(const double* p) { return {load_eight(p), load_eight(p + 8)}; }  // rounded
+
 inline float sum(F16 v) {  // a fixed tree
   const __m256 eight = _mm256_add_ps(v.lo, v.hi);
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -39,6 +39,23 @@ inline F16 power_of_two(F16 whole) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
 
+// to[i] += weight * v[i], rounded to the last bit of `rounder` first (kernels/grid.py).
+inline void add_on_grid(double* to, double weight, F16 v, double rounder) {
+  const __m512d w = _mm512_set1_pd(weight), r = _mm512_set1_pd(rounder);
+  const __m256 half[2] = {_mm512_castps512_ps256(v.all),
+                          _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.all), 1))};
+  for (int i = 0; i < 2; i++) {
+    const __m512d term = _mm512_sub_pd(_mm512_fmadd_pd(w, _mm512_cvtps_pd(half[i]), r), r);
+    _mm512_storeu_pd(to + 8 * i, _mm512_add_pd(_mm512_loadu_pd(to + 8 * i), term));
+  }
+}
+
+inline F16 load(const double* p) {  // rounded
+  const __m256d lo = _mm256_castps_pd(_mm512_cvtpd_ps(_mm512_loadu_pd(p)));
+  const __m256d hi = _mm256_castps_pd(_mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)));
+  return {_mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(lo), hi, 1))};
+}
+
 inline float sum(F16 v) {  // the same tree as with AVX2
   float lane[16];
   _mm512_storeu_ps(lane, v.all);

@@ -1,18 +1,15 @@
 """Causal attention of a prompt chunk on the CPU, with PyTorch's matrix products."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from kernels.expanded import ExpandedContext
 from kernels.interface import LinearWeight
-from kernels.reference.text import gather_context
+from kernels.reference.text import gather_context, project_context
 
 QUERY_TILE = 128  # bounds the scores in memory to heads * QUERY_TILE * context
-
-
-class Linear(Protocol):
-    def __call__(self, x: Tensor, weight: LinearWeight) -> Tensor: ...
 
 
 def mla_prefill(
@@ -24,13 +21,16 @@ def mla_prefill(
     kv_b: LinearWeight,
     v_dim: int,
     softmax_scale: float,
+    expanded: ExpandedContext | None,
     *,
-    linear: Linear,
+    linear: Callable[[Tensor, LinearWeight], Tensor],
 ) -> Tensor:
     """As `kernels.mla_prefill`, in float32 by tiles of queries; each tile reads only the context visible to it."""
     tokens, heads, nope = q_nope.shape
     latent, rope_key = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
-    projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float().transpose(0, 1)
+    projected = (
+        project_context(latent, kv_b, linear, expanded).view(context_len, heads, nope + v_dim).float().transpose(0, 1)
+    )
     shared = rope_key.float()[None].expand(heads, -1, -1)
     key = torch.cat((projected[..., :nope], shared), dim=-1)  # [heads, context, nope + rope]
     value = projected[..., nope:].contiguous()

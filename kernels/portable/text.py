@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.expanded import ExpandedContext
+from kernels.grid import on_grid
 from kernels.interface import ExpertTensors, ExpertWeights, LinearWeight
 from kernels.portable import attention
 from kernels.reference.text import (
@@ -105,17 +107,23 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
     return Int4Experts(len(kept), hidden, width, nbytes, tuple(kept))
 
 
-def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
+def expert_mlp(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    experts: ExpertWeights,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
     assert isinstance(experts, Int4Experts)
-    total = torch.zeros(x.shape, dtype=torch.float32)
+    total = torch.zeros(x.shape, dtype=torch.float64)
     for index in sorted(set(topk_ids.flatten().tolist())):
         if index < 0:
             continue
         gate_up, down = experts.experts[index]
         tokens, slots = (topk_ids == index).nonzero(as_tuple=True)
         inner = silu_mul(gate_up(x[tokens])).to(x.dtype)
-        total.index_add_(0, tokens, down(inner) * topk_weights[tokens, slots, None])
-    return total
+        total.index_add_(0, tokens, on_grid(down(inner), topk_weights[tokens, slots, None], x.dtype))
+    return total.to(out_dtype)
 
 
 def mla_prefill(
@@ -127,9 +135,10 @@ def mla_prefill(
     kv_b: LinearWeight,
     v_dim: int,
     softmax_scale: float,
+    expanded: ExpandedContext | None = None,
 ) -> Tensor:
     return attention.mla_prefill(
-        q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, linear=linear
+        q_nope, q_rope, cache, block_table, context_len, kv_b, v_dim, softmax_scale, expanded, linear=linear
     )
 
 

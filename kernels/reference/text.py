@@ -4,13 +4,15 @@ Written for readability and exactness, not speed: float32 throughout, one roundi
 Mathematics: DeepSeek-V3's MLA and router, compressed-tensors INT4; `services/model` describes both.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from kernels.expanded import ExpandedContext
+from kernels.grid import on_grid
 from kernels.interface import ExpertTensors, ExpertWeights, HeadWeight, LinearWeight
 from kernels.reference.latent_fp8 import is_fp8, quantized, widened
 
@@ -148,13 +150,19 @@ def pack_experts(experts: Iterable[ExpertTensors | tuple[Tensor, ...]]) -> Exper
     return PlainExperts(len(kept), hidden, width, nbytes, kept)
 
 
-def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: ExpertWeights) -> Tensor:
-    """Sum weight * down(silu(gate(x)) * up(x)) over each token's local experts, in float32.
+def expert_mlp(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    experts: ExpertWeights,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Sum weight * down(silu(gate(x)) * up(x)) over each token's local experts.
 
-    Only the input of `down` is rounded, to the dtype of x.
+    Only the input of `down` is rounded to the dtype of x, and each term of the sum to the grid (`kernels/grid.py`).
     """
     assert isinstance(experts, PlainExperts)
-    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    total = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     for index, expert in enumerate(experts.experts):
         tokens, slots = (topk_ids == index).nonzero(as_tuple=True)
         if len(tokens) == 0:
@@ -164,8 +172,8 @@ def expert_mlp(x: Tensor, topk_ids: Tensor, topk_weights: Tensor, experts: Exper
         up = inputs @ dequantize(expert.up_packed, expert.up_scale).T
         inner = (silu(gate) * up).to(x.dtype).float()
         down = inner @ dequantize(expert.down_packed, expert.down_scale).T
-        total.index_add_(0, tokens, down * topk_weights[tokens, slots, None])
-    return total
+        total.index_add_(0, tokens, on_grid(down, topk_weights[tokens, slots, None], x.dtype))
+    return total.to(out_dtype)
 
 
 def gather_context(
@@ -181,6 +189,18 @@ def gather_context(
     if is_fp8(cache):
         context = widened(context, kv_lora, dtype)
     return context[:, :kv_lora], context[:, kv_lora:]
+
+
+def project_context(
+    latents: Tensor,
+    kv_b: LinearWeight,
+    linear: Callable[[Tensor, LinearWeight], Tensor],
+    expanded: ExpandedContext | None,
+) -> Tensor:
+    """Return keys and values [context, heads * (nope + v_dim)] of a context; `expanded` has those of earlier chunks."""
+    if expanded is None:
+        return linear(latents, kv_b)
+    return expanded.extend(latents, lambda rows: linear(rows, kv_b))
 
 
 def mla_decode(
@@ -210,11 +230,12 @@ def mla_prefill(
     kv_b: LinearWeight,
     v_dim: int,
     softmax_scale: float,
+    expanded: ExpandedContext | None = None,
 ) -> Tensor:
     """Causal attention of the last t tokens of a context, with keys and values projected from the latents."""
     tokens, heads, nope = q_nope.shape
     latent, rope_key = gather_context(cache, block_table, context_len, kv_b.shape[1], q_nope.dtype)
-    projected = linear(latent, kv_b).view(context_len, heads, nope + v_dim).float()
+    projected = project_context(latent, kv_b, linear, expanded).view(context_len, heads, nope + v_dim).float()
     key_nope, value = projected[..., :nope], projected[..., nope:]
     scores = torch.einsum("thd,chd->htc", q_nope.float(), key_nope)
     scores = (scores + torch.einsum("thd,cd->htc", q_rope.float(), rope_key.float())) * softmax_scale

@@ -23,6 +23,7 @@ from services.attention.engine.speculation import Speculation
 from services.attention.engine.store_room import StoreRoom
 from services.attention.experts.experts import DispatchLimits, Experts, LocalExperts, RemoteExperts
 from services.attention.layers.cuda_graphs import Layers, StepGraphs, record_cuda
+from services.attention.layers.expanded import ExpandedPrompts
 from services.attention.layers.handoff import Handoff
 from services.attention.layers.local import LocalLayers
 from services.attention.layers.offers import BlockServicer
@@ -43,6 +44,7 @@ from services.checkpoint.vocabulary import load_tokens
 from services.model.checkpoint import Checkpoint
 from services.model.device import torch_device
 from services.model.expert_shard import load_expert_shard
+from services.model.memory import device_room
 from services.model.text_weights import check_complete
 from services.runtime.blobs import BlobStore
 from services.runtime.tls import tls_files
@@ -188,7 +190,15 @@ class Assembly:
             Peers(fingerprint, tls_files(settings)),
             asyncio.get_running_loop(),
             graphs if records else None,
+            self._expanded() if self._device.type == "cpu" else None,
         )
+
+    def _expanded(self) -> ExpandedPrompts:
+        # Weights are loaded by now; blocks get their memory when they are written.
+        blocks = self._num_blocks * self._layout.block_bytes(len(self._layers))
+        left = max(0, device_room(self._device).num_bytes - blocks) // 2
+        widths = [self._config.expanded_dim for _ in self._layers]
+        return ExpandedPrompts(widths, self._dtype, min(self._settings.expanded_bytes, left))
 
     def _experts(self) -> Experts:
         num_experts = self._config.n_routed_experts

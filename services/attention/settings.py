@@ -60,6 +60,10 @@ class AttentionSettings(WireSettings, StoreSettings):
         None, description="Blocks of latent KV in this process. None: half of the memory that weights leave."
     )
     step_tokens: PositiveInt = Field(512, description="Most tokens in one step.")
+    expanded_bytes: NonNegativeInt = Field(
+        2**31,
+        description="Most memory for keys and values of running prompts, so that a chunk projects its own tokens only.",
+    )
     max_running: PositiveInt = Field(64, description="Generations that run at once.")
     max_waiting: PositiveInt = Field(256, description="Generations that wait. More are refused.")
     draft_tokens: NonNegativeInt = Field(

@@ -13,7 +13,7 @@ def layout_fingerprint(
 ) -> bytes:
     """Return a digest of everything that decides the bytes of a block; equal exactly where blocks may be exchanged."""
     layout = (
-        "moonshard latent KV 2",  # raised whenever the meaning of the bytes changes
+        "moonshard latent KV 3",  # raised whenever the meaning of the bytes changes
         "rope interleaved pairs, latent first",
         checkpoint_digest.hex(),
         f"layers {layers.start}..{layers.stop}",

@@ -77,6 +77,11 @@ class TextConfig:
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
+    def expanded_dim(self) -> int:
+        """Numbers of a token's keys and values in one layer, rope key aside, when the latent is expanded."""
+        return self.num_attention_heads * (self.qk_nope_head_dim + self.v_head_dim)
+
+    @property
     def softmax_scale(self) -> float:
         """Factor of the attention scores: qk_head_dim^-0.5 * m^2, with m of the YaRN paper at every length."""
         yarn, factor = self.rope_scaling, 1.0

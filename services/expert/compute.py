@@ -93,7 +93,7 @@ class Compute:
             started = time.perf_counter()
             (total,) = to_host(self._shard.forward(name.layer, work))
             traffic.add_computation(time.perf_counter() - started, header.num_tokens)
-            answer = encode_partial(name, total)
+            answer = encode_partial(name, total, header.dtype)
         except WireError as error:
             traffic.refused += 1
             answer = encode_refusal(name, error.message)

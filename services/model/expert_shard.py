@@ -61,9 +61,14 @@ class ExpertShard:
         """[experts of the model] i32: the place of each expert here, negative for the others."""
         return self._local_index[1:-1]
 
-    def forward(self, layer: int, work: RoutedTokens) -> Tensor:
-        """The weighted sum of each token's experts that live here, [tokens, hidden] f32, on the shard's device.
+    def counts_of(self, layer: int) -> NDArray[np.int64]:
+        """Return the tokens applied so far by each expert of a layer."""
+        return self._layers[layer][1]
 
+    def forward(self, layer: int, work: RoutedTokens, out_dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the weighted sum of each token's experts that live here, [tokens, hidden], on the shard's device.
+
+        In float64 it is exact and can be added to other shards' sums; in float32 it is rounded.
         WireError when the layer has no experts, an expert is not here, or the hidden size is another.
         """
         if layer not in self._layers:
@@ -73,11 +78,13 @@ class ExpertShard:
         weights, counts = self._layers[layer]
         if not work.topk_ids.is_cpu:
             # Ids of the router on the same device are right by construction, and a check would make the host wait.
-            return kernels.expert_mlp(work.hidden, self._localised(work.topk_ids), work.topk_weights, weights)
+            local_ids = self._localised(work.topk_ids)
+            return kernels.expert_mlp(work.hidden, local_ids, work.topk_weights, weights, out_dtype)
         local = self._localise(work.topk_ids.numpy())
         counts += np.bincount(local.ravel() + 1, minlength=len(counts) + 1)[1:]
         hidden, weight_of_each = to_device(work.hidden, self.device), to_device(work.topk_weights, self.device)
-        return kernels.expert_mlp(hidden, to_device(torch.from_numpy(local), self.device), weight_of_each, weights)
+        local_ids = to_device(torch.from_numpy(local), self.device)
+        return kernels.expert_mlp(hidden, local_ids, weight_of_each, weights, out_dtype)
 
     def _localised(self, ids: Tensor) -> Tensor:
         return self._index_on_device[ids.long() + 1]

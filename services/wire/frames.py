@@ -3,11 +3,11 @@
 A frame is a header of 64 bytes and, right behind it, its tensors row by row; everything little endian.
 
     request  topk_ids [tokens, top_k] i32 | topk_weights [tokens, top_k] f32 | hidden [tokens, hidden] f32 or bf16
-    partial  sum over the shard's experts [tokens, hidden] f32
+    partial  sum over the shard's experts [tokens, hidden] f64, or i32 in steps of the grid
     error    message in UTF-8
 
-The ids come first because they keep every tensor aligned, however odd the hidden size. Partial sums are fp32, so that
-the sum over shards is rounded once.
+The ids come first because they keep every tensor aligned, however odd the hidden size. Partial sums are exact
+(`kernels/grid.py`): in a bf16 run they travel as whole steps in 32 bits if all of a frame fit, else in f64.
 """
 
 import enum
@@ -19,14 +19,15 @@ from typing import Any, Final, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from kernels.grid import STEPS
 from kernels.interface import RoutedTokens
 from services.runtime.errors import WireError
 
 Buffer = bytes | bytearray | memoryview
 
 MAGIC: Final = b"MSEX"
-VERSION: Final = 1
-MAX_FRAME_BYTES: Final = 1 << 29  # 16k tokens of K2.6 in fp32, with their ids
+VERSION: Final = 2
+MAX_FRAME_BYTES: Final = 1 << 29  # 9,000 tokens of K2.6 with sums in f64
 MAX_MESSAGE_BYTES: Final = 2048
 
 # magic, version, kind, dtype, reserved, epoch, call id, step, layer, micro-batch, tokens, top_k, hidden, padding
@@ -34,8 +35,11 @@ _HEADER: Final = struct.Struct("<4sBBBxQQQIIIII12x")
 HEADER_BYTES: Final = _HEADER.size
 assert HEADER_BYTES == 64
 
-_DTYPES: Final = {0: torch.float32, 1: torch.bfloat16}
+_DTYPES: Final = {0: torch.float32, 1: torch.bfloat16, 2: torch.float64, 3: torch.int32}
 _DTYPE_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+_HIDDEN_DTYPES: Final = (torch.float32, torch.bfloat16)
+_SUM_DTYPES: Final = (torch.float64, torch.int32)
+_STEP: Final = STEPS[torch.bfloat16]  # of sums in i32
 
 with warnings.catch_warnings():
     # Torch warns, once a process, about tensors over memory that Python counts as immutable. Ours are only read.
@@ -80,7 +84,7 @@ class Header(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """One shard's answer: its weighted sum [tokens, hidden] f32."""
+    """One shard's answer: its exact weighted sum [tokens, hidden] f64."""
 
     name: CallName
     total: Tensor
@@ -104,10 +108,17 @@ def encode_request(name: CallName, work: RoutedTokens) -> list[Buffer]:
     return [header, _bytes_of(work.topk_ids), _bytes_of(work.topk_weights), _bytes_of(work.hidden)]
 
 
-def encode_partial(name: CallName, total: Tensor) -> list[Buffer]:
-    """The parts of an answer; total [tokens, hidden] f32."""
-    assert total.dtype == torch.float32
-    return [_header(name, Kind.PARTIAL, 0, total.shape[0], 0, total.shape[1]), _bytes_of(total)]
+def encode_partial(name: CallName, total: Tensor, dtype: torch.dtype) -> list[Buffer]:
+    """The parts of an answer.
+
+    total  [tokens, hidden] f64, on the grid of the run
+    dtype  of the run
+    """
+    assert total.dtype == torch.float64
+    if dtype == torch.bfloat16 and bool((total.abs() < 2**31 * _STEP).all()):
+        total = (total / _STEP).int()
+    header = _header(name, Kind.PARTIAL, _DTYPE_CODES[total.dtype], total.shape[0], 0, total.shape[1])
+    return [header, _bytes_of(total)]
 
 
 def encode_refusal(name: CallName, message: str) -> list[Buffer]:
@@ -140,6 +151,8 @@ def decode_request(header: Header, frame: Buffer) -> RoutedTokens:
     """The tensors of a request. WireError when the sizes in the header are impossible or not those of the frame."""
     if header.kind is not Kind.REQUEST:
         raise WireError(f"expected a request, found a frame of kind {header.kind.name}")
+    if header.dtype not in _HIDDEN_DTYPES:
+        raise WireError(f"a request has hidden states of {header.dtype}, expected float32 or bfloat16")
     tokens, top_k, hidden_size = header.num_tokens, header.top_k, header.hidden_size
     if not (tokens and top_k and hidden_size):
         raise WireError(f"a request has {tokens} tokens, top_k {top_k}, hidden size {hidden_size}; none may be 0")
@@ -162,8 +175,11 @@ def decode_answer(frame: Buffer) -> Partial | Refusal:
     tokens, hidden_size = header.num_tokens, header.hidden_size
     if not (tokens and hidden_size):
         raise WireError(f"a partial sum has {tokens} tokens and hidden size {hidden_size}; none may be 0")
-    _check_length(frame, tokens * hidden_size * 4, header)
-    return Partial(header.name, _tensor(frame, torch.float32, HEADER_BYTES, tokens, hidden_size))
+    if header.dtype not in _SUM_DTYPES:
+        raise WireError(f"a partial sum is of {header.dtype}, expected float64 or int32")
+    _check_length(frame, tokens * hidden_size * header.dtype.itemsize, header)
+    total = _tensor(frame, header.dtype, HEADER_BYTES, tokens, hidden_size)
+    return Partial(header.name, total if header.dtype == torch.float64 else total.double() * _STEP)
 
 
 def _header(name: CallName, kind: Kind, dtype: int, num_tokens: int, top_k: int, hidden_size: int) -> bytes:

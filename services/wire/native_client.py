@@ -127,15 +127,16 @@ class NativeClient:
         return bytes(frame)
 
     def fill(self, call: NativeCall, shard: int, total: Tensor) -> None:
-        """Take the sums [tokens of the part, hidden] f32 of a part that came another way; their shape must be right."""
+        """Take the sums [tokens of the part, hidden] f64 of a part that came another way; their shape must be right."""
         total = total.contiguous()
+        assert total.dtype == torch.float64
         done = self._library.wire_fill(self._client, call.handle, shard, total.data_ptr(), *total.shape)
         assert done, "sums of another shape, or of a part that has its own"
 
     def finish(self, call: NativeCall) -> tuple[Tensor, list[int]]:
         """End a call whose parts all have their sums.
 
-        Returns the sum over shards [tokens, hidden] f32, in their order, and links as `release` does.
+        Returns the sum over shards [tokens, hidden] f32, rounded once, and links as `release` does.
         """
         out = torch.empty(call.work.hidden.shape, dtype=torch.float32)
         count = self._library.wire_finish(self._client, call.handle, out.data_ptr(), self._broken, len(self._broken))

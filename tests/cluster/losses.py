@@ -43,7 +43,7 @@ async def answers(
                 found[number] = await stream(client, number, request=question)
 
         asking = asyncio.gather(*(ask() for _ in range(num_at_once)))
-        killing = asyncio.create_task(_kill(cluster, victims))
+        killing = asyncio.create_task(kill_in_turn(cluster, victims))
         try:
             await asking
         finally:
@@ -53,7 +53,8 @@ async def answers(
     return [found[number] for number in numbers]
 
 
-async def _kill(cluster: Cluster, victims: Sequence[str]) -> None:
+async def kill_in_turn(cluster: Cluster, victims: Sequence[str]) -> None:
+    """Kill processes for ever, each when the previous one serves again."""
     for victim in cycle(victims):
         await asyncio.sleep(BETWEEN_KILLS_S)
         await asyncio.to_thread(cluster.kill, victim)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from kernels import ExpandedContext
 from tests.kernels.checks import assert_near, paged_cache
 from tests.kernels.pairwise import pairwise
 
@@ -110,3 +111,19 @@ def test_a_prompt_is_the_same_however_it_is_cut(native, dtype, threads):
     for cuts in ([0, 64, 128, 200], [0, 1, 2, 199, 200], [0, 33, 150, 200]):
         parts = [attend(begin, end) for begin, end in itertools.pairwise(cuts)]
         assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("capacity", [0, 70, 200])
+def test_a_prompt_whose_keys_and_values_are_kept(kernels, oracle, dtype, capacity):
+    if type(kernels).__module__.startswith("kernels.gpu"):
+        pytest.skip("a GPU projects the context of every chunk")
+    length, heads, nope, rope, latent, v_dim = 150, 2, 16, 8, 32, 12
+    cache, tables = filled_cache(1, [length], 16, latent + rope, dtype)
+    weight, q = (torch.randn(heads * (nope + v_dim), latent) * 0.2).bfloat16(), torch.randn(length, heads, nope + rope)
+    packed, plain, q = kernels.pack_linear(weight), oracle.pack_linear(weight), q.to(dtype)
+    kept = ExpandedContext(capacity, heads * (nope + v_dim), dtype)
+    for begin, end in itertools.pairwise([0, 64, 65, 100, length]):
+        part = q[begin:end]
+        arguments = part[..., :nope], part[..., nope:], cache, tables[0], end
+        actual = kernels.mla_prefill(*arguments, packed, v_dim, 0.2, kept)
+        assert_near(actual, oracle.mla_prefill(*arguments, plain, v_dim, 0.2))

@@ -82,7 +82,7 @@ def test_combine_leaves_out_what_is_not_here():
     ids = torch.tensor([[0, -1], [2, 1], [7, -1]], device=DEVICE).int()  # expert 7 does not exist
     parts[4] = float("inf")
     weights = torch.rand(3, 2, device=DEVICE)
-    out = combine(parts, ids, weights, 3)
+    out = combine(parts, ids, weights, 3, torch.float32)
     expected = [weights[0, 0] * parts[0], weights[1, 0] * parts[2] + weights[1, 1] * parts[3], torch.zeros(40)]
     torch.testing.assert_close(out.cpu(), torch.stack([row.cpu() for row in expected]))
 

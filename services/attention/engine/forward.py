@@ -79,4 +79,6 @@ def _row(chunk: Chunk) -> Row:
     first, last = generation.num_computed, generation.num_computed + chunk.num_tokens
     tokens = [*generation.token_ids[first:last], *chunk.draft]
     num_logits = 1 + len(chunk.draft) if chunk.is_last else 0
-    return Row(tokens, first, generation.block_ids, num_logits, generation.is_past_prompt)
+    is_generated = generation.is_past_prompt
+    prompt = (0, 0) if is_generated else (generation.arrival, generation.num_prompt)
+    return Row(tokens, first, generation.block_ids, num_logits, is_generated, *prompt)

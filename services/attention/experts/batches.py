@@ -21,7 +21,7 @@ class Batch(Protocol):
         """The request frame of a part."""
 
     def take(self, index: int, total: Tensor | None) -> None:
-        """Keep the sums [tokens of the part, hidden] f32 of a part; None: native code has them."""
+        """Keep the sums [tokens of the part, hidden] f64 of a part; None: native code has them."""
 
     def wait(self) -> None:
         """Sleep for a short while at most, for answers that come sooner than the event loop would see them."""
@@ -30,7 +30,7 @@ class Batch(Protocol):
         """Whether the event loop has waited so long for its turn that the caller must give it one."""
 
     def result(self) -> Tensor:
-        """The sum over shards [tokens, hidden] f32, once all parts have their sums."""
+        """The sum over shards [tokens, hidden] f32, rounded once; all parts have their sums."""
 
     def close(self) -> None:
         """Let go of everything; may be called again."""

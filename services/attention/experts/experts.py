@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import torch
 from torch import Tensor
 
 from kernels.interface import RoutedTokens
@@ -49,6 +50,8 @@ class Experts(Protocol):
     ) -> Awaitable[Tensor]:
         """Send a micro-batch's tokens to their experts at once; await the sum [tokens, hidden] f32, once.
 
+        The sum is exact until it is rounded, so it depends neither on the shards nor on who has which expert.
+
         hidden        [tokens, hidden] f32 or bf16; not to be changed before the sum is there
         topk_ids      [tokens, top_k] i32, global expert ids
         topk_weights  [tokens, top_k] f32
@@ -78,7 +81,7 @@ class LocalExperts:
     ) -> Awaitable[Tensor]:
         if len(hidden) == 0:
             return _Ready(hidden.float())
-        return _Ready(self.shard.forward(layer, RoutedTokens(hidden, topk_ids, topk_weights)))
+        return _Ready(self.shard.forward(layer, RoutedTokens(hidden, topk_ids, topk_weights), torch.float32))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Dispatch and combine as arithmetic: the split of tokens over expert shards, and the sum of their answers."""
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -55,16 +54,14 @@ class Splitter:
 
 
 def combine(num_tokens: int, hidden_size: int, parts: Sequence[Part], partials: Sequence[Tensor]) -> Tensor:
-    """The sum over shards, [tokens, hidden] f32, always in the order of the shards so that it is always the same.
+    """Return the sum over shards, [tokens, hidden] f32: exact until its only rounding, so the same for every placement.
 
-    partials  one [tokens of the part, hidden] f32 for each part
+    partials  one [tokens of the part, hidden] f64 for each part
     """
-    if parts and all(part.rows is None for part in parts):
-        return reduce(torch.add, partials)
-    total = torch.zeros(num_tokens, hidden_size)
+    total = torch.zeros(num_tokens, hidden_size, dtype=torch.float64)
     for part, partial in zip(parts, partials, strict=True):
         if part.rows is None:
             total += partial
         else:
             total.index_add_(0, part.rows, partial)
-    return total
+    return total.float()

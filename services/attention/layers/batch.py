@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +15,8 @@ from services.runtime.errors import WireError
 
 # Magic, then the numbers of: tokens, decode rows, columns of block_tables, segments, logit rows, rows, segment blocks.
 HEADER = struct.Struct("<4s7I")
-MAGIC = b"MSB1"
+MAGIC = b"MSB2"
+SEGMENT_NUMBERS = 5  # tokens, context_len, blocks, prompt, prompt_len
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Row:
     block_ids: Sequence[int]  # the generation's blocks in order; enough for its last new token
     num_logits: int  # so many of its last tokens give logits
     is_generated: bool  # the tokens come from sampling; else from the prompt
+    prompt: int = 0  # names the prompt among those that run; 0: nothing of it is kept from chunk to chunk
+    prompt_len: int = 0  # tokens of the whole prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,14 @@ class Segment:
     tokens: slice  # its place in the flat tensors
     block_table: Tensor  # [blocks of the context] i32
     context_len: int  # tokens in the context, the chunk included
+    prompt: int = 0  # as of `Row`
+    prompt_len: int = 0
+
+    @property
+    def numbers(self) -> list[int]:
+        """The segment without its place and its blocks; the order is that of SEGMENT_NUMBERS."""
+        num_tokens = self.tokens.stop - self.tokens.start
+        return [num_tokens, self.context_len, len(self.block_table), self.prompt, self.prompt_len]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +86,21 @@ class Batch:
 
     def to_bytes(self) -> bytes:
         """Return a header of counts, then the arrays as they are, little endian."""
-        lengths = [[s.tokens.stop - s.tokens.start, s.context_len, len(s.block_table)] for s in self.segments]
+        shapes = [segment.numbers for segment in self.segments]
         counts = (
             self.num_tokens,
             *self.block_tables.shape,
             len(self.segments),
             len(self.logit_rows),
             len(self.row_starts),
-            sum(num_blocks for _, _, num_blocks in lengths),
+            sum(len(segment.block_table) for segment in self.segments),
         )
         wide = (self.token_ids, self.positions, self.slots, self.logit_rows, self.row_starts)
-        narrow = (self.block_tables, self.context_lens, torch.tensor(lengths, dtype=torch.int32).reshape(-1, 3))
+        narrow = (
+            self.block_tables,
+            self.context_lens,
+            torch.tensor(shapes, dtype=torch.int32).reshape(-1, SEGMENT_NUMBERS),
+        )
         arrays = (*wide, *narrow, *(s.block_table for s in self.segments))
         return HEADER.pack(MAGIC, *counts) + b"".join(array.numpy().tobytes() for array in arrays)
 
@@ -96,7 +111,7 @@ class Batch:
             raise WireError(f"a batch has a header of {HEADER.size} bytes, the message has {len(data)}")
         magic, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
         wide = [tokens, tokens, tokens, logits, rows]
-        narrow = [decode * columns, decode, segments * 3, blocks]
+        narrow = [decode * columns, decode, segments * SEGMENT_NUMBERS, blocks]
         expected = HEADER.size + 8 * sum(wide) + 4 * sum(narrow)
         if magic != MAGIC or len(data) != expected:
             raise WireError(f"a batch of {tokens} tokens has {expected} bytes, the message has {len(data)}")
@@ -113,8 +128,7 @@ class Batch:
         _, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
         content = to_device(torch.frombuffer(bytearray(data), dtype=torch.uint8)[HEADER.size :], device)
         wide, narrow = [tokens, tokens, tokens, logits, rows], [decode * columns, decode, segments * 3, blocks]
-        lengths = [[s.tokens.stop - s.tokens.start, s.context_len, len(s.block_table)] for s in self.segments]
-        return _from_arrays(content, wide, narrow, columns, lengths)
+        return _from_arrays(content, wide, narrow, columns, [segment.numbers for segment in self.segments])
 
 
 def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
@@ -135,7 +149,9 @@ def make_batch(rows: Sequence[Row], block_tokens: int) -> Batch:
         table = np.array(row.block_ids[: -(-context_len // block_tokens)], dtype=np.int32)
         positions = np.arange(row.start, context_len)
         places.append((positions, _slots(table[positions // block_tokens], positions, block_tokens)))
-        segments.append(Segment(slice(end - count, end), torch.from_numpy(table), context_len))
+        segments.append(
+            Segment(slice(end - count, end), torch.from_numpy(table), context_len, row.prompt, row.prompt_len)
+        )
     return Batch(
         token_ids=torch.tensor([token for row in ordered for token in row.token_ids], dtype=torch.int64),
         positions=torch.from_numpy(np.concatenate([positions for positions, _ in places])),
@@ -172,7 +188,7 @@ def _part(batch: Batch, first: int, last: int) -> Batch:
         batch.block_tables[decode],
         batch.context_lens[decode],
         tuple(
-            Segment(slice(s.tokens.start - first, s.tokens.stop - first), s.block_table, s.context_len)
+            replace(s, tokens=slice(s.tokens.start - first, s.tokens.stop - first))
             for s in batch.segments
             if first <= s.tokens.start < last
         ),
@@ -207,11 +223,11 @@ def _slots(blocks: NDArray[np.int32], positions: NDArray[np.int64], block_tokens
 
 
 def _from_arrays(
-    content: Tensor, wide: list[int], narrow: list[int], columns: int, lengths: list[list[int]] | None = None
+    content: Tensor, wide: list[int], narrow: list[int], columns: int, segments: list[list[int]] | None = None
 ) -> Batch:
     """Return the batch whose arrays, 64 bits and then 32 bits wide, are these bytes.
 
-    lengths  of the segments, as in the bytes; given where the bytes are on a device, whose answer would take a wait
+    segments  their numbers, as in the bytes; given where the bytes are on a device, whose answer would take a wait
     """
     longs = _numbers(content[: 8 * sum(wide)], torch.int64)
     ints = _numbers(content[8 * sum(wide) :], torch.int32)
@@ -226,7 +242,7 @@ def _from_arrays(
         _segments(
             len(context_lens),
             len(token_ids),
-            shapes.view(-1, 3).tolist() if lengths is None else lengths,
+            shapes.view(-1, SEGMENT_NUMBERS).tolist() if segments is None else segments,
             segment_blocks,
         ),
         logit_rows,
@@ -240,11 +256,12 @@ def _numbers(content: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _segments(first: int, last: int, shapes: list[list[int]], blocks: Tensor) -> tuple[Segment, ...]:
-    """Return segments from (tokens, context_len, blocks) each; they must fill the tokens [first, last)."""
-    if sum(count for count, _, _ in shapes) != last - first or sum(num for _, _, num in shapes) != len(blocks):
+    """Return segments from their numbers; they must fill the tokens [first, last)."""
+    if sum(shape[0] for shape in shapes) != last - first or sum(shape[2] for shape in shapes) != len(blocks):
         raise WireError(f"segments {shapes} do not fill {last - first} tokens and {len(blocks)} blocks")
     segments, start, block = [], first, 0
-    for count, context_len, num_blocks in shapes:
-        segments.append(Segment(slice(start, start + count), blocks[block : block + num_blocks], context_len))
+    for count, context_len, num_blocks, prompt, prompt_len in shapes:
+        table = blocks[block : block + num_blocks]
+        segments.append(Segment(slice(start, start + count), table, context_len, prompt, prompt_len))
         start, block = start + count, block + num_blocks
     return tuple(segments)

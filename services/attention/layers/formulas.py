@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import (
+    ExpandedContext,
     absorbed_attention,
     add_rms_norm,
     head_linear,
@@ -21,6 +22,7 @@ from kernels import (
     rope,
     route,
 )
+from kernels.interface import Routing
 from services.attention.experts.experts import Experts
 from services.attention.layers.batch import Batch
 from services.attention.layers.weights import EndWeights, LayerWeights, PackedAttention, Router
@@ -59,16 +61,19 @@ async def forward_layers(
     step: int,
     micro_batch: int,
     latent_norm_eps: float,
+    expanded: Sequence[Sequence[ExpandedContext] | None] = (),
 ) -> Tensor:
     """Return the hidden states after a shard's layers: h = h + attention(norm(h)), then h = h + mlp(norm(h)), for each.
 
-    hidden   [tokens, hidden] of the batch
-    cache    [num_blocks, len(layers), block_tokens, latent_dim], gets the latent KV of the batch
-    returns  like hidden
+    hidden    [tokens, hidden] of the batch
+    cache     [num_blocks, len(layers), block_tokens, latent_dim], gets the latent KV of the batch
+    expanded  for each segment keys and values of its earlier chunks by layer, or None; empty: of no segment
+    returns   like hidden
     """
     for place, layer in enumerate(layers):
         x = rms_norm(hidden, layer.input_norm, config.rms_norm_eps)
-        heads = attention(x, batch, layer.attention, cache[:, place], config, latent_norm_eps)
+        contexts = [None if of_segment is None else of_segment[place] for of_segment in expanded]
+        heads = attention(x, batch, layer.attention, cache[:, place], config, latent_norm_eps, contexts)
         hidden, x = add_rms_norm(hidden, heads, layer.post_norm, config.rms_norm_eps)
         if layer.router is None:
             hidden = hidden + mlp(x, layer.mlp.gate_up, layer.mlp.down)
@@ -83,7 +88,13 @@ async def forward_layers(
 
 
 def attention(
-    x: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor, config: TextConfig, latent_norm_eps: float
+    x: Tensor,
+    batch: Batch,
+    weights: PackedAttention,
+    cache: Tensor,
+    config: TextConfig,
+    latent_norm_eps: float,
+    expanded: Sequence[ExpandedContext | None] = (),
 ) -> Tensor:
     """Write the latent KV of new tokens, then return their multi-head latent attention to everything before them.
 
@@ -91,9 +102,10 @@ def attention(
     [q_nope, q_pe][h] = (norm(q_lat) W_qb^T)[h];  q_pe = rope(q_pe)
     result = concat_h(o[h]) W_o^T, with o as in `decode` or `prefill`. Without chunks it is one operation.
 
-    x        [tokens, hidden]
-    cache    [blocks, block_tokens, latent_dim], the view of this layer
-    returns  [tokens, hidden]
+    x         [tokens, hidden]
+    cache     [blocks, block_tokens, latent_dim], the view of this layer
+    expanded  as of `prefill`
+    returns   [tokens, hidden]
     """
     if not batch.segments:
         places = batch.slots, batch.positions, batch.block_tables, batch.context_lens
@@ -117,7 +129,7 @@ def attention(
         [config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1
     )
     q_rope = rope(q_rope, batch.positions, weights.inv_freq)
-    heads = torch.cat(prefill(q_nope, q_rope, batch, weights, cache, config))
+    heads = torch.cat(prefill(q_nope, q_rope, batch, weights, cache, config, expanded))
     if batch.num_decode:
         rows = slice(batch.num_decode)
         heads = torch.cat([decode(q_nope[rows], q_rope[rows], batch, weights, cache), heads])
@@ -135,12 +147,21 @@ def decode(q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttentio
 
 
 def prefill(
-    q_nope: Tensor, q_rope: Tensor, batch: Batch, weights: PackedAttention, cache: Tensor, config: TextConfig
+    q_nope: Tensor,
+    q_rope: Tensor,
+    batch: Batch,
+    weights: PackedAttention,
+    cache: Tensor,
+    config: TextConfig,
+    expanded: Sequence[ExpandedContext | None] = (),
 ) -> list[Tensor]:
     """Return attention in the expanded form, for chunks of prompts: [tokens of the chunk, heads, v] each.
 
     [k_nope, v][h] = (c W_kvb^T)[h];  p = softmax((q_nope[h] . k_nope[h] + q_pe[h] . k_pe) * s);  o[h] = sum p v[h]
+
+    expanded  for each segment k_nope and v of its earlier chunks, or None; empty: of no segment
     """
+    kept = expanded or [None] * len(batch.segments)
     return [
         mla_prefill(
             q_nope[segment.tokens],
@@ -151,20 +172,23 @@ def prefill(
             weights.kv_b,
             config.v_head_dim,
             weights.softmax_scale,
+            context,
         )
-        for segment in batch.segments
+        for segment, context in zip(batch.segments, kept, strict=True)
     ]
 
 
 def choose_experts(x: Tensor, router: Router, config: TextConfig) -> tuple[Tensor, Tensor]:
     """Return ids [tokens, top_k] i32 and weights [tokens, top_k] f32 of each token's routed experts."""
-    return route(
-        x,
-        router.gate,
-        router.bias,
-        top_k=config.num_experts_per_tok,
-        num_groups=config.n_group,
-        topk_groups=config.topk_group,
-        normalize=config.norm_topk_prob,
-        scale=config.routed_scaling_factor,
+    return route(x, router.gate, router.bias, **routing(config)._asdict())
+
+
+def routing(config: TextConfig) -> Routing:
+    """Return how the routers of a model choose and weigh."""
+    return Routing(
+        config.num_experts_per_tok,
+        config.n_group,
+        config.topk_group,
+        config.norm_topk_prob,
+        config.routed_scaling_factor,
     )

@@ -121,7 +121,7 @@ class LayerServicer:
             return
         # Frames of the engine before may still write into blocks that belong to the new one now.
         await asyncio.gather(*self._working, return_exceptions=True)
-        await self._worker.run(self._forget_offers)
+        await self._worker.run(self._forget_engine)
         yield wire.frame(FrameKind.HELLO, 0)
         answers: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._answers.add(answers)
@@ -156,8 +156,9 @@ class LayerServicer:
         except MoonshardError as error:
             answers.put_nowait(wire.frame(FrameKind.FAILED, request.call, str(error).encode()))
 
-    async def _forget_offers(self) -> None:
+    async def _forget_engine(self) -> None:
         self._layers.offers.clear()
+        self._layers.forget_prompts()
 
     async def _serve(self, request: LayerFrame) -> bytes:
         if request.kind == FrameKind.FORWARD:

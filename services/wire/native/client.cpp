@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "link.h"
+#include "sums.h"
 
 using namespace moonshard::wire;
 
@@ -42,7 +43,8 @@ struct Part {
   std::vector<iovec> frame;  // points into this part and into the caller's tensors
   size_t frame_bytes = 0;
   bool used = false, waits = false;
-  std::vector<float> sums;
+  std::vector<uint8_t> sums;  // as they came
+  uint8_t sums_dtype = F64;
 };
 
 struct Call {
@@ -189,35 +191,34 @@ class Client {
   const std::string& text() const { return text_; }
 
   // Takes the sums of a part that came another way. False: of another shape, or not awaited.
-  bool fill(int handle, int shard, const float* sums, uint32_t tokens, uint32_t width) {
+  bool fill(int handle, int shard, const double* sums, uint32_t tokens, uint32_t width) {
     Part& part = calls_[handle]->parts[shard];
     if (!part.waits || tokens != part.head.tokens || width != part.head.hidden) return false;
-    settle(*calls_[handle], part, sums);
+    settle(*calls_[handle], part, reinterpret_cast<const uint8_t*>(sums), F64);
     return true;
   }
 
   const Part& part(int handle, int shard) const { return calls_[handle]->parts[shard]; }
 
-  // Shards in order, and the rows of each in order: the sum is the same however the answers came in.
+  // Exact until the only rounding, so the sum is the same however experts are shared out and answers came in.
   // Returns as `release` does: a repeated part may still be on its way to another replica.
   size_t finish(int handle, float* out, int32_t* broken, size_t max) {
     Call& call = *calls_[handle];
-    touched_.assign(call.tokens, 0);
-    for (const Part& part : call.parts) {
-      if (!part.used) continue;
-      const float* from = part.sums.data();
-      for (uint32_t row = 0; row < part.head.tokens; row++, from += call.hidden) {
-        const uint32_t token = part.rows.empty() ? row : uint32_t(part.rows[row]);
-        float* to = out + size_t(token) * call.hidden;
-        if (!touched_[token])
-          std::memcpy(to, from, size_t(call.hidden) * 4);
+    next_row_.assign(call.parts.size(), 0);
+    for (uint32_t token = 0; token < call.tokens; token++) {
+      total_.assign(call.hidden, 0);
+      for (size_t shard = 0; shard < call.parts.size(); shard++) {
+        const Part& part = call.parts[shard];
+        size_t& row = next_row_[shard];
+        if (!part.used || row == part.head.tokens || (!part.rows.empty() && part.rows[row] != int32_t(token))) continue;
+        const uint8_t* const from = part.sums.data() + row++ * call.hidden * bytes_of_number(part.sums_dtype);
+        if (part.sums_dtype == F64)
+          add(total_.data(), reinterpret_cast<const double*>(from), call.hidden);
         else
-          for (uint32_t i = 0; i < call.hidden; i++) to[i] += from[i];
-        touched_[token] = 1;
+          add(total_.data(), reinterpret_cast<const int32_t*>(from), call.hidden);
       }
+      round_to(out + size_t(token) * call.hidden, total_.data(), call.hidden);
     }
-    for (uint32_t token = 0; token < call.tokens; token++)
-      if (!touched_[token]) std::memset(out + size_t(token) * call.hidden, 0, size_t(call.hidden) * 4);
     return release(handle, broken, max);
   }
 
@@ -237,7 +238,7 @@ class Client {
     }
     call.used = false;
     for (Part& part : call.parts)
-      if (part.sums.capacity() * 4 > KEPT_BYTES) part.sums = {};
+      if (part.sums.capacity() > KEPT_BYTES) part.sums = {};
     return count;
   }
 
@@ -318,7 +319,9 @@ class Client {
     if (std::memcmp(h.magic, MAGIC, sizeof MAGIC)) return report(NONSENSE, index, "a frame does not begin with MSEX");
     if (h.version != VERSION) return report(NONSENSE, index, text("a frame has version %d", h.version));
     if (h.kind != PARTIAL && h.kind != ERROR) return report(NONSENSE, index, text("an answer has kind %d", h.kind));
-    const unsigned __int128 sum_bytes = (unsigned __int128)h.tokens * h.hidden * 4;
+    if (h.kind == PARTIAL && h.dtype != F64 && h.dtype != I32)
+      return report(NONSENSE, index, text("a partial sum has dtype code %d", h.dtype));
+    const unsigned __int128 sum_bytes = (unsigned __int128)h.tokens * h.hidden * (h.dtype == F64 ? 8 : 4);
     if (h.kind == PARTIAL && (!h.tokens || !h.hidden || sum_bytes != size - sizeof h))
       return report(NONSENSE, index, text("a partial sum of %u tokens, hidden size %u has %zu bytes", h.tokens, h.hidden, size));
     if (links_[index].owes > 0) links_[index].owes--;
@@ -336,12 +339,13 @@ class Client {
     if (h.tokens != part->head.tokens || h.hidden != part->head.hidden)
       return report(MISSHAPEN, index, text("sent [%u, %u], expected [%u, %u]", h.tokens, h.hidden, part->head.tokens,
                                            part->head.hidden), handle, shard);
-    settle(*calls_[handle], *part, reinterpret_cast<const float*>(frame + sizeof h));
+    settle(*calls_[handle], *part, frame + sizeof h, h.dtype);
     report(ANSWERED, index, "", handle, shard);
   }
 
-  void settle(Call& call, Part& part, const float* sums) {
-    part.sums.assign(sums, sums + size_t(part.head.tokens) * part.head.hidden);
+  void settle(Call& call, Part& part, const uint8_t* sums, uint8_t dtype) {
+    part.sums.assign(sums, sums + size_t(part.head.tokens) * part.head.hidden * bytes_of_number(dtype));
+    part.sums_dtype = dtype;
     part.waits = false;
     call.missing--;
   }
@@ -373,7 +377,8 @@ class Client {
   Patience patience_;
   std::vector<pollfd> polls_;
   std::vector<int> polled_;
-  std::vector<uint8_t> touched_;
+  std::vector<size_t> next_row_;  // by shard
+  std::vector<double> total_;     // of one token
 };
 
 }  // namespace
@@ -414,7 +419,7 @@ void wire_part_copy(Client* client, int handle, int shard, uint8_t* out) {
     out += piece.iov_len;
   }
 }
-int wire_fill(Client* client, int handle, int shard, const float* sums, uint32_t tokens, uint32_t width) {
+int wire_fill(Client* client, int handle, int shard, const double* sums, uint32_t tokens, uint32_t width) {
   return client->fill(handle, shard, sums, tokens, width);
 }
 size_t wire_finish(Client* client, int handle, float* out, int32_t* broken, size_t max) {

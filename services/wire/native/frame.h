@@ -8,7 +8,7 @@
 namespace moonshard::wire {
 
 constexpr char MAGIC[4] = {'M', 'S', 'E', 'X'};
-constexpr uint8_t VERSION = 1;
+constexpr uint8_t VERSION = 2;
 constexpr size_t MAX_FRAME_BYTES = size_t(1) << 29;
 constexpr size_t MAX_MESSAGE_BYTES = 2048;
 constexpr size_t LENGTH_BYTES = 4;  // in front of every frame on a socket
@@ -38,7 +38,13 @@ inline Header header_of(const Name& name, Kind kind, uint8_t dtype, uint32_t tok
   return header;
 }
 
-inline size_t bytes_of_number(uint8_t dtype) { return dtype ? 2 : 4; }
+// Hidden states are F32 or BF16, sums F64 or, in steps, I32.
+enum Dtype : uint8_t { F32 = 0, BF16 = 1, F64 = 2, I32 = 3 };
+
+inline size_t bytes_of_number(uint8_t dtype) {
+  constexpr size_t BYTES[] = {4, 2, 8, 4};
+  return BYTES[dtype];
+}
 
 // Bytes behind the header of a request; 128 bits, because four numbers of a hostile header may overflow 64.
 inline unsigned __int128 request_bytes(const Header& h) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "link.h"
+#include "sums.h"
 
 using namespace moonshard::wire;
 
@@ -18,7 +19,7 @@ extern "C" {
 
 using ExpertMlp = void (*)(const uint8_t* const* experts, int64_t num_experts, int64_t hidden, int64_t width,
                            const void* x, int64_t x_is_bf16, int64_t x_stride, const int32_t* ids,
-                           const float* weights, int64_t tokens, int64_t top_k, float* out, int64_t threads);
+                           const float* weights, int64_t tokens, int64_t top_k, double* out, int64_t threads);
 
 // Read by Python at any time.
 struct Counters {
@@ -97,6 +98,7 @@ class Session {
 
   void let_go() {
     if (out_.room() > KEPT_BYTES) out_.release();
+    if (sums_.room() > KEPT_BYTES) sums_.release();
   }
 
  private:
@@ -108,7 +110,7 @@ class Session {
       return "a frame begins with " + quoted(header.magic, sizeof MAGIC) + ", expected " + quoted(MAGIC, sizeof MAGIC);
     if (header.version != VERSION) return text("a frame has version %d, expected %d", header.version, VERSION);
     if (header.kind < REQUEST || header.kind > ERROR) return text("a frame has kind %d, expected 1 to 3", header.kind);
-    if (header.dtype > 1) return text("a frame has dtype code %d, expected 0 to 1", header.dtype);
+    if (header.dtype > I32) return text("a frame has dtype code %d, expected 0 to 3", header.dtype);
     return "";
   }
 
@@ -116,6 +118,8 @@ class Session {
   std::string check(const Header& h, const uint8_t* frame, size_t size) {
     if (h.kind != REQUEST)
       return text("expected a request, found a frame of kind %s", h.kind == PARTIAL ? "PARTIAL" : "ERROR");
+    if (h.dtype > BF16)
+      return text("a request has hidden states of torch.%s, expected float32 or bfloat16", h.dtype == F64 ? "float64" : "int32");
     if (!h.tokens || !h.top_k || !h.hidden)
       return text("a request has %u tokens, top_k %u, hidden size %u; none may be 0", h.tokens, h.top_k, h.hidden);
     if (const unsigned __int128 expected = sizeof h + request_bytes(h); expected != size)
@@ -140,24 +144,30 @@ class Session {
   }
 
   bool compute(const Header& h, const uint8_t* frame) {
-    const size_t pairs = local_.size(), sum_bytes = size_t(h.tokens) * h.hidden * 4;
-    if (!out_.grow(LENGTH_BYTES + sizeof h + sum_bytes)) return false;
+    const size_t pairs = local_.size(), numbers = size_t(h.tokens) * h.hidden;
+    if (!out_.grow(LENGTH_BYTES + sizeof h + numbers * sizeof(double))) return false;
+    // A bf16 run's sums are made elsewhere, and become steps on their way into the frame.
+    if (h.dtype == BF16 && !sums_.grow(LENGTH_BYTES + numbers * sizeof(double))) return false;
+    double* const framed = reinterpret_cast<double*>(out_.frame() + sizeof h);
+    double* const sums = h.dtype == BF16 ? reinterpret_cast<double*>(sums_.frame()) : framed;
     int64_t* const counts = shard_.token_counts[h.name.layer];
     for (const int32_t local : local_)
       if (local >= 0) counts[local]++;
     const auto began = std::chrono::steady_clock::now();
     shard_.mlp(shard_.packed[h.name.layer], shard_.num_local, shard_.hidden, shard_.width, frame + sizeof h + 8 * pairs,
                h.dtype, shard_.hidden, local_.data(), reinterpret_cast<const float*>(frame + sizeof h + 4 * pairs),
-               h.tokens, h.top_k, reinterpret_cast<float*>(out_.frame() + sizeof h), shard_.threads);
+               h.tokens, h.top_k, sums, shard_.threads);
     const int64_t ns =
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - began).count();
     int64_t bucket = 0;
     while (bucket < shard_.num_buckets && ns > shard_.bucket_ns[bucket]) bucket++;
     shard_.counters->frames[bucket]++;
     shard_.counters->compute_ns += ns;
-    const Header reply = header_of(h.name, PARTIAL, 0, h.tokens, 0, h.hidden);
+    const bool in_steps = h.dtype == BF16 && to_steps(sums, numbers, reinterpret_cast<int32_t*>(framed));
+    if (!in_steps && sums != framed) std::memcpy(framed, sums, numbers * sizeof(double));
+    const Header reply = header_of(h.name, PARTIAL, in_steps ? I32 : F64, h.tokens, 0, h.hidden);
     std::memcpy(out_.frame(), &reply, sizeof reply);
-    out_bytes_ = sizeof reply + sum_bytes;
+    out_bytes_ = sizeof reply + numbers * bytes_of_number(reply.dtype);
     return true;
   }
 
@@ -174,7 +184,7 @@ class Session {
   const Shard& shard_;
   std::mutex& turn_;
   std::vector<int32_t> local_;
-  Buffer out_;
+  Buffer out_, sums_;
   size_t out_bytes_ = 0;
 };
 

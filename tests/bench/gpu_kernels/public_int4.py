@@ -84,7 +84,7 @@ class PublicExperts:
         parts = x.new_empty(slots, x.shape[1])
         for plan in plans:
             _product(inner, self._down, self._down_scale, parts, plan, 1, tiles)
-        return combine(parts, ids, weights, self._num_experts)
+        return combine(parts, ids, weights, self._num_experts, torch.float32)
 
 
 def _product(

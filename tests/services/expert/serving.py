@@ -66,9 +66,8 @@ class HeldShard(ExpertShard):
     """A shard that can be told to wait: `hold()`, then `entered` says that a message is inside, `release()`."""
 
     @classmethod
-    def load(cls, model: Path, shard: int = 0, num_shards: int = 1) -> Self:
+    def load(cls, model: Path, shard: int, placement: Sequence[Sequence[int]]) -> Self:
         checkpoint = Checkpoint(model)
-        placement = expert_placement(checkpoint.config.text.n_routed_experts, num_shards)
         loaded = load_expert_shard(checkpoint, placement[shard])
         held = cls.__new__(cls)
         held.__dict__ = loaded.__dict__
@@ -103,8 +102,9 @@ def introduced(server: "ServerThread", sock: socket.socket, kind: LinkKind = Lin
 class ServerThread:
     """One replica in a thread with its own loop, so that a test can block either side.
 
-    native  frames are answered by native code, so the shard can be neither held nor replaced
-    seals   frames over TCP are sealed; the key travels in the clear here, because a Unix socket has no TLS
+    native     frames are answered by native code, so the shard can be neither held nor replaced
+    seals      frames over TCP are sealed; the key travels in the clear here, because a Unix socket has no TLS
+    placement  for each shard its expert ids; None: the usual one
     """
 
     def __init__(
@@ -117,9 +117,11 @@ class ServerThread:
         digest: bytes | None = None,
         native: bool = False,
         seals: bool | None = None,
+        placement: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self._seals = SEALS if seals is None else seals
-        self.shard = HeldShard.load(model, shard, num_shards)
+        num_experts = Checkpoint(model).config.text.n_routed_experts
+        self.shard = HeldShard.load(model, shard, placement or expert_placement(num_experts, num_shards))
         self.compute = Compute(self.shard, native_shard(self.shard, threads=1) if native else None)
         self.address = address
         self._identity = shard, num_shards, digest or Checkpoint(model).digest()

@@ -65,15 +65,19 @@ int main(int, char** arguments) {
         if (peer.reader->size() != sizeof request + size_t(request_bytes(request))) return 4;
         const bool refuses = below(16) == 0;
         if (below(16) == 0) request.tokens++, spoilt = true;  // whole, but of another shape
-        std::vector<uint8_t> answer(LENGTH_BYTES + sizeof(Header) + (refuses ? 5 : request.tokens * HIDDEN * 4));
-        Header reply = header_of(request.name, refuses ? ERROR : PARTIAL, 0, refuses ? 0 : request.tokens, 0,
+        const Dtype form = below(2) ? F64 : I32;
+        const size_t numbers = request.tokens * HIDDEN, sum_bytes = numbers * bytes_of_number(form);
+        std::vector<uint8_t> answer(LENGTH_BYTES + sizeof(Header) + (refuses ? 5 : sum_bytes));
+        Header reply = header_of(request.name, refuses ? ERROR : PARTIAL, form, refuses ? 0 : request.tokens, 0,
                                  refuses ? 0 : HIDDEN);
         const uint32_t length = uint32_t(answer.size() - LENGTH_BYTES);
         std::memcpy(answer.data(), &length, LENGTH_BYTES);
         std::memcpy(&answer[LENGTH_BYTES], &reply, sizeof reply);
         if (!refuses) {
-          const std::vector<float> sums(request.tokens * HIDDEN, float(s + 1));
-          std::memcpy(&answer[LENGTH_BYTES + sizeof reply], sums.data(), sums.size() * 4);
+          const std::vector<double> sums(numbers, double(s + 1));
+          const std::vector<int32_t> steps(numbers, int32_t((s + 1) / STEP));
+          const void* const from = form == F64 ? static_cast<const void*>(sums.data()) : steps.data();
+          std::memcpy(&answer[LENGTH_BYTES + sizeof reply], from, sum_bytes);
         }
         spoilt |= refuses;
         if (below(3) == 0) {

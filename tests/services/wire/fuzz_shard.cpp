@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t HIDDEN = 32, EXPERTS = 16, HERE = 8, LAYERS = 4;
 
 void mlp(const uint8_t* const* experts, int64_t num_experts, int64_t hidden, int64_t, const void* x, int64_t is_bf16,
-         int64_t stride, const int32_t* ids, const float* weights, int64_t tokens, int64_t top_k, float* out, int64_t) {
+         int64_t stride, const int32_t* ids, const float* weights, int64_t tokens, int64_t top_k, double* out, int64_t) {
   for (int64_t t = 0; t < tokens; t++) {
     float sum = 0;
     for (int64_t k = 0; k < top_k; k++) {
@@ -78,7 +78,7 @@ int main(int, char** arguments) {
     Header answer;
     std::memcpy(&answer, session.out(), sizeof answer);
     if (answer.kind != PARTIAL && answer.kind != ERROR) return 3;
-    if (answer.kind == PARTIAL && session.out_bytes() != sizeof answer + size_t(answer.tokens) * HIDDEN * 4) return 4;
+    if (answer.kind == PARTIAL && session.out_bytes() != sizeof answer + size_t(answer.tokens) * HIDDEN * (answer.dtype == F64 ? 8 : 4)) return 4;
     if (answer.kind == ERROR && (session.out_bytes() == sizeof answer || session.out_bytes() > sizeof answer + 2048)) return 5;
     sums += answer.kind == PARTIAL;
   }

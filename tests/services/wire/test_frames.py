@@ -82,12 +82,23 @@ def test_nan_travels():
     assert torch.equal(decode_request(read_header(frame), frame).hidden.isnan(), sent.hidden.isnan())
 
 
-def test_a_partial_sum_comes_out_as_it_went_in():
-    total = torch.randn(4, 9)
-    answer = decode_answer(b"".join(encode_partial(NAME, total)))
+@pytest.mark.parametrize(
+    "total, dtype, num_bytes_each",
+    [
+        pytest.param(torch.randn(4, 9).double(), torch.float32, 8, id="float32-run"),
+        pytest.param(torch.tensor([[511.5, -511 - 2**-14]]).double(), torch.bfloat16, 4, id="bfloat16-run"),
+        pytest.param(torch.tensor([[512.0, 1.0]]).double(), torch.bfloat16, 8, id="too-large-for-32-bits"),
+        pytest.param(torch.tensor([[-512.0, 1.0]]).double(), torch.bfloat16, 8, id="too-small-for-32-bits"),
+        pytest.param(torch.tensor([[1.0, float("nan")]]).double(), torch.bfloat16, 8, id="no-number"),
+    ],
+)
+def test_a_partial_sum_comes_out_as_it_went_in(total, dtype, num_bytes_each):
+    frame = b"".join(encode_partial(NAME, total, dtype))
+    assert len(frame) == HEADER_BYTES + num_bytes_each * total.numel()
+    answer = decode_answer(frame)
     assert isinstance(answer, Partial)
     assert answer.name == NAME
-    assert torch.equal(answer.total, total)
+    torch.testing.assert_close(answer.total, total, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_refusal_is_cut_to_a_bound_but_stays_readable():
@@ -115,10 +126,11 @@ def altered(**changes: object) -> bytes:
         pytest.param(b"", "0 bytes is shorter", id="empty"),
         pytest.param(GOOD[:63], "63 bytes is shorter", id="half-a-header"),
         pytest.param(altered(magic=b"HTTP"), "begins with b'HTTP'", id="magic"),
-        pytest.param(altered(version=2), "version 2, expected 1", id="version"),
+        pytest.param(altered(version=1), "version 1, expected 2", id="version"),
         pytest.param(altered(kind=0), "kind 0", id="kind-zero"),
         pytest.param(altered(kind=2), "found a frame of kind PARTIAL", id="an-answer"),
         pytest.param(altered(dtype=9), "dtype code 9", id="dtype"),
+        pytest.param(altered(dtype=2), "hidden states of torch.float64", id="dtype-of-sums"),
         pytest.param(altered(dtype=0), "has 142 bytes, expected 172", id="dtype-of-another-size"),
         pytest.param(GOOD[:-1], "has 141 bytes, expected 142", id="one-byte-short"),
         pytest.param(GOOD + b"x", "has 143 bytes, expected 142", id="one-byte-long"),
@@ -138,7 +150,9 @@ def test_nonsense_is_refused(frame, complaint):
     [
         pytest.param(GOOD, "found a request", id="a-request"),
         pytest.param(altered(kind=2, tokens=0), "0 tokens", id="no-tokens"),
-        pytest.param(altered(kind=2), "expected 124", id="length"),
+        pytest.param(altered(kind=2), "partial sum is of torch.bfloat16", id="dtype-of-requests"),
+        pytest.param(altered(kind=2, dtype=2), "expected 184", id="length"),
+        pytest.param(altered(kind=2, dtype=3), "expected 124", id="length-in-steps"),
         pytest.param(MAGIC, "4 bytes is shorter", id="magic-only"),
     ],
 )

@@ -1,6 +1,9 @@
 """Experts of K2.6 at every entry of the tile table: w13 is 4096 x 7168, w2 7168 x 2048."""
 
+import torch
+
 from kernels.gpu import align, experts, int4
+from kernels.grid import rounder
 from tests.kernels.sm90.variant import Variant
 
 PRODUCT = {
@@ -34,14 +37,15 @@ def product(tokens, tiles, dtype, swiglu, wgmma, warnings=()):
     )
 
 
-def combine(width):
+def combine(width, out="fp32"):
     tiles = align.combine_tiles(width, "sm_90")
     types = {
-        **{"parts": "*bf16", "topk_ids": "*i32", "topk_weights": "*fp32", "out": "*fp32"},
+        **{"parts": "*bf16", "topk_ids": "*i32", "topk_weights": "*fp32", "out": f"*{out}"},
         **{"num_tokens": "i32", "width": "i32", "num_experts": "i32"},
     }
-    constants = {"TOP_K": 8, "ROWS": tiles.rows, "TILE": tiles.columns}
-    return Variant(f"combine-{width}", align.combine_kernel, types, constants, tiles.num_warps, odd=("num_tokens",))
+    constants = {"TOP_K": 8, "ROWS": tiles.rows, "TILE": tiles.columns, "ROUNDER": rounder(torch.bfloat16)}
+    name = f"combine-{width}-{out}"
+    return Variant(name, align.combine_kernel, types, constants, tiles.num_warps, odd=("num_tokens",))
 
 
 def align_tokens(num_sizes):
@@ -62,6 +66,7 @@ VARIANTS = [
     ),
     product(16, experts.FLOAT32_TILES, "fp32", True, 0),
     combine(7168),
+    combine(7168, "fp64"),
     align_tokens(1),
     align_tokens(4),
 ]

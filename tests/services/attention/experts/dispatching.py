@@ -38,11 +38,11 @@ async def opened(model, addresses, transport, **limits):
         await experts.close()
 
 
-def remote(model, addresses, transport, tls=None, **limits):
+def remote(model, addresses, transport, tls=None, placement=None, **limits):
     """The same, not opened yet."""
     return RemoteExperts(
         addresses,
-        expert_placement(16, len(addresses)),
+        placement or expert_placement(16, len(addresses)),
         checkpoint_digest=Checkpoint(model).digest(),
         epoch=time.time_ns(),
         transport={"python": "unix", "sealed": "tcp"}.get(transport, transport),
@@ -52,12 +52,12 @@ def remote(model, addresses, transport, tls=None, **limits):
     )
 
 
-def serve(stack: ExitStack, model, num_shards, num_replicas=1) -> list[list[ServerThread]]:
+def serve(stack: ExitStack, model, num_shards, num_replicas=1, **choices) -> list[list[ServerThread]]:
     """Server threads by shard and replica."""
     folder = short_folder(stack)
     return [
         [
-            stack.enter_context(ServerThread(model, f"unix:{folder}/{shard}-{replica}", shard, num_shards))
+            stack.enter_context(ServerThread(model, f"unix:{folder}/{shard}-{replica}", shard, num_shards, **choices))
             for replica in range(num_replicas)
         ]
         for shard in range(num_shards)

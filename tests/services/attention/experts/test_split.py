@@ -57,7 +57,7 @@ def test_a_placement_names_every_expert_once(placement):
 def test_partial_sums_are_added_where_their_tokens_are():
     batch = work([[0, 1], [2, 0], [3, 2]])
     parts = Splitter([[0, 1], [2, 3]]).split(batch)
-    partials = [torch.tensor([[1.0], [2.0]]).expand(-1, 3), torch.tensor([[10.0], [20.0]]).expand(-1, 3)]
+    partials = [torch.tensor(rows).double().expand(-1, 3) for rows in ([[1.0], [2.0]], [[10.0], [20.0]])]
     total = combine(3, 3, parts, partials)
     assert torch.equal(total, torch.tensor([[1.0], [12.0], [20.0]]).expand(-1, 3))
 

@@ -219,7 +219,3 @@ def main() -> None:
         bench_decode(table, f"mla_decode 64 heads, 2048 context {short}", chosen, dtype, 1, 2048)
         bench_decode(table, f"mla_decode 64 heads, 2048 context {short}", chosen, dtype, 8, 2048)
     bench_brief(table)
-
-
-if __name__ == "__main__":
-    main()

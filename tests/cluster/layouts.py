@@ -1,0 +1,59 @@
+"""The same questions to clusters of different layouts: answers and their log probabilities must be equal to the bit."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+
+from tests.cluster.harness import Cluster
+from tests.cluster.losses import kill_in_turn
+from tests.cluster.test_faults import body
+
+TIMEOUT_S = 240.0
+
+# Each replica computes its prompts itself, unless they are computed apart.
+LAYOUTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "in process": {"experts": 0, "prefills": 0},
+    "1 shard": {"experts": 1, "prefills": 0},
+    "2 shards": {"experts": 2, "prefills": 0},
+    "4 shards": {"experts": 4, "prefills": 0},
+    "prefill apart": {"experts": 2, "prefills": 1},
+    "after a kill": {"experts": 2, "expert_replicas": 2, "prefills": 2, "decodes": 2},
+}
+VICTIMS: Final = {"after a kill": ("decode-0", "expert-0-0", "prefill-0", "decode-1", "expert-1-1")}
+
+
+def choices(layout: str, dtype: str) -> dict[str, Any]:
+    """Return the arguments of `small_topology` for a layout."""
+    return {**LAYOUTS[layout], "settings": {"attention": {"DTYPE": dtype}}}
+
+
+async def answers(
+    cluster: Cluster, numbers: Sequence[int], *, num_tokens: int, num_at_once: int, victims: Sequence[str] = ()
+) -> list[Any]:
+    """Return the choices of answers by their questions' numbers, even ones greedy and odd ones seeded.
+
+    victims  killed one after another, each when the previous one serves again, until the last answer is complete
+    """
+    left = iter(numbers)
+    found: dict[int, Any] = {}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S, limits=limits) as client:
+
+        async def ask() -> None:
+            for number in left:
+                drawn = {"temperature": float(number % 2), "seed": number, "logprobs": True, "top_logprobs": 3}
+                question = {**body(number % 16, max_tokens=num_tokens), **drawn, "stream": False}
+                response = await client.post("/v1/chat/completions", json=question)
+                assert response.status_code == 200, response.text
+                found[number] = response.json()["choices"]
+
+        killing = asyncio.create_task(kill_in_turn(cluster, victims))
+        try:
+            await asyncio.gather(*(ask() for _ in range(num_at_once)))
+        finally:
+            killing.cancel()
+            await asyncio.gather(killing, return_exceptions=True)
+    await asyncio.to_thread(cluster.wait_ready)
+    return [found[number] for number in numbers]
