@@ -13,7 +13,6 @@ from tests.bench import (
     engines,
     gateway,
     laptop,
-    layouts,
     liveness,
     losses,
     observing,
@@ -23,6 +22,7 @@ from tests.bench import (
     store,
     vision,
 )
+from tests.cluster import layouts
 
 
 def main() -> None:
