@@ -21,6 +21,7 @@ from tests.bench import (
     stalls,
     store,
     vision,
+    waiting,
 )
 from tests.cluster import layouts
 
@@ -31,6 +32,7 @@ def main() -> None:
         "kernels": cpu_kernels.main,
         "dispatch": dispatch.main,
         "stalls": stalls.main,
+        "waiting": waiting.main,
         "store": store.main,
         "constraints": constraints.main,
         "gateway": gateway.main,

@@ -66,18 +66,23 @@ def measure(carriers: Sequence[str], shards: Sequence[int]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         yield from _floors(Path(folder))
         model = Path(folder) / "model"
-        text = dataclasses.replace(
-            tiny_dims().text,
-            hidden_size=HIDDEN,
-            num_hidden_layers=2,
-            n_routed_experts=NUM_EXPERTS,
-            num_experts_per_tok=TOP_K,
-            moe_intermediate_size=32,
-        )
-        write_random_checkpoint(model, dims=RandomDims(text))
+        write_model(model)
         for carrier in carriers:
             for num_shards in shards:
                 yield from _measure_carrier(model, Path(folder), carrier, num_shards)
+
+
+def write_model(path: Path) -> None:
+    """Write a checkpoint with K2.6's hidden size and tiny experts."""
+    text = dataclasses.replace(
+        tiny_dims().text,
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        n_routed_experts=NUM_EXPERTS,
+        num_experts_per_tok=TOP_K,
+        moe_intermediate_size=32,
+    )
+    write_random_checkpoint(path, dims=RandomDims(text))
 
 
 def _floors(folder: Path) -> Iterator[Row]:
