@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "link.h"
@@ -43,7 +44,9 @@ struct Part {
   std::vector<iovec> frame;  // points into this part and into the caller's tensors
   size_t frame_bytes = 0;
   bool used = false, waits = false;
-  std::vector<uint8_t> sums;  // as they came
+  std::vector<uint8_t> kept;  // sums as they came, copied out of their link; its memory is used again
+  const uint8_t* sums = nullptr;  // there, or in the memory of the link at `held`
+  int held = -1;
   uint8_t sums_dtype = F64;
 };
 
@@ -56,6 +59,7 @@ struct Call {
 
 struct OpenLink {
   std::unique_ptr<Link> link;
+  Part* holder = nullptr;  // its sums lie in the link's memory until the next frame is received
   int owes = 0;  // answers
 };
 
@@ -95,7 +99,10 @@ class Client {
     return int(index);
   }
 
-  void drop_link(int index) { links_[index] = {}; }
+  void drop_link(int index) {
+    copy_out(index);
+    links_[index] = {};
+  }
 
   // A handle; `part_tokens` [shards] gets the tokens of each part, 0: none. -1: an expert does not exist.
   int dispatch(const Name& name, const uint8_t* hidden, bool is_bf16, uint32_t width, const int32_t* ids,
@@ -194,7 +201,7 @@ class Client {
   bool fill(int handle, int shard, const double* sums, uint32_t tokens, uint32_t width) {
     Part& part = calls_[handle]->parts[shard];
     if (!part.waits || tokens != part.head.tokens || width != part.head.hidden) return false;
-    settle(*calls_[handle], part, reinterpret_cast<const uint8_t*>(sums), F64);
+    settle(*calls_[handle], part, reinterpret_cast<const uint8_t*>(sums), F64, -1);
     return true;
   }
 
@@ -211,7 +218,7 @@ class Client {
         const Part& part = call.parts[shard];
         size_t& row = next_row_[shard];
         if (!part.used || row == part.head.tokens || (!part.rows.empty() && part.rows[row] != int32_t(token))) continue;
-        const uint8_t* const from = part.sums.data() + row++ * call.hidden * bytes_of_number(part.sums_dtype);
+        const uint8_t* const from = part.sums + row++ * call.hidden * bytes_of_number(part.sums_dtype);
         if (part.sums_dtype == F64)
           add(total_.data(), reinterpret_cast<const double*>(from), call.hidden);
         else
@@ -237,8 +244,11 @@ class Client {
       if (begun && count < max) broken[count++] = int32_t(index);
     }
     call.used = false;
-    for (Part& part : call.parts)
-      if (part.sums.capacity() > KEPT_BYTES) part.sums = {};
+    for (Part& part : call.parts) {
+      if (part.held >= 0) links_[part.held].holder = nullptr;
+      part.held = -1;
+      if (part.kept.capacity() > KEPT_BYTES) part.kept = {};
+    }
     return count;
   }
 
@@ -295,6 +305,7 @@ class Client {
     if (!from.link) return;
     if (!from.link->flush()) return report(ENDED, index);
     while (!happened() && (all || from.owes > 0)) {
+      copy_out(index);
       switch (from.link->next(false)) {
         case Result::READY:
           take(index, from.link->frame(), from.link->size());
@@ -339,15 +350,29 @@ class Client {
     if (h.tokens != part->head.tokens || h.hidden != part->head.hidden)
       return report(MISSHAPEN, index, text("sent [%u, %u], expected [%u, %u]", h.tokens, h.hidden, part->head.tokens,
                                            part->head.hidden), handle, shard);
-    settle(*calls_[handle], *part, frame + sizeof h, h.dtype);
+    settle(*calls_[handle], *part, frame + sizeof h, h.dtype, index);
     report(ANSWERED, index, "", handle, shard);
   }
 
-  void settle(Call& call, Part& part, const uint8_t* sums, uint8_t dtype) {
-    part.sums.assign(sums, sums + size_t(part.head.tokens) * part.head.hidden * bytes_of_number(dtype));
-    part.sums_dtype = dtype;
+  // Sums that came over a link which owes no more stay in its memory; others are copied.
+  void settle(Call& call, Part& part, const uint8_t* sums, uint8_t dtype, int index) {
+    part.sums = sums, part.sums_dtype = dtype;
+    const bool stays = index >= 0 && links_[index].owes == 0;
+    if (stays) part.held = index, links_[index].holder = &part;
+    if (!stays) keep(part);
     part.waits = false;
     call.missing--;
+  }
+
+  void keep(Part& part) {
+    const size_t bytes = size_t(part.head.tokens) * part.head.hidden * bytes_of_number(part.sums_dtype);
+    part.kept.assign(part.sums, part.sums + bytes);
+    part.sums = part.kept.data(), part.held = -1;
+  }
+
+  // Before the link's memory is used again, or goes.
+  void copy_out(int index) {
+    if (Part* const holder = std::exchange(links_[index].holder, nullptr)) keep(*holder);
   }
 
   void report(EventKind kind, int link, std::string words = "", int handle = -1, int shard = -1) {

@@ -84,6 +84,10 @@ class Link {
     return false;
   }
 
+  // Memory for a frame of at most `size` bytes that `commit` sends without a copy; null: use `send`.
+  virtual uint8_t* begin(size_t) { return nullptr; }
+  virtual void commit(size_t) {}
+
   bool has_unsent() const { return !unsent_.empty(); }
   // Whether the descriptor becomes writable when there is room for the rest; else it becomes readable.
   virtual bool polls_for_room() const { return has_unsent(); }

@@ -74,6 +74,18 @@ class RingLink final : public Link {
   bool has_more() const override { return in_.counters->head.load() != seen_; }
   void wake() override { listen(false); }
   void arm() override { in_.counters->reader_sleeps.store(1); }
+  uint8_t* begin(size_t size) override {
+    const size_t room = free_bytes();
+    if (has_unsent() || room > bytes_ || record_bytes(size) > room) return nullptr;
+    return out_.bytes + head_ % bytes_ + RING_RECORD;
+  }
+
+  void commit(size_t size) override {
+    const uint64_t length = size;
+    std::memcpy(out_.bytes + head_ % bytes_, &length, sizeof length);
+    publish(record_bytes(size));
+  }
+
   bool polls_for_room() const override { return false; }
   bool in_memory() const override { return true; }
 
@@ -103,9 +115,7 @@ class RingLink final : public Link {
       if (some) std::memcpy(out_.bytes + (head_ + done) % bytes_, pieces->iov_base, some);
       done += some;
     }
-    head_ += done;
-    out_.counters->head.store(head_);
-    if (done && out_.counters->reader_sleeps.load() && out_.counters->reader_sleeps.exchange(0)) ring();
+    if (done) publish(done);
     return ssize_t(done);
   }
 
@@ -132,6 +142,16 @@ class RingLink final : public Link {
     in_ = is_shard ? to_shard : to_caller, out_ = is_shard ? to_caller : to_shard;
   }
 
+  static size_t record_bytes(size_t size) {
+    return RING_RECORD + (size + RING_RECORD - 1) / RING_RECORD * RING_RECORD;
+  }
+
+  void publish(size_t count) {
+    head_ += count;
+    out_.counters->head.store(head_);
+    if (out_.counters->reader_sleeps.load() && out_.counters->reader_sleeps.exchange(0)) ring();
+  }
+
   uint64_t used() const { return std::min(in_.counters->head.load(), limit_.load()) - tail_; }
   // More than the ring has: the peer's counter makes no sense.
   size_t free_bytes() const { return bytes_ - (head_ - out_.counters->tail.load()); }
@@ -147,7 +167,7 @@ class RingLink final : public Link {
     uint64_t length;
     std::memcpy(&length, record, sizeof length);
     if (length > MAX_FRAME_BYTES) return Result::TOO_LARGE;
-    const size_t needed = RING_RECORD + (length + RING_RECORD - 1) / RING_RECORD * RING_RECORD;
+    const size_t needed = record_bytes(length);
     if (needed <= bytes_ / 2) {
       if (there < needed) return Result::AGAIN;
       frame_ = record + RING_RECORD, size_ = length, taken_ = needed;

@@ -71,7 +71,9 @@ class Session {
   Session(const Shard& shard, std::mutex& turn) : shard_(shard), turn_(turn) {}
 
   // False only if the shard is computing and `wait` is false, or memory is short. Then there is no answer.
-  bool answer(const uint8_t* frame, size_t size, bool wait) {
+  // A sum may be written into the memory of the link `to`, if it has any.
+  bool answer(const uint8_t* frame, size_t size, bool wait, Link* to = nullptr) {
+    to_ = to, place_ = nullptr;
     Header header{};
     std::string complaint = read_header(frame, size, header);
     const bool readable = complaint.empty();
@@ -95,6 +97,16 @@ class Session {
 
   const uint8_t* out() const { return out_.frame(); }
   size_t out_bytes() const { return out_bytes_; }
+
+  // False: the connection broke.
+  bool send(Link& link) {
+    if (place_) {
+      link.commit(out_bytes_);
+      return true;
+    }
+    const iovec answer{out_.frame(), out_bytes_};
+    return link.send(&answer, 1);
+  }
 
   void let_go() {
     if (out_.room() > KEPT_BYTES) out_.release();
@@ -145,10 +157,13 @@ class Session {
 
   bool compute(const Header& h, const uint8_t* frame) {
     const size_t pairs = local_.size(), numbers = size_t(h.tokens) * h.hidden;
-    if (!out_.grow(LENGTH_BYTES + sizeof h + numbers * sizeof(double))) return false;
+    const size_t room = sizeof h + numbers * sizeof(double);
+    if (to_) place_ = to_->begin(room);
+    if (!place_ && !out_.grow(LENGTH_BYTES + room)) return false;
+    uint8_t* const out = place_ ? place_ : out_.frame();
     // A bf16 run's sums are made elsewhere, and become steps on their way into the frame.
     if (h.dtype == BF16 && !sums_.grow(LENGTH_BYTES + numbers * sizeof(double))) return false;
-    double* const framed = reinterpret_cast<double*>(out_.frame() + sizeof h);
+    double* const framed = reinterpret_cast<double*>(out + sizeof h);
     double* const sums = h.dtype == BF16 ? reinterpret_cast<double*>(sums_.frame()) : framed;
     int64_t* const counts = shard_.token_counts[h.name.layer];
     for (const int32_t local : local_)
@@ -166,7 +181,7 @@ class Session {
     const bool in_steps = h.dtype == BF16 && to_steps(sums, numbers, reinterpret_cast<int32_t*>(framed));
     if (!in_steps && sums != framed) std::memcpy(framed, sums, numbers * sizeof(double));
     const Header reply = header_of(h.name, PARTIAL, in_steps ? I32 : F64, h.tokens, 0, h.hidden);
-    std::memcpy(out_.frame(), &reply, sizeof reply);
+    std::memcpy(out, &reply, sizeof reply);
     out_bytes_ = sizeof reply + numbers * bytes_of_number(reply.dtype);
     return true;
   }
@@ -186,6 +201,8 @@ class Session {
   std::vector<int32_t> local_;
   Buffer out_, sums_;
   size_t out_bytes_ = 0;
+  Link* to_ = nullptr;
+  uint8_t* place_ = nullptr;  // of the answer in the link's memory
 };
 
 }  // namespace
@@ -211,9 +228,8 @@ int wire_serve(const Shard* shard, std::mutex* turn, Link* link) {
   for (;;) {
     const Result result = link->next(true);
     if (result != Result::READY) return int(result);
-    if (!session.answer(link->frame(), link->size(), true)) return int(Result::GONE);
-    const iovec answer{const_cast<uint8_t*>(session.out()), session.out_bytes()};
-    if (!link->send(&answer, 1)) return int(Result::GONE);
+    if (!session.answer(link->frame(), link->size(), true, link)) return int(Result::GONE);
+    if (!session.send(*link)) return int(Result::GONE);
     session.let_go();
   }
 }
