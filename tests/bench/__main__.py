@@ -9,7 +9,6 @@ from tests.bench import (
     admission,
     constraints,
     cpu_kernels,
-    dispatch,
     engines,
     gateway,
     laptop,
@@ -18,11 +17,10 @@ from tests.bench import (
     observing,
     scale,
     speculation,
-    stalls,
     store,
     vision,
-    waiting,
 )
+from tests.bench.wire import dispatch, stalls, waiting
 from tests.cluster import layouts
 
 

@@ -1,6 +1,6 @@
 """Round trip of one dispatch: a layer's tokens to the expert processes and their sum back, by transport and size.
 
-    python -m tests.bench.dispatch [--carriers shared tcp ...] [--shards 1 2 4]
+    python -m tests.bench.wire.dispatch [--carriers shared tcp ...] [--shards 1 2 4]
 
 K2.6's hidden size in bf16, and for each token one expert a shard, so small that the wire remains; what the experts
 take is measured by themselves and shown apart. The caller has an event loop in a thread of its own, as the engine does.

@@ -1,6 +1,6 @@
 """A round trip of one token while the caller sleeps or waits awake, by cores and carrier.
 
-    python -m tests.bench.waiting
+    python -m tests.bench.wire.waiting
 
 The experts are those of the dispatch benchmark, one thread each. "apart": caller and shards are pinned to different
 cores, as far as there are any; "one core": all share it; "free": nobody is pinned.
@@ -19,8 +19,8 @@ import torch
 import uvloop
 
 from services.attention.experts.waiting import AWAKE_S
-from tests.bench.dispatch import HIDDEN, LAYER, NUM_EXPERTS, TOP_K, remote_experts, write_model
 from tests.bench.table import print_table
+from tests.bench.wire.dispatch import HIDDEN, LAYER, NUM_EXPERTS, TOP_K, remote_experts, write_model
 from tests.services.expert.serving import ExpertProcess
 
 COUNT = 1500

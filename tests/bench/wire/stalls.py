@@ -1,6 +1,6 @@
 """How long a dispatch stands still when its expert replica is lost, by transport and kind of loss.
 
-    python -m tests.bench stalls
+    python -m tests.bench.wire.stalls
 
 Two replicas of one shard; calls follow each other without a pause. Each loss hits a replica in mid-traffic; the longest
 call around it is the stall. A stopped process is silent, so its calls are repeated after REPEAT_S.
