@@ -3,7 +3,7 @@
 Streams are driven as the engine does it: rules by its workers, then the sampler, row by row. Random logits with the
 weight of a real distribution: a few thousand tokens are likely. xgrammar stands beside it if it is installed.
 
-    python -m tests.bench.constraints [tokens | hostile]
+    python -m tests.bench.constraints [tokens | attack | hostile]
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from protos import attention_pb2 as pb
@@ -163,6 +164,7 @@ def llguidance_masks(constraints: Constraints) -> dict[str, object]:
 HOSTILE_PER_S = 12
 NUM_CALLS = 15
 NUM_TURNS = 7
+ATTACK_S = 15.0
 CALL_TOKENS = 60
 PRIMES = [9973, 9967, 9949, 9941, 9931, 9929, 9923, 9907, 9901, 9887]
 
@@ -257,6 +259,36 @@ def spread(values: list[float]) -> str:
     return f"{np.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
+async def cost_of_attack(constraints: Constraints, attacker: str, numbers: Iterator[int]) -> dict[str, object]:
+    """Measure the computing that an attack alone takes, which does not depend on what else the machine does."""
+    verdicts: list[str] = []
+    attacking = asyncio.create_task(attack(constraints, attacker, numbers, verdicts))
+    await asyncio.sleep(2)
+    num_before, started_s, before = len(verdicts), time.monotonic(), computing_s()
+    await asyncio.sleep(ATTACK_S)
+    seconds = time.monotonic() - started_s
+    here, children = (after - was for after, was in zip(computing_s(), before, strict=True))
+    attacking.cancel()
+    await asyncio.gather(attacking, return_exceptions=True)
+    return {
+        "tenant": attacker or "unknown",
+        "verdicts a second": round((len(verdicts) - num_before) / seconds, 1),
+        "cores of the engine's process": round(here / seconds, 3),
+        "cores of compilers": round(children / seconds, 3),
+        "verdicts": ", ".join(f"{name} {verdicts.count(name)}" for name in sorted(set(verdicts))),
+    }
+
+
+def computing_s() -> tuple[float, float]:
+    """CPU seconds of this process, and of all that it started."""
+    me = psutil.Process()
+    own = me.cpu_times()
+    others = [child.cpu_times() for child in me.children(recursive=True)]
+    return own.user + own.system, sum(
+        each.user + each.system + each.children_user + each.children_system for each in others
+    )
+
+
 async def run(parts: set[str]) -> None:
     table = load_tokens(VOCABULARY, VOCAB_SIZE)
     constraints = Constraints(table)
@@ -267,8 +299,11 @@ async def run(parts: set[str]) -> None:
         if importlib.util.find_spec("xgrammar"):
             masks.append({"library": "xgrammar", **xgrammar_masks(table)})
         print_table("Masks of one stream", masks)
-    if "hostile" in parts:
+    if "hostile" in parts or "attack" in parts:
         numbers = itertools.count()
+        rows = [await cost_of_attack(constraints, attacker, numbers) for attacker in ("mallory", "")]
+        print_table(f"What {HOSTILE_PER_S} hostile grammars a second cost", rows)
+    if "hostile" in parts:
         rows = [
             await under_attack(constraints, "mallory", "alice", numbers),
             await under_attack(constraints, "", "", numbers),

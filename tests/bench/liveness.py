@@ -17,13 +17,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from services.tokenizer.vocabulary import load_vocabulary
-from tests.bench.gateway import CONTEXT_TOKENS, NUM_IDS, StampingEngine, process
+from tests.bench.gateway_site import bench
 from tests.bench.table import print_table
+from tests.gateway.conftest import NUM_TOKENS
+from tests.gateway.site import CONTEXT_TOKENS
 from tests.small_tokenizer import write_small_tokenizer
 
 SECONDS = 12.0
 EVERY_S = 0.01
+STEP_S = 0.02
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 MIB = 1 << 20
@@ -130,19 +132,12 @@ async def measure(host: str, port: int, name: str, abuse: Abuse) -> dict[str, ob
 
 
 async def rows() -> AsyncIterator[dict[str, object]]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_small_tokenizer(folder, NUM_IDS, CONTEXT_TOKENS)
-        engine = StampingEngine(load_vocabulary(folder).encode("a")[0])
-        await engine.start()
-        async with (
-            process("services.tokenizer", LISTEN="127.0.0.1:0", MODEL=temporary) as (_, tokenizer),
-            process("gateway", LISTEN="127.0.0.1:0", TOKENIZERS=tokenizer, DECODES=engine.address) as (_, address),
-        ):
-            host, _, port = address.rpartition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        write_small_tokenizer(Path(folder), NUM_TOKENS, CONTEXT_TOKENS)
+        async with bench(Path(folder), STEP_S) as site:
+            host, _, port = site.address.rpartition(":")
             for name, abuse in abuses().items():
                 yield await measure(host, int(port), name, abuse)
-        await engine.stop()
 
 
 async def run() -> None:
