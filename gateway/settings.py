@@ -60,6 +60,9 @@ class GatewaySettings(StoreSettings):
     max_file_bytes: PositiveInt = Field(100 * 2**20, description="Size of one uploaded file.")
     max_files: PositiveInt = Field(1000, description="Uploaded files of one key.")
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Size of one request body, after decompression.")
+    max_text_chars: PositiveInt = Field(
+        16 * 2**20, description="Characters of all texts of one request, about ten times a full context."
+    )
     max_bodies_bytes: PositiveInt = Field(
         512 * 2**20, description="Size of the bodies of all open requests together, compressed and decompressed."
     )

@@ -14,7 +14,7 @@ from gateway.dialects.service_types import EstimatedTokens, PromptText, TokenLis
 from gateway.http.body import check, quote
 from gateway.http.openapi import json_body
 from gateway.http.routes import ApiRoute, json_response
-from gateway.request.chat_model import Conversation
+from gateway.request.chat_model import Conversation, RawPrompts
 from services.runtime.errors import InvalidRequest
 
 
@@ -26,6 +26,7 @@ async def tokenize(request: Request) -> Response:
     if isinstance(asked, ChatRequest):
         token_ids = await gateway.pipeline.prompt_ids(_conversation(asked), call)
     else:
+        gateway.pipeline.refuse_too_long(RawPrompts((asked.prompt,)))
         special = asked.add_special_tokens is not False
         token_ids = await gateway.cluster.tokenize(asked.prompt, call, allow_special=special)
     strings = None

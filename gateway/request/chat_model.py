@@ -43,6 +43,12 @@ class Message:
     tool_calls: tuple[Call, ...] = ()
     tool_call_id: str = ""
 
+    @property
+    def num_chars(self) -> int:
+        """Return the characters of its texts."""
+        shown = sum(len(part.text) for part in self.content if isinstance(part, Text))
+        return shown + len(self.reasoning or "") + sum(len(call.arguments) for call in self.tool_calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -97,12 +103,18 @@ class Conversation:
     preserve_thinking: bool = False
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    field: str = "messages"  # what the client calls the messages
     is_raw: ClassVar[bool] = False
 
     @property
     def media(self) -> tuple[Media, ...]:
         """All images and videos, in order."""
         return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
+
+    @property
+    def num_chars(self) -> int:
+        """Return the characters of all texts that are not in tools."""
+        return sum(message.num_chars for message in self.messages)
 
     async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
         """Return the only prompt."""
@@ -116,7 +128,13 @@ class RawPrompts:
     texts: tuple[str | tuple[int, ...], ...]
     tools: ClassVar[tuple[Tool, ...]] = ()
     media: ClassVar[tuple[Media, ...]] = ()
+    field: ClassVar[str] = "prompt"
     is_raw: ClassVar[bool] = True
+
+    @property
+    def num_chars(self) -> int:
+        """Return the characters of all texts."""
+        return sum(len(text) for text in self.texts if isinstance(text, str))
 
     async def prompts(self, maker: PromptMaker) -> list[RenderResponse]:
         """Return a prompt for each text."""

@@ -23,7 +23,7 @@ from gateway.request.spans import trace_request
 from gateway.settings import GatewaySettings
 from protos.attention_pb2 import TokenSequence
 from protos.tokenizer_pb2 import CONTENT, RenderResponse
-from services.runtime.errors import InvalidRequest
+from services.runtime.errors import InvalidRequest, RequestTooLarge
 
 # They come in one message.
 MAX_PROMPT_LOGPROBS = 2**18
@@ -61,6 +61,7 @@ class Pipeline:
 
     async def _start(self, request: Request, context: RequestContext) -> ActiveRequest:
         asked = request.conversation
+        self.refuse_too_long(asked)
         with ExitStack() as occupied:
             occupied.enter_context(self._admission.enter())
             ticket = occupied.enter_context(self._admission.wait(context))
@@ -92,9 +93,17 @@ class Pipeline:
 
     async def prompt_ids(self, conversation: Conversation, context: RequestContext) -> list[int]:
         """Return the tokens that `count` counts."""
+        self.refuse_too_long(conversation)
         with self._admission.enter(), self._demand.need("tokenizer", *_vision(conversation)):
             (prompt,) = await conversation.prompts(_PromptMaker(self._cluster, self._media, context))
             return list(prompt.token_ids)
+
+    def refuse_too_long(self, asked: Conversation | RawPrompts) -> None:
+        """Raise RequestTooLarge for texts that no context holds, before anything is made of them."""
+        most = self._settings.max_text_chars
+        if (num_chars := asked.num_chars) > most:
+            what = f"{asked.field}: {num_chars} characters of text, at most {most} are accepted"
+            raise RequestTooLarge(what, field=asked.field)
 
     async def _starts(
         self, request: Request, prompts: Sequence[RenderResponse], context: RequestContext

@@ -91,7 +91,7 @@ def damage_value(dice: random.Random, value: Any) -> Any:
             other, name = dice.choice(places)
             parent[key] = json.loads(json.dumps(other[name])) if _has(other, name) else None
         case _:
-            for _ in range(dice.choice((1, 2, 60, 200))):
+            for _ in range(dice.choice((1, 2, 60, 120))):
                 parent[key] = dice.choice(([parent[key]], {dice.choice(NAMES): parent[key]}))
     return value
 

@@ -56,6 +56,7 @@ def parse_responses(body: Mapping[str, Any], *, refuse_unknown: bool = False) ->
     request = Request(
         Conversation(
             messages=messages,
+            field="input",
             tools=tuple(tool.for_model for tool in tools.by_name.values()),
             thinking=thinking,
         ),

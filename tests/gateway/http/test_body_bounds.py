@@ -114,6 +114,28 @@ async def test_a_body_of_the_largest_size_leaves_the_loop_free(site):
     assert "vision service not configured" in (await asked).json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": "x" * 600}, {"role": "assistant", "content": "x" * 600}]},
+            "messages",
+        ),
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "x" * 1200}]}, "messages"),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x" * 1200}]}, "messages"),
+        ("/v1/responses", {"input": "x" * 1200}, "input"),
+        ("/v1/completions", {"prompt": ["x" * 600, "y" * 600]}, "prompt"),
+        ("/tokenize", {"prompt": "x" * 1200}, "prompt"),
+    ],
+)
+async def test_texts_that_no_context_holds(start_site, path, body, field):
+    site = await start_site(max_text_chars=1000)
+    response = await site.http.post(path, json={"model": "kimi-k2.6", **body})
+    assert response.status_code == 413, response.text
+    assert f"{field}: 1200 characters of text, at most 1000 are accepted" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("depth", [100, 255, 400, 1000])
 @pytest.mark.parametrize(
     ("path", "field"),
