@@ -13,10 +13,10 @@ REQUEST_TOKENS = 32.0  # what a request costs beside its prompt, in prompt token
 # Before a rate is known so many may wait, and the others try again soon.
 MAX_UNKNOWN = 64
 UNKNOWN_S = 2.0
-# Whoever comes back finds the queue as full as this, so that an error of the rate does no harm.
+# A client that comes back finds the queue as full as this, so that an error of the rate does no harm.
 FILLED = 0.8
 MAX_PROMISE_S = 600.0
-GRACE_S = 10.0  # a client that is later does not come back
+GRACE_S = 10.0  # a client that is later is not expected any more
 
 
 @dataclass(eq=False, slots=True)

@@ -29,7 +29,7 @@ class Client:
     """What became of one request. Times in seconds."""
 
     refused_after_s: list[float] = field(default_factory=list)
-    told_s: list[float] = field(default_factory=list)
+    again_s: list[float] = field(default_factory=list)
     first_token_s: float | None = None  # since the attempt that was served
     served_s: float | None = None  # since the first attempt
     failure: str = ""
@@ -64,7 +64,7 @@ async def ask(http: httpx.AsyncClient, number: int, client: Client) -> None:
             client.failure = f"{response.status_code} {response.text[:200]}"
             return
         client.refused_after_s.append(time.monotonic() - asked_s)
-        client.told_s.append(float(again))
+        client.again_s.append(float(again))
         await asyncio.sleep(float(again))
 
 
@@ -87,7 +87,7 @@ def row(name: str, clients: Sequence[Client]) -> dict[str, object]:
         "clients": name,
         "number": len(clients),
         "refused after s (median / p99 / max)": spread([one for client in clients for one in client.refused_after_s]),
-        "Retry-After s": spread([client.told_s[0] for client in clients if client.told_s]),
+        "Retry-After s": spread([client.again_s[0] for client in clients if client.again_s]),
         "first token s": spread([client.first_token_s for client in clients if client.first_token_s is not None]),
         "over the limit": sum((client.first_token_s or 0) > BEGIN_S for client in clients),
         "all s": spread([client.served_s for client in clients if client.served_s is not None]),
@@ -101,7 +101,7 @@ def main() -> None:
         clients = asyncio.run(run(cluster.url, number))
         errors.read()
     served = [client for client in clients if client.served_s is not None]
-    by_refusals = {refusals: [one for one in served if len(one.told_s) == refusals] for refusals in range(50)}
+    by_refusals = {refusals: [one for one in served if len(one.again_s) == refusals] for refusals in range(50)}
     names = {0: "served at once", 1: "served when they came back"}
     rows = [row(names.get(count, f"refused {count} times"), some) for count, some in by_refusals.items() if some]
     failed = [client.failure for client in clients if client.failure]

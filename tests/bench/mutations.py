@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,7 @@ NAMES = sorted(
 
 def mutations(number: int, seed: int = 0) -> Iterator[Damaged]:
     """Yield so many damaged requests: path, headers, body."""
+    sys.setrecursionlimit(10_000)  # of what nests, and is copied and written here
     dice = random.Random(seed)
     bases = [(question.path, dict(question.body)) for question in questions()] + rich_bodies()
     for _ in range(number):

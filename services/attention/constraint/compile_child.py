@@ -57,19 +57,19 @@ class Fork:
 
     def answer(self, ask: str) -> str:
         """Answer a line with a line: a recipe, a refusal or how the fork ended."""
-        started_s = time.monotonic()
         self._num_asks += 1
         line = ""
         with suppress(ConnectionError):
             self._stream.write(ask)
             self._stream.flush()
             line = self._stream.readline()
-        is_hard = time.monotonic() - started_s > HARD_S
-        if line.endswith("\n") and not is_hard and self._num_asks < MAX_ASKS:
-            return line
-        self.is_open = False
-        end = self._end()
-        return line if line.endswith("\n") else f"{json.dumps({'end': end})}\n"
+        if not line.endswith("\n"):
+            self.is_open = False
+            return f"{json.dumps({'end': self._end()})}\n"
+        self.is_open = json.loads(line)["computed_s"] < HARD_S and self._num_asks < MAX_ASKS
+        if not self.is_open:
+            self._end()
+        return line
 
     def _end(self) -> str:
         """End the fork and say how it ended: `time`, or the code with which it died."""
@@ -88,7 +88,9 @@ def _serve(connection: socket.socket, seconds: float, niceness: int) -> NoReturn
             for line in stream:
                 # Its signal ends the process.
                 signal.setitimer(signal.ITIMER_PROF, seconds)
-                stream.write(f"{json.dumps(answer(Ask(*json.loads(line))))}\n")
+                started_s = time.process_time()
+                reply = answer(Ask(*json.loads(line)))
+                stream.write(f"{json.dumps({**reply, 'computed_s': time.process_time() - started_s})}\n")
                 stream.flush()
     finally:
         os._exit(1)

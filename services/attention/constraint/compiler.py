@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
@@ -142,16 +141,17 @@ class _Child:
         self._seconds = seconds
         self._niceness = niceness
         self._process: subprocess.Popen[str] | None = None
+        self._computed_s = 0.0  # for the last ask
 
     def timed(self, ask: Ask, tenant: str, queue: FairQueue[Ask]) -> Verdict | MoonshardError | None:
-        """Work on what the queue gave and account for it; None if the time did not suffice."""
-        started_s = time.monotonic()
+        """Work on what the queue gave and account for its computing; None if the time did not suffice."""
+        self._computed_s = 0.0
         try:
             return self.ask(ask)
         except OSError as error:
             return MoonshardError(f"the process that compiles grammars does not start: {error}")
         finally:
-            queue.done(tenant, time.monotonic() - started_s)
+            queue.done(tenant, self._computed_s)
 
     def ask(self, ask: Ask) -> Verdict | None:
         """Let the process work on one ask; None if the time did not suffice."""
@@ -168,10 +168,13 @@ class _Child:
             line = ""
         finally:
             watch.cancel()
+        self._computed_s = self._seconds
         if not line.endswith("\n"):
             self.close()
             return None
-        match json.loads(line):
+        reply = json.loads(line)
+        self._computed_s = reply.get("computed_s", self._seconds)
+        match reply:
             case {"recipe": recipe}:
                 return Recipe.load(recipe)
             case {"refusal": reason}:

@@ -22,7 +22,7 @@ class FairQueue(Generic[T]):
     """Work of several tenants for a few workers. Safe to share between threads.
 
     One tenant occupies all workers but one at most, so that another never waits for the end of its work. Tenants
-    without a name are one tenant, for which no budget holds: honest ones could not be told from others.
+    without a name are one tenant, for which no budget holds: honest ones would pay for the others.
     """
 
     def __init__(self, num_workers: int) -> None:

@@ -61,9 +61,10 @@ class Constraints:
         """What one answer must look like. Raises InvalidRequest that names the field, Overloaded if too many wait."""
         asks = asks_of(wanted)
         unknown = await self._look_up(asks.values()) if self._shared else set()
-        work = {key: asyncio.wrap_future(self._compiler.recipe(ask, tenant)) for key, ask in asks.items()}
-        for key, recipe in work.items():
-            recipe.add_done_callback(partial(self._settled, asks[key], asks[key] in unknown))
+        work: dict[str, asyncio.Future[Recipe]] = {}
+        for key, ask in asks.items():
+            work[key] = asyncio.wrap_future(self._compiler.recipe(ask, tenant))
+            work[key].add_done_callback(partial(self._settled, ask, ask in unknown))
         recipes: dict[str, Recipe] = {}
         for key, recipe in work.items():
             try:

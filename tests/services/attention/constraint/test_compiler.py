@@ -1,6 +1,9 @@
 """Recipes come from processes that end with a hostile grammar; nobody waits for another's."""
 
+import asyncio
+import gc
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -77,13 +80,15 @@ def test_a_hostile_grammar_ends_with_its_process_and_others_go_on(compiler):
 
 def test_the_process_answers_line_by_line_and_ends_with_its_input():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "services.attention.constraint.compile_child", "0.2", "1"]
+    command = [sys.executable, "-m", "services.attention.constraint.compile_child", "0.5", "1"]
     asks = [Ask("regex", "ab"), Ask("regex", "["), slow(1), Ask("regex", "cd")]
     lines = "".join(json.dumps(ask) + "\n" for ask in asks)
     done = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment, timeout=60, check=True)
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     assert Recipe.load(replies[0]["recipe"]).ending == "ab"
-    assert replies[1:3] == [{"refusal": "unclosed character class"}, {"end": "time"}]
+    assert replies[1]["refusal"] == "unclosed character class"
+    assert replies[2] == {"end": "time"}
+    assert all(0 < reply["computed_s"] < 0.5 for reply in (replies[0], replies[1], replies[3]))
     assert Recipe.load(replies[3]["recipe"]).ending == "cd"
     assert not done.stderr
 
@@ -260,6 +265,21 @@ async def test_a_plan_names_the_field_and_waits_for_a_bounded_time(small, compil
     wanted.json_schema = slow(9).text
     with pytest.raises(Overloaded):
         await constraints.plan(wanted, "alice")
+
+
+async def test_an_overload_at_the_second_tool_leaves_no_error_behind(small, impatient, monkeypatch, caplog):
+    compiler = Compiler()
+    constraints = Constraints(small.table, compiler)
+    monkeypatch.setattr(fair_queue, "MAX_WAITING_OF_ONE", 1)
+    bad = '{"properties": {"a": {"$ref": "#"}}, "required": ["a"], "description": "%d"}'
+    tools = [pb.CallableTool(name=f"f{number}", parameters_json=bad % number) for number in range(20)]
+    with pytest.raises(Overloaded):
+        await constraints.plan(pb.Constraint(tools=tools, tool_use=pb.TOOL_USE_REQUIRED), "mallory")
+    while compiler._working:
+        await asyncio.sleep(0.01)
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    await constraints.close()
 
 
 async def test_a_budget_that_is_too_small_is_named_as_the_client_named_it(small, compiler):
