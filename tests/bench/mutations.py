@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from gateway.dialects.chat.schema import ChatCompletionRequest
@@ -52,7 +53,7 @@ def mutations(number: int, seed: int = 0) -> Iterator[Damaged]:
         path, body = dice.choice(bases)
         if dice.random() < 0.05:
             path = dice.choice(bases)[0]
-        damaged: Any = json.loads(json.dumps(body))
+        damaged: Any = deepcopy(body)
         for _ in range(dice.choice((1, 1, 1, 2, 3, 6))):
             damaged = damage_value(dice, damaged)
         raw = write(dice, damaged)
@@ -76,22 +77,22 @@ def write(dice: random.Random, value: Any) -> bytes:
 
 def damage_value(dice: random.Random, value: Any) -> Any:
     """Replace, remove, add, move or nest something at some place."""
-    places = list(_places(value))
+    places = list(_places(value)) if isinstance(value, dict | list) else []
     if not places:
-        return dice.choice(VALUES)
+        return deepcopy(dice.choice(VALUES))
     parent, key = dice.choice(places)
     match dice.randrange(7):
         case 0 | 1:
-            parent[key] = dice.choice(VALUES)
+            parent[key] = deepcopy(dice.choice(VALUES))
         case 2:
             del parent[key]
         case 3 if isinstance(parent, dict):
-            parent[dice.choice(NAMES)] = parent[key]
+            parent[dice.choice(NAMES)] = deepcopy(parent[key])
         case 4 if isinstance(parent, dict):
-            parent[dice.choice(NAMES)] = dice.choice(VALUES)
+            parent[dice.choice(NAMES)] = deepcopy(dice.choice(VALUES))
         case 5:
             other, name = dice.choice(places)
-            parent[key] = json.loads(json.dumps(other[name])) if _has(other, name) else None
+            parent[key] = deepcopy(other[name]) if _has(other, name) else None
         case _:
             for _ in range(dice.choice((1, 2, 60, 120))):
                 parent[key] = dice.choice(([parent[key]], {dice.choice(NAMES): parent[key]}))
@@ -114,10 +115,13 @@ def damage_bytes(dice: random.Random, raw: bytes) -> bytes:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in entries:
-        yield value, key
-        yield from _places(inner)
+    waiting = [value]
+    while waiting:
+        parent = waiting.pop()
+        for key, inner in parent.items() if isinstance(parent, dict) else enumerate(parent):
+            yield parent, key
+            if isinstance(inner, dict | list):
+                waiting.append(inner)
 
 
 def _has(parent: Any, key: Any) -> bool:
