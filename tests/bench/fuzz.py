@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -175,10 +175,12 @@ def main() -> None:
     tally = Tally()
     with (scripted if sys.argv[3:] == ["site"] else nano)() as (url, errors):
         started_s = time.monotonic()
-        if part == "schemathesis":
-            fuzz_page(url, num_bodies, tally)
-        else:
-            asyncio.run(fuzz_mutations(url, num_bodies, tally))
+        # An interrupt ends the run early; the table says how far it came.
+        with suppress(KeyboardInterrupt):
+            if part == "schemathesis":
+                fuzz_page(url, num_bodies, tally)
+            else:
+                asyncio.run(fuzz_mutations(url, num_bodies, tally))
         seconds = round(time.monotonic() - started_s)
         lines = errors()
     counts = dict(sorted(tally.counts.items()))
