@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import xxhash
 
-from gateway.cluster.replicas import Replica
+from gateway.cluster.replica import Replica
 from services.runtime.errors import Overloaded
 
 RENDER_BOUND = 1.25

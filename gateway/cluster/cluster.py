@@ -10,7 +10,8 @@ from gateway.cluster.affinity import PrefixMap, conversation_key
 from gateway.cluster.choose import RoundRobin, choose_renderer
 from gateway.cluster.demand import DemandBook
 from gateway.cluster.hand_over import HandOver
-from gateway.cluster.replicas import ATTENTION, TOKENIZER, VISION, Replica, ReplicaPool
+from gateway.cluster.replica import Replica
+from gateway.cluster.replicas import ATTENTION, TOKENIZER, VISION, ReplicaPool
 from gateway.http.request_context import RequestContext
 from gateway.settings import GatewaySettings
 from gateway.version import VERSION

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from gateway.cluster.replicas import Replica, ReplicaPool
+from gateway.cluster.replica import Replica
+from gateway.cluster.replicas import ReplicaPool
 from gateway.http.request_context import RequestContext, is_loss
 from gateway.metrics import HAND_OVERS
 from gateway.settings import GatewaySettings

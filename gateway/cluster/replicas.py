@@ -1,33 +1,22 @@
-"""The replicas of a role: their health, their load, and the wait for one that is ready."""
+"""The replicas of a role: their health, and the wait for one that is ready."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import grpc.aio
 
 from gateway.cluster.demand import DemandBook
+from gateway.cluster.replica import Replica
 from gateway.metrics import HELD_REQUESTS, SERVING_REPLICAS
 from gateway.settings import GatewaySettings
 from protos import attention_pb2, tokenizer_pb2, vision_pb2
 from protos.attention_pb2 import GetLoadRequest, GetLoadResponse
-from protos.attention_pb2_grpc import AttentionServiceStub
 from protos.demand_pb2 import ReplicaDemand
-from protos.tokenizer_pb2_grpc import TokenizerServiceStub
-from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.channels import open_channel, watch_health
 from services.runtime.discovery import fixed_addresses, poll_addresses
 from services.runtime.errors import MoonshardError, Overloaded, Unavailable
 from services.runtime.tls import tls_files
-
-if TYPE_CHECKING:
-    from protos.attention_pb2_grpc import AttentionServiceAsyncStub
-    from protos.tokenizer_pb2_grpc import TokenizerServiceAsyncStub
-    from protos.vision_pb2_grpc import VisionServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
@@ -38,60 +27,6 @@ RESTART_MARGIN = 2.0  # how much longer than the last one a restart may take
 ATTENTION = attention_pb2.DESCRIPTOR.services_by_name["AttentionService"].full_name
 TOKENIZER = tokenizer_pb2.DESCRIPTOR.services_by_name["TokenizerService"].full_name
 VISION = vision_pb2.DESCRIPTOR.services_by_name["VisionService"].full_name
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One address of a role. Owned by its pool, which alone changes it."""
-
-    address: str
-    channel: grpc.aio.Channel
-    serving: bool = False
-    load: GetLoadResponse = field(default_factory=GetLoadResponse)
-    sent: list[tuple[float, int]] = field(default_factory=list)  # (when, tokens) of calls the load doesn't show yet
-    num_rendering: int = 0  # open calls that render a conversation
-
-    @property
-    def attention(self) -> "AttentionServiceAsyncStub":
-        return AttentionServiceStub(self.channel)
-
-    @property
-    def tokenizer(self) -> "TokenizerServiceAsyncStub":
-        return TokenizerServiceStub(self.channel)
-
-    @property
-    def vision(self) -> "VisionServiceAsyncStub":
-        return VisionServiceStub(self.channel)
-
-    @property
-    def sent_tokens(self) -> int:
-        """Return the tokens of the calls that were sent since the last report."""
-        return sum(num_tokens for _, num_tokens in self.sent)
-
-    @property
-    def queued_tokens(self) -> int:
-        """Return the prompt tokens that wait to be computed, those sent since the last report included."""
-        return self.load.num_queued_tokens + self.sent_tokens
-
-    @property
-    def free_blocks(self) -> int:
-        """Return the free blocks, less those for calls sent since the last report."""
-        block_tokens = max(1, self.load.block_tokens)
-        return self.load.num_free_blocks - sum(-(-num_tokens // block_tokens) for _, num_tokens in self.sent)
-
-    @property
-    def is_full(self) -> bool:
-        """Return whether its queue takes no more; a replica without a report counts as empty."""
-        return 0 < self.load.max_waiting <= self.load.num_waiting
-
-    def note_sent(self, num_tokens: int) -> None:
-        """Note a call with so many tokens that goes there now."""
-        self.sent.append((time.monotonic(), num_tokens))
-
-    def report(self, load: GetLoadResponse, asked_s: float) -> None:
-        """Take a report that was requested at that time; it contains what was sent before."""
-        self.load = load
-        self.sent = [(when, num_tokens) for when, num_tokens in self.sent if when >= asked_s]
 
 
 class ReplicaPool:
@@ -133,7 +68,7 @@ class ReplicaPool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for replica in self.replicas:
-            await replica.channel.close()
+            await replica.close()
 
     @property
     def is_wanted(self) -> bool:
@@ -238,6 +173,7 @@ class ReplicaPool:
         if replica.serving or replica.address in self._listed or replica not in self.replicas:
             return
         self.replicas.remove(replica)
+        replica.retire_streams()
         for tasks in (self._watchers, self._pollers):
             if task := tasks.pop(replica, None):
                 task.cancel()

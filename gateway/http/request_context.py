@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from gateway.http.first_token import FirstToken
+from protos.lanes_pb2 import LaneCall
 from services.runtime.channels import call_metadata
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError
 from services.runtime.tracing import Span, Tracer
@@ -61,6 +62,11 @@ class RequestContext:
         self.refusal["error"] = type(error).__name__
         if error.field:
             self.refusal["field"] = error.field[:MAX_FIELD_CHARS]
+
+    def lane_call(self, at_most_s: float) -> LaneCall:
+        """Return the same for a call in a lane of a shared stream, with its time. Raises DeadlineExceeded."""
+        timeout_s = self.left_s(at_most_s)
+        return LaneCall(request_id=self.request_id, traceparent=self.trace_parent, timeout_s=timeout_s)
 
     @contextmanager
     def span(self, name: str, **attributes: str) -> Iterator["RequestContext"]:

@@ -11,7 +11,7 @@ from gateway.cluster.affinity import chain_hashes
 from gateway.cluster.choose import choose_decode, choose_prefill
 from gateway.cluster.cluster import Cluster
 from gateway.cluster.hand_over import HandOver
-from gateway.cluster.replicas import Replica
+from gateway.cluster.replica import Replica
 from gateway.http.errors import MediaLost
 from gateway.http.request_context import RequestContext
 from gateway.metrics import FIRST_DECODE_SECONDS
@@ -19,7 +19,7 @@ from gateway.request.batch_queue import BatchQueue
 from gateway.settings import GatewaySettings
 from protos import attention_pb2 as pb
 from protos.media_pb2 import MediaSpan
-from services.runtime.errors import DeadlineExceeded, KvMissing, MediaMissing, MoonshardError, Unavailable
+from services.runtime.errors import KvMissing, MediaMissing, MoonshardError
 
 T = TypeVar("T")
 
@@ -168,40 +168,36 @@ class Generation:
     async def _decode_on(
         self, replica: Replica, manifest: pb.KvManifest | None, shown: BatchQueue[list[int]], context: RequestContext
     ) -> None:
-        """Read one replica's stream to its end. Silence and an end without a finish reason count as a loss."""
+        """Read one replica's tokens to their end. Silence counts as a loss."""
         if self._was_last():
             return
         replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
-        stream = replica.attention.Decode(
-            pb.DecodeRequest(prompt=self._prompt(), sampling=self._start.sampling, manifest=manifest),
-            timeout=context.left_s(self._settings.request_s),
-            metadata=context.metadata,
-        )
-        responses = aiter(stream)
-        silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
+        sampling = self._start.sampling
+        lane = replica.open_generation(sampling.max_new_tokens)
+        is_over = False
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(silence_s):
-                        response = await anext(responses)
-                except TimeoutError as error:
-                    raise DeadlineExceeded(f"no token from {replica.address} for {silence_s:g} s") from error
-                except StopAsyncIteration:
-                    raise Unavailable(f"the stream from {replica.address} ended before the answer") from None
+            start = pb.GenerationStart(prompt=self._prompt(), sampling=sampling, manifest=manifest)
+            start.call.CopyFrom(context.lane_call(self._settings.request_s))
+            lane.send(pb.GenerationCommand(start=start))
+            silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
+            while not is_over:
+                for part in await lane.receive(silence_s):
+                    await self._take_part(part, shown)
                 silence_s = self._settings.stall_s
-                self._note(response)
-                if self._prefilled_s is not None:
-                    FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
-                    self._prefilled_s = None
-                self.logprobs += response.logprobs
-                self.prompt_logprobs = self.prompt_logprobs or list(response.prompt_logprobs)
-                await self._take(list(response.token_ids), response.finish_reason, response.num_cached_tokens, shown)
-                if self.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
-                    return
+                is_over = self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
         finally:
-            stream.cancel()
+            lane.close(is_over=is_over)
 
-    def _note(self, response: pb.PrefillResponse | pb.DecodeResponse) -> None:
+    async def _take_part(self, part: pb.GenerationTokens, shown: BatchQueue[list[int]]) -> None:
+        self._note(part)
+        if self._prefilled_s is not None:
+            FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
+            self._prefilled_s = None
+        self.logprobs += part.logprobs
+        self.prompt_logprobs = self.prompt_logprobs or list(part.prompt_logprobs)
+        await self._take(list(part.token_ids), part.finish_reason, part.num_cached_tokens, shown)
+
+    def _note(self, response: pb.PrefillResponse | pb.GenerationTokens) -> None:
         self.is_cut |= response.cut
         self.left_out = self.left_out or list(response.schema_left_out)
         if not self._begun and response.HasField("times"):
@@ -222,13 +218,16 @@ class Generation:
 
     def _prompt(self) -> pb.Prompt:
         """Return the prompt and what was generated so far, from which any replica can go on."""
-        return pb.Prompt(
-            token_ids=[*self._start.prompt_ids, *self.token_ids],
+        prompt = pb.Prompt(
+            # From message to message ids are copied as a block of memory.
+            token_ids=self._start.prompt_ids,
             num_prompt_tokens=len(self._start.prompt_ids),
             media=self._start.media,
             tenant=self._context.owner,
             priority=self._start.priority,
         )
+        prompt.token_ids.extend(self.token_ids)
+        return prompt
 
     def _was_last(self) -> bool:
         """Return whether a lost replica had sent everything but the finish reason."""

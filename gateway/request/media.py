@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from gateway.cluster.cluster import Cluster
-from gateway.cluster.replicas import Replica
+from gateway.cluster.replica import Replica
 from gateway.http.request_context import RequestContext
 from gateway.request.chat_model import Conversation, Media, RawPrompts
 from gateway.request.fetch import MediaFetcher

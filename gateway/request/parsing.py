@@ -1,24 +1,15 @@
 """Tokens of a choice into deltas, by a parser that may move to another tokenizer replica at any token."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from gateway.cluster.cluster import Cluster
 from gateway.cluster.hand_over import HandOver
-from gateway.cluster.replicas import Replica
+from gateway.cluster.replica import Replica
 from gateway.http.request_context import RequestContext
 from gateway.settings import GatewaySettings
-from protos.tokenizer_pb2 import (
-    Delta,
-    ParseEnd,
-    ParseRequest,
-    ParseResponse,
-    ParseStart,
-    ParseTokens,
-    ToolCallArguments,
-)
-from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable
+from protos.tokenizer_pb2 import AnswerCommand, AnswerParts, Delta, ParseEnd, ParseStart, ToolCallArguments
+from services.runtime.errors import MoonshardError, WireError
+from services.runtime.lanes import Lane
 
 
 class Delivered:
@@ -67,12 +58,12 @@ class Delivered:
 
 
 class AnswerParser:
-    """The parser of one choice. Owns the tokens it was given, and its stream to a tokenizer replica.
+    """The parser of one choice. Owns the tokens it was given, and its lane to a tokenizer replica.
 
     stop                  the stop string that was met; nothing comes after it
     num_reasoning_tokens  so far
     num_complete_calls    so far
-    content_positions     of the tokens whose text is content, the last request's only
+    content_positions     of the tokens whose text is content, the last command's only
     """
 
     def __init__(self, cluster: Cluster, settings: GatewaySettings, context: RequestContext, start: ParseStart) -> None:
@@ -82,7 +73,8 @@ class AnswerParser:
         self._start = start
         self._token_ids: list[int] = []
         self._delivered = Delivered()
-        self._stream: Any = None
+        self._lane: Lane[AnswerCommand, AnswerParts] | None = None
+        self._is_over = False
         self._replica: Replica
         self.stop: str | None = None
         self.num_reasoning_tokens = 0
@@ -91,59 +83,64 @@ class AnswerParser:
 
     async def feed(self, token_ids: Sequence[int]) -> list[Delta]:
         """Return the deltas that these tokens complete."""
-        deltas = await self._ask(ParseRequest(tokens=ParseTokens(token_ids=token_ids)))
+        deltas = await self._ask(AnswerCommand(token_ids=token_ids))
         self._token_ids += token_ids
         return deltas
 
     async def end(self, *, truncated: bool) -> list[Delta]:
         """Return the rest of the deltas. `truncated`: the budget ended the answer, not the model."""
-        return await self._ask(ParseRequest(end=ParseEnd(truncated=truncated)))
+        deltas = await self._ask(AnswerCommand(end=ParseEnd(truncated=truncated)))
+        self._is_over = True
+        return deltas
 
     def close(self) -> None:
-        """Give the stream up."""
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
+        """Give the lane up."""
+        if self._lane is not None:
+            self._lane.close(is_over=self._is_over)
+            self._lane = None
 
-    async def _ask(self, request: ParseRequest) -> list[Delta]:
-        """Send one request and return its deltas; rebuild a lost replica's parser on another from all tokens so far."""
-        fresh: list[Delta] = []
+    async def _ask(self, command: AnswerCommand) -> list[Delta]:
+        """Send a command and return its deltas; rebuild a lost replica's parser on another from all tokens so far."""
+        if self._lane is not None:
+            try:
+                return await self._exchange(self._lane, command)
+            except MoonshardError as error:
+                lost = error
+        else:
+            lost = None
+        return await self._begin(command, lost)
+
+    async def _begin(self, command: AnswerCommand, lost: MoonshardError | None) -> list[Delta]:
+        """Send the first command of a parser that has the tokens so far; `lost`: what ended the last parser."""
         pool, choose = self._cluster.tokenizers, self._cluster.next_tokenizer
         hand_over = HandOver(pool, choose, self._context, self._settings, begun=True)
         while True:
-            try:
-                if self._stream is None:
-                    self._replica = await hand_over.next_replica()
-                    fresh += await self._open(self._replica)
-                    if self._token_ids:
-                        fresh += await self._exchange(ParseRequest(tokens=ParseTokens(token_ids=self._token_ids)))
-                return fresh + await self._exchange(request)
-            except MoonshardError as error:
-                if self._stream is None:
-                    raise  # there is no replica
+            if lost is not None:
                 self.close()
-                await hand_over.failed(self._replica, error)
+                await hand_over.failed(self._replica, lost)
+            self._replica = await hand_over.next_replica()
+            self._lane = self._replica.open_answer()
+            self._delivered.restart()
+            first = AnswerCommand(start=self._start, token_ids=self._token_ids)
+            first.MergeFrom(command)
+            first.start.call.CopyFrom(self._context.lane_call(self._settings.request_s))
+            try:
+                return await self._exchange(self._lane, first)
+            except MoonshardError as error:
+                lost = error
 
-    async def _open(self, replica: Replica) -> list[Delta]:
-        self._stream = replica.tokenizer.Parse(
-            timeout=self._context.left_s(self._settings.request_s), metadata=self._context.metadata
-        )
-        self._delivered.restart()
-        return await self._exchange(ParseRequest(start=self._start))
-
-    async def _exchange(self, request: ParseRequest) -> list[Delta]:
-        """Return the new deltas in the response to one request."""
-        try:
-            async with asyncio.timeout(self._settings.tokenizer_s):
-                await self._stream.write(request)
-                response = await self._stream.read()
-        except TimeoutError as error:
-            raise DeadlineExceeded("the parser does not answer") from error
-        if not isinstance(response, ParseResponse):
-            raise Unavailable("the parser ended its stream")
-        if response.HasField("stop"):
-            self.stop = response.stop
-        self.num_reasoning_tokens = response.num_reasoning_tokens
-        self.num_complete_calls = response.num_complete_calls
-        self.content_positions = list(response.content_positions)
-        return self._delivered.new(response.deltas)
+    async def _exchange(self, lane: Lane[AnswerCommand, AnswerParts], command: AnswerCommand) -> list[Delta]:
+        """Return the new deltas in the answer to one command."""
+        lane.send(command)
+        answers = await lane.receive(self._settings.tokenizer_s)
+        if len(answers) != 1:
+            raise WireError("a parser answered one command twice")
+        answer = answers[0]
+        if answer.HasField("stop"):
+            self.stop = answer.stop
+        self.num_reasoning_tokens = answer.num_reasoning_tokens
+        self.num_complete_calls = answer.num_complete_calls
+        # A parser that begins anew names the earlier tokens too.
+        num_known = len(self._token_ids)
+        self.content_positions = [position for position in answer.content_positions if position >= num_known]
+        return self._delivered.new(answer.deltas)

@@ -39,7 +39,7 @@ class ReplicaLimits:
 
 
 def generation_from_proto(
-    request: pb.PrefillRequest | pb.DecodeRequest,
+    request: pb.PrefillRequest | pb.GenerationStart,
     limits: ReplicaLimits,
     *,
     request_id: str,
@@ -56,7 +56,7 @@ def generation_from_proto(
             f"max_new_tokens is {sampling.max_new_tokens} and {num_new} tokens were generated already",
             field="max_new_tokens",
         )
-    manifest = request.manifest if isinstance(request, pb.DecodeRequest) else pb.KvManifest()
+    manifest = request.manifest if isinstance(request, pb.GenerationStart) else pb.KvManifest()
     # Blocks of another layout cannot be read, so the prompt is computed here.
     usable = manifest.fingerprint == limits.names_root and manifest.num_tokens < len(token_ids)
     media = [MediaMark(span.offset, span.media.num_tokens, span.media.digest) for span in prompt.media]
@@ -94,18 +94,18 @@ def _offer(manifest: pb.KvManifest, limits: ReplicaLimits) -> Offer | None:
     return Offer(manifest.offer, sources) if len(sources) == 1 + len(limits.further_shards) else None
 
 
-def _salt(request: pb.PrefillRequest | pb.DecodeRequest) -> str:
+def _salt(request: pb.PrefillRequest | pb.GenerationStart) -> str:
     """Return what sets the blocks apart from other requests'. Scores need logits, which no cached block has."""
     salt = request.prompt.cache_salt
     return f"{salt} {secrets.token_hex(16)}" if request.sampling.HasField("num_prompt_logprobs") else salt
 
 
-def _prompt_scores(request: pb.PrefillRequest | pb.DecodeRequest, limits: ReplicaLimits) -> PromptScores | None:
+def _prompt_scores(request: pb.PrefillRequest | pb.GenerationStart, limits: ReplicaLimits) -> PromptScores | None:
     sampling, prompt = request.sampling, request.prompt
     if not sampling.HasField("num_prompt_logprobs"):
         return None
     if isinstance(request, pb.PrefillRequest):
-        raise InvalidRequest("only Decode computes log-probabilities of a prompt", field="num_prompt_logprobs")
+        raise InvalidRequest("only Generate computes log-probabilities of a prompt", field="num_prompt_logprobs")
     if sampling.num_prompt_logprobs > min(MOST_TOP_LOGPROBS, limits.vocab_size):
         raise InvalidRequest(f"at most {MOST_TOP_LOGPROBS} alternatives", field="num_prompt_logprobs")
     return PromptScores(prompt.token_ids[: prompt.num_prompt_tokens], sampling.num_prompt_logprobs)

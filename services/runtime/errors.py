@@ -127,12 +127,17 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> MoonshardError:
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_KEY:
             record = json.loads(value)
-            kind = _classes().get(record["class"], _class_of_code(error.code()))
+            kind = error_of_kind(record["class"], _class_of_code(error.code()))
             return kind(message, field=record["field"], retry_after_s=record["retry_after_s"])
     if error.code() == grpc.StatusCode.UNAVAILABLE and message.endswith("Socket closed"):
         # With TLS 1.3 a caller is connected before the server has seen its certificate, and learns no reason.
         message += "; a peer with TLS ends so if it does not accept our certificate, or if we show none"
     return _class_of_code(error.code())(message)
+
+
+def error_of_kind(name: str, otherwise: type[MoonshardError] = MoonshardError) -> type[MoonshardError]:
+    """Return the class of this name, or another one where there is none."""
+    return _classes().get(name, otherwise)
 
 
 def _classes() -> dict[str, type[MoonshardError]]:

@@ -4,16 +4,17 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
+from services.runtime.call_records import LANES, LaneRecords, call_span, count_call
 from services.runtime.channels import request_id, trace_parent
 from services.runtime.errors import MAX_MESSAGE_BYTES, MoonshardError, error_to_metadata
-from services.runtime.metrics import RPC_SECONDS, RPCS_RUNNING
+from services.runtime.metrics import RPCS_RUNNING
 from services.runtime.tracing import PARENT, Tracer
 
 # Only the stubs of grpc know these as generic.
@@ -76,14 +77,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
         start = time.perf_counter()
         code = grpc.StatusCode.OK
+        caller, parent = request_id(context), trace_parent(context)
         RPCS_RUNNING.labels(method).inc()
         try:
-            with self._span(method, context):
+            with call_span(self._tracer, method, caller, parent) as of_handler:
+                PARENT.set(of_handler)
+                LANES.set(LaneRecords(self._log, self._tracer, method))
                 yield
         except MoonshardError as error:
             code = error.code
             if code == grpc.StatusCode.INTERNAL:
-                self._log.exception("%s failed", method, extra={"request_id": request_id(context)})
+                self._log.exception("%s failed", method, extra={"request_id": caller})
             await context.abort(code, _details(error), error_to_metadata(error))
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
@@ -98,42 +102,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         except Exception:  # noqa: BLE001
             code = grpc.StatusCode.INTERNAL
-            self._log.exception("%s failed", method, extra={"request_id": request_id(context)})
+            self._log.exception("%s failed", method, extra={"request_id": caller})
             await context.abort(code, "internal error")
         finally:
-            seconds = time.perf_counter() - start
-            RPCS_RUNNING.labels(method).dec()
-            RPC_SECONDS.labels(method, code.name).observe(seconds)
-            self._log_call(method, context, code, seconds)
-
-    @contextmanager
-    def _span(self, method: str, context: Context) -> Iterator[None]:
-        """The call's own span if its trace is recorded here, and what its handler's spans are under."""
-        parent = trace_parent(context)
-        if self._tracer is None or not parent:
-            PARENT.set(parent)
-            yield
-            return
-        names = dict(zip(("rpc.service", "rpc.method"), method.removeprefix("/").split("/", 1), strict=True))
-        attributes = {"rpc.system": "grpc", **names, "moonshard.request_id": request_id(context)}
-        with self._tracer.span(method.removeprefix("/"), parent, attributes, "server") as span:
-            PARENT.set(span.trace_parent)
-            yield
-
-    def _log_call(self, method: str, context: Context, code: grpc.StatusCode, seconds: float) -> None:
-        """Calls of a request and failures at level info; health checks and polls at level debug."""
-        of_request = request_id(context)
-        usual = code in {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
-        level = logging.DEBUG if usual and not of_request else logging.INFO
-        if self._log.isEnabledFor(level):
-            fields = {
-                "request_id": of_request,
-                "trace_id": trace_parent(context)[3:35],
-                "method": method,
-                "code": code.name,
-                "seconds": round(seconds, 6),
-            }
-            self._log.log(level, "call", extra=fields)
+            count_call(self._log, method, caller, parent, code, time.perf_counter() - start)
 
 
 def _arity(streaming: bool) -> str:

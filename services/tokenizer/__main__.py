@@ -16,7 +16,12 @@ async def _serve(settings: TokenizerSettings) -> None:
     vocabulary = await asyncio.to_thread(load_vocabulary, settings.model)
     with closing(LongWork(settings.threads, settings.max_waiting, settings.max_waiting_bytes)) as work:
         servicer = TokenizerServicer(vocabulary, work, settings.max_request_bytes, settings.max_remembered_bytes)
-        await serve(settings, "tokenizer", lambda server: add_TokenizerServiceServicer_to_server(servicer, server))
+        await serve(
+            settings,
+            "tokenizer",
+            lambda server: add_TokenizerServiceServicer_to_server(servicer, server),
+            on_drain=servicer.drain,
+        )
 
 
 def main() -> None:

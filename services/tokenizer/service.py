@@ -9,13 +9,13 @@ from google.protobuf.message import Message as ProtoMessage
 
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceServicer
+from services.runtime.call_records import LANES
 from services.runtime.errors import RequestTooLarge
+from services.runtime.lane_server import LaneServer, LaneServers
+from services.tokenizer.answers import AnswerLane
 from services.tokenizer.bounds import check_conversation
-from services.tokenizer.invalid import invalid
 from services.tokenizer.long_work import LongWork
-from services.tokenizer.metrics import TOKENS, ParserMetrics
-from services.tokenizer.parser import Parser
-from services.tokenizer.parser_options import options_from_proto
+from services.tokenizer.metrics import TOKENS
 from services.tokenizer.rendering import Renderer
 from services.tokenizer.vocabulary import Vocabulary
 
@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TokenizerServicer(TokenizerServiceServicer):
-    """Text to tokens and back. Stateless between calls; a parser lives as long as its stream."""
+    """Text to tokens and back. Stateless between calls; a parser lives as long as its answer."""
 
     def __init__(
         self, vocabulary: Vocabulary, work: LongWork, max_request_bytes: int, max_remembered_bytes: int
@@ -31,6 +31,7 @@ class TokenizerServicer(TokenizerServiceServicer):
         self._vocabulary = vocabulary
         self._renderer = Renderer(vocabulary, max_remembered_bytes)
         self._work = work
+        self._streams = LaneServers()
         self._max_request_bytes = max_request_bytes
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
@@ -58,42 +59,29 @@ class TokenizerServicer(TokenizerServiceServicer):
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         return await self._work.run(self._size(request, "token_ids"), partial(_detokenize, request, self._vocabulary))
 
-    async def Parse(
-        self, requests: AsyncIterator[pb.ParseRequest], context: Context
-    ) -> AsyncIterator[pb.ParseResponse]:
-        parser: Parser | None = None
-        async for request in requests:
-            size_bytes = self._size(request, "tokens")
-            match request.WhichOneof("event"), parser:
-                case "start", None:
-                    options = await self._work.run(size_bytes, partial(options_from_proto, request.start))
-                    parser = Parser(self._vocabulary, options, ParserMetrics())
-                case "tokens", Parser():
-                    await self._work.run(size_bytes, partial(parser.feed, request.tokens.token_ids))
-                    TOKENS.labels("answers").inc(len(request.tokens.token_ids))
-                case "end", Parser():
-                    parser.end(truncated=request.end.truncated)
-                case event, _:
-                    raise invalid(event or "event", "a stream is one start, then tokens, then one end")
-            yield _parsed(parser)
-            if request.HasField("end"):
-                return
+    async def ParseAnswers(
+        self, requests: AsyncIterator[pb.ParseAnswersRequest], context: Context
+    ) -> AsyncIterator[pb.ParseAnswersResponse]:
+        records = LANES.get()
+        stream: LaneServer[pb.AnswerCommand, pb.AnswerParts] = LaneServer(
+            pb.AnswerParts,
+            lambda lane, server: AnswerLane(
+                lane, server, self._vocabulary, self._work, self._max_request_bytes, records
+            ),
+        )
+        with self._streams.serving(stream):
+            async for parts in stream.serve(requests):
+                yield pb.ParseAnswersResponse(parts=parts)
+
+    async def drain(self) -> None:
+        """Begin no more answers; those that are being parsed go on."""
+        self._streams.drain()
 
     def _size(self, request: ProtoMessage, field: str) -> int:
         size_bytes = request.ByteSize()
         if size_bytes > self._max_request_bytes:
             raise RequestTooLarge(f"{field}: {size_bytes} bytes, at most {self._max_request_bytes}", field=field)
         return size_bytes
-
-
-def _parsed(parser: Parser) -> pb.ParseResponse:
-    return pb.ParseResponse(
-        deltas=parser.take_deltas(),
-        stop=parser.stop,
-        num_reasoning_tokens=parser.num_reasoning_tokens,
-        num_complete_calls=parser.num_complete_calls,
-        content_positions=parser.take_content_positions(),
-    )
 
 
 def _detokenize(request: pb.DetokenizeRequest, vocabulary: Vocabulary) -> pb.DetokenizeResponse:

@@ -15,11 +15,43 @@ import uvloop
 
 from protos import attention_pb2 as pb
 from protos.attention_pb2_grpc import AttentionServiceServicer, add_AttentionServiceServicer_to_server
+from services.runtime.lane_server import LaneServer
 from services.runtime.server import start_server
 
 
+class TokenLane:
+    """One generation."""
+
+    def __init__(self, lane: int, running: dict[int, "TokenLane"], server: LaneServer) -> None:
+        self.lane = lane
+        self.called = time.perf_counter()
+        self.said: list[float] = []
+        self.start: pb.GenerationStart
+        self.server = server
+        self._running = running
+
+    def take(self, command: pb.GenerationCommand) -> None:
+        self.start = command.start
+        self._running[id(self)] = self
+
+    def close(self) -> None:
+        self._running.pop(id(self), None)
+
+    def step(self, token_id: int, now: float) -> None:
+        """Send a token."""
+        self.said.append(now)
+        is_last = len(self.said) == self.start.sampling.max_new_tokens
+        finish = pb.LENGTH if is_last else pb.FINISH_REASON_UNSPECIFIED
+        part = pb.GenerationTokens(lane=self.lane, token_ids=[token_id], finish_reason=finish)
+        self.server.send(part, is_last=is_last)
+        if is_last:
+            self.close()
+            note = {"seed": self.start.sampling.seed, "called": self.called, "said": self.said}
+            print(json.dumps(note), flush=True)
+
+
 class TokenEngine(AttentionServiceServicer):
-    """One replica. `step` is an event that the next step sets and replaces."""
+    """One replica."""
 
     def __init__(self, token_id: int, step_s: float, context_tokens: int) -> None:
         self._token_id = token_id
@@ -27,20 +59,12 @@ class TokenEngine(AttentionServiceServicer):
         self._load = pb.GetLoadResponse(
             num_free_blocks=10**6, num_blocks=10**6, block_tokens=64, max_waiting=10**4, context_tokens=context_tokens
         )
-        self._step = asyncio.Event()
+        self._running: dict[int, TokenLane] = {}
 
-    async def Decode(self, request, context):
-        called = time.perf_counter()
-        most = request.sampling.max_new_tokens
-        said: list[float] = []
-        while len(said) < most:
-            await self._step.wait()
-            said.append(time.perf_counter())
-            is_last = len(said) == most
-            if is_last:
-                print(json.dumps({"seed": request.sampling.seed, "called": called, "said": said}), flush=True)
-            finish = pb.LENGTH if is_last else pb.FINISH_REASON_UNSPECIFIED
-            yield pb.DecodeResponse(token_ids=[self._token_id], finish_reason=finish)
+    async def Generate(self, requests, context):
+        stream = LaneServer(pb.GenerationTokens, lambda lane, server: TokenLane(lane, self._running, server))
+        async for parts in stream.serve(requests):
+            yield pb.GenerateResponse(parts=parts)
 
     async def GetLoad(self, request, context):
         return self._load
@@ -51,8 +75,9 @@ class TokenEngine(AttentionServiceServicer):
         while True:
             next_s = max(next_s + self._step_s, time.perf_counter())
             await asyncio.sleep(next_s - time.perf_counter())
-            step, self._step = self._step, asyncio.Event()
-            step.set()
+            now = time.perf_counter()
+            for lane in list(self._running.values()):
+                lane.step(self._token_id, now)
 
 
 async def serve(token_id: int, step_s: float, context_tokens: int) -> None:

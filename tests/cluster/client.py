@@ -9,6 +9,7 @@ from protos import attention_pb2_grpc, tokenizer_pb2, tokenizer_pb2_grpc, vision
 from protos.media_pb2 import MediaRef, MediaSpan
 from services.runtime.channels import open_channel
 from tests.cluster.harness import Cluster
+from tests.generations import generate
 
 TIMEOUT_S = 120.0
 
@@ -76,8 +77,8 @@ class TokenClient:
         if len(generated) == sampling.max_new_tokens:
             return
         prompt = pb.Prompt(token_ids=[*token_ids, *generated], num_prompt_tokens=len(token_ids), media=media)
-        request = pb.DecodeRequest(prompt=prompt, sampling=sampling, manifest=manifest)
-        async for response in self.attention(name).Decode(request, timeout=TIMEOUT_S):
+        start = pb.GenerationStart(prompt=prompt, sampling=sampling, manifest=manifest)
+        async for response in generate(self.attention(name), start, silence_s=TIMEOUT_S):
             for token_id in response.token_ids:
                 yield token_id
 

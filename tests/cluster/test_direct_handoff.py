@@ -7,6 +7,7 @@ import httpx
 from protos import attention_pb2 as pb
 from tests.cluster.client import TokenClient
 from tests.cluster.test_faults import body
+from tests.generations import generate
 
 NO_STORE = {"experts": 2, "attention_shards": 2, "settings": {"attention": {"STORE": ""}}}
 
@@ -24,12 +25,12 @@ async def test_tokens_are_those_of_the_reference_and_none_is_computed_twice(star
             first = await client.prefill(tokens, sampling)
             first.manifest.source = cluster.address("prefill-0")
             assert list(first.manifest.further_sources) == [cluster.address("prefill-0-shard-1")]
-            request = pb.DecodeRequest(
+            request = pb.GenerationStart(
                 prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=num_tokens),
                 sampling=sampling,
                 manifest=first.manifest,
             )
-            responses = [response async for response in client.attention("decode-0").Decode(request)]
+            responses = [response async for response in generate(client.attention("decode-0"), request)]
             assert responses[0].num_cached_tokens == num_tokens
             answer = [first.token_id, *(token for response in responses for token in response.token_ids)]
             assert answer == reference.generate(tokens, 8)

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from protos import attention_pb2 as pb
 from tests.cluster.client import TokenClient
+from tests.generations import generate
 from tests.reference.model import ReferenceModel
 
 BLOCK_TOKENS = 16
@@ -111,8 +112,8 @@ async def test_latents_of_another_form_are_computed_again(start_cluster, tiny_ch
         tokens = prompt(71, seed=3)
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8)
         first = await client.prefill(tokens, sampling)
-        request = decode_request(tokens, first, sampling)
-        responses = [response async for response in client.attention("decode-0").Decode(request)]
+        request = decode_start(tokens, first, sampling)
+        responses = [response async for response in generate(client.attention("decode-0"), request)]
         assert responses[0].num_cached_tokens == 0
         reference = ReferenceModel(tiny_checkpoint, fp8_latents=of_decode == "fp8")
         answer = [token for response in responses for token in response.token_ids]
@@ -125,8 +126,8 @@ async def test_a_handoff_computes_no_prompt_token_twice(cluster):
         tokens = prompt(71, seed=3)
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=4)
         first = await client.prefill(tokens, sampling)
-        request = decode_request(tokens, first, sampling)
-        responses = [response async for response in client.attention("decode-0").Decode(request)]
+        request = decode_start(tokens, first, sampling)
+        responses = [response async for response in generate(client.attention("decode-0"), request)]
         assert responses[0].num_cached_tokens == len(tokens)
 
 
@@ -139,16 +140,16 @@ async def test_a_damaged_block_is_computed_again_and_never_used(cluster, referen
         first = await client.prefill(tokens, sampling)
         hashes = [block_hash.hex() for block_hash in first.manifest.block_hashes]
         await harm(cluster.store_urls[0], hashes[1], damage, other=hashes[2])
-        request = decode_request(tokens, first, sampling)
-        responses = [response async for response in client.attention("decode-0").Decode(request)]
+        request = decode_start(tokens, first, sampling)
+        responses = [response async for response in generate(client.attention("decode-0"), request)]
         assert responses[0].num_cached_tokens == BLOCK_TOKENS, "what follows a missing block is not used either"
         assert [first.token_id, *(token for r in responses for token in r.token_ids)] == expected
         await client.idle()
 
 
-def decode_request(tokens: list[int], first: pb.PrefillResponse, sampling: pb.Sampling) -> pb.DecodeRequest:
+def decode_start(tokens: list[int], first: pb.PrefillResponse, sampling: pb.Sampling) -> pb.GenerationStart:
     """Return the request that continues after a prefill."""
-    return pb.DecodeRequest(
+    return pb.GenerationStart(
         prompt=pb.Prompt(token_ids=[*tokens, first.token_id], num_prompt_tokens=len(tokens)),
         sampling=sampling,
         manifest=first.manifest,

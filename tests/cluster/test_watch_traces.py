@@ -10,11 +10,11 @@ SERVICE = "moonshard.v1.AttentionService"
 ENDS = {
     ("gateway", "chat"),
     ("tokenizer-0", "moonshard.v1.TokenizerService/Render"),
-    ("tokenizer-0", "moonshard.v1.TokenizerService/Parse"),
+    ("tokenizer-0", "moonshard.v1.TokenizerService/ParseAnswers"),
     ("vision-0", "moonshard.v1.VisionService/Encode"),
     ("prefill-0", f"{SERVICE}/Prefill"),
     ("prefill-0", "publish"),
-    ("decode-0", f"{SERVICE}/Decode"),
+    ("decode-0", f"{SERVICE}/Generate"),
     ("decode-0", "decode"),
     ("decode-0", "dispatch"),
 }
@@ -60,9 +60,11 @@ def test_one_trace_goes_through_every_process(observed):
 
     assert way("moonshard.v1.TokenizerService/Render")[1:] == [("gateway", "render")]
     assert way("moonshard.v1.VisionService/Encode")[1:] == [("gateway", "vision")]
-    assert way("moonshard.v1.TokenizerService/Parse") == [("tokenizer-0", "moonshard.v1.TokenizerService/Parse")]
+    assert way("moonshard.v1.TokenizerService/ParseAnswers") == [
+        ("tokenizer-0", "moonshard.v1.TokenizerService/ParseAnswers")
+    ]
     prefill = [("prefill-0", f"{SERVICE}/Prefill"), ("gateway", "prefill")]
-    decode = [("decode-0", f"{SERVICE}/Decode"), ("gateway", "decode")]
+    decode = [("decode-0", f"{SERVICE}/Generate"), ("gateway", "decode")]
     for phase in ("queue", "fetch", "prefill", "publish"):
         assert way(phase, "prefill-0") == [("prefill-0", phase), *prefill]
     for phase in ("queue", "fetch", "decode"):

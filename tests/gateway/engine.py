@@ -1,13 +1,14 @@
 """A scripted AttentionService: keeps the contract of protos/attention.proto, answers by script, breaks on command."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc.aio
 
 from protos import attention_pb2 as pb
 from protos.attention_pb2_grpc import AttentionServiceServicer, add_AttentionServiceServicer_to_server
 from services.runtime.errors import MoonshardError, Unavailable
+from services.runtime.lane_server import LaneServer
 from services.runtime.server import start_server
 
 BLOCK_TOKENS = 64
@@ -48,7 +49,7 @@ class Engine(AttentionServiceServicer):
         self.offer = ""
         self.load = pb.GetLoadResponse(num_free_blocks=100, num_blocks=100, block_tokens=BLOCK_TOKENS, max_waiting=8)
         self.prefills: list[pb.PrefillRequest] = []
-        self.decodes: list[pb.DecodeRequest] = []
+        self.decodes: list[pb.GenerationStart] = []
         self.metadata: list[dict[str, str]] = []
         self.num_running = 0
         self.num_cancelled = 0
@@ -89,51 +90,48 @@ class Engine(AttentionServiceServicer):
             schema_left_out=self.left_out,
         )
 
-    async def Decode(self, request, context):
-        self.decodes.append(request)
-        self._note(context)
-        answer = self._answer(request)
-        position = len(request.prompt.token_ids) - request.prompt.num_prompt_tokens
-        assert position < request.sampling.max_new_tokens
-        assert list(request.prompt.token_ids)[request.prompt.num_prompt_tokens :] == answer[:position]
-        self.num_running += 1
-        try:
-            num_sent = 0
-            finish = pb.FINISH_REASON_UNSPECIFIED
-            while finish == pb.FINISH_REASON_UNSPECIFIED:
-                token_ids: list[int] = []
-                first = position
-                while finish == pb.FINISH_REASON_UNSPECIFIED and len(token_ids) < self.num_at_once:
-                    await self._fail_at(num_sent)
-                    await asyncio.sleep(self.token_s)
-                    token_ids.append(answer[position])
-                    position += 1
-                    num_sent += 1
-                    finish = self._finish(answer, position, request.sampling)
-                self.num_sent += len(token_ids)
-                yield pb.DecodeResponse(
-                    token_ids=token_ids,
-                    finish_reason=finish,
-                    num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
-                    cut=self.cut_at in range(first, position),
-                    schema_left_out=self.left_out if num_sent == len(token_ids) else [],
-                    logprobs=[
-                        logprobs
-                        for at in range(first, position)
-                        if (logprobs := logprobs_at(answer, at, request.sampling))
-                    ],
-                    prompt_logprobs=prompt_logprobs(request) if num_sent == len(token_ids) else (),
-                )
-        except (asyncio.CancelledError, GeneratorExit):
-            self.num_cancelled += 1
-            raise
-        finally:
-            self.num_running -= 1
+    async def Generate(self, requests, context):
+        stream = LaneServer(pb.GenerationTokens, lambda lane, server: ScriptedLane(self, lane, server))
+        async for parts in stream.serve(requests):
+            yield pb.GenerateResponse(parts=parts)
+
+    async def decode(self, start: pb.GenerationStart) -> AsyncIterator[pb.GenerationTokens]:
+        """Yield the messages of one generation."""
+        self.decodes.append(start)
+        self.metadata.append({"x-request-id": start.call.request_id, "traceparent": start.call.traceparent})
+        answer = self._answer(start)
+        position = len(start.prompt.token_ids) - start.prompt.num_prompt_tokens
+        assert position < start.sampling.max_new_tokens
+        assert list(start.prompt.token_ids)[start.prompt.num_prompt_tokens :] == answer[:position]
+        num_sent = 0
+        finish = pb.FINISH_REASON_UNSPECIFIED
+        while finish == pb.FINISH_REASON_UNSPECIFIED:
+            token_ids: list[int] = []
+            first = position
+            while finish == pb.FINISH_REASON_UNSPECIFIED and len(token_ids) < self.num_at_once:
+                await self._fail_at(num_sent)
+                await asyncio.sleep(self.token_s)
+                token_ids.append(answer[position])
+                position += 1
+                num_sent += 1
+                finish = self._finish(answer, position, start.sampling)
+            self.num_sent += len(token_ids)
+            yield pb.GenerationTokens(
+                token_ids=token_ids,
+                finish_reason=finish,
+                num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
+                cut=self.cut_at in range(first, position),
+                schema_left_out=self.left_out if num_sent == len(token_ids) else [],
+                logprobs=[
+                    logprobs for at in range(first, position) if (logprobs := logprobs_at(answer, at, start.sampling))
+                ],
+                prompt_logprobs=prompt_logprobs(start) if num_sent == len(token_ids) else (),
+            )
 
     async def GetLoad(self, request, context):
         return self.load
 
-    def _answer(self, request: pb.PrefillRequest | pb.DecodeRequest) -> list[int]:
+    def _answer(self, request: pb.PrefillRequest | pb.GenerationStart) -> list[int]:
         prompt = request.prompt
         return self.script(list(prompt.token_ids)[: prompt.num_prompt_tokens], request.sampling)
 
@@ -158,6 +156,34 @@ class Engine(AttentionServiceServicer):
         self.metadata.append(dict(context.invocation_metadata()))
 
 
+class ScriptedLane:
+    """One generation of a stream."""
+
+    def __init__(self, engine: Engine, lane: int, server: LaneServer) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._server = server
+
+    def take(self, command: pb.GenerationCommand) -> None:
+        self._task = asyncio.create_task(self._run(command.start))
+
+    def close(self) -> None:
+        self._engine.num_cancelled += 1
+        self._task.cancel()
+
+    async def _run(self, start: pb.GenerationStart) -> None:
+        self._engine.num_running += 1
+        try:
+            async for part in self._engine.decode(start):
+                part.lane = self._lane
+                self._server.send(part, is_last=part.finish_reason != pb.FINISH_REASON_UNSPECIFIED)
+                await asyncio.sleep(0)  # as a real step does: what was sent goes out before the next
+        except MoonshardError as error:
+            self._server.fail(self._lane, error)
+        finally:
+            self._engine.num_running -= 1
+
+
 def logprobs_at(answer: Sequence[int], position: int, sampling: pb.Sampling) -> pb.TokenLogprobs | None:
     """Numbers that tell the position, if they were asked for: the token itself is likeliest, then 1, 2, ..."""
     if not sampling.HasField("num_top_logprobs"):
@@ -170,7 +196,7 @@ def logprobs_at(answer: Sequence[int], position: int, sampling: pb.Sampling) -> 
     )
 
 
-def prompt_logprobs(request: pb.DecodeRequest) -> list[pb.TokenLogprobs]:
+def prompt_logprobs(request: pb.GenerationStart) -> list[pb.TokenLogprobs]:
     """Numbers that tell the position, if they were asked for; token 7 is always the likeliest."""
     if not request.sampling.HasField("num_prompt_logprobs"):
         return []

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.cluster.affinity import CHUNK_TOKENS, PrefixMap, chain_hashes, conversation_key
 from gateway.cluster.choose import RoundRobin, choose_decode, choose_prefill, choose_renderer
-from gateway.cluster.replicas import Replica
+from gateway.cluster.replica import Replica
 from protos.attention_pb2 import GetLoadResponse
 from protos.tokenizer_pb2 import ChatMessage, ContentPart, RenderRequest
 from services.runtime.errors import Overloaded

@@ -22,7 +22,7 @@ SAMPLING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 10}
 
 
 def generation(prompt=None, sampling=None, manifest=None):
-    request = pb.DecodeRequest(
+    request = pb.GenerationStart(
         prompt=pb.Prompt(**{**PROMPT, **(prompt or {})}),
         sampling=pb.Sampling(**{**SAMPLING, **(sampling or {})}),
         manifest=pb.KvManifest(**manifest) if manifest else None,

@@ -7,11 +7,13 @@ import pytest
 
 from protos import attention_pb2 as pb
 from protos.attention_pb2_grpc import AttentionServiceStub, add_AttentionServiceServicer_to_server
+from protos.lanes_pb2 import LaneCall
 from services.attention.service import AttentionServicer
 from services.checkpoint.markers import STOPS
 from services.checkpoint.vocabulary import load_tokens
 from services.runtime.channels import open_channel
-from services.runtime.errors import InvalidRequest, Unavailable
+from services.runtime.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from services.runtime.lanes import LaneStream
 from services.runtime.server import start_server
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0}
@@ -27,12 +29,31 @@ def request(kind, num_tokens, num_new, generated=(), **how):
     return kind(prompt=pb.Prompt(token_ids=prompt_ids, num_prompt_tokens=num_tokens), sampling=sampling, **how)
 
 
+async def parts_of(lane):
+    """Yield the messages of a generation to its last."""
+    while True:
+        for part in await lane.receive(20):
+            yield part
+            if part.finish_reason:
+                return
+
+
 class Client:
     def __init__(self, rig, servicer, stub):
         self.rig, self.servicer, self.stub = rig, servicer, stub
+        self.stream = LaneStream(stub.Generate(), pb.GenerateRequest, pb.GenerationCommand, "the replica")
 
     async def decode(self, *args, **how):
-        return [each async for each in self.stub.Decode(request(pb.DecodeRequest, *args, **how))]
+        lane = self.start(*args, **how)
+        try:
+            return [each async for each in parts_of(lane)]
+        finally:
+            lane.close(is_over=True)
+
+    def start(self, *args, **how):
+        lane = self.stream.open(4096)
+        lane.send(pb.GenerationCommand(start=request(pb.GenerationStart, *args, **how)))
+        return lane
 
     async def prefill(self, *args, **how):
         return await self.stub.Prefill(request(pb.PrefillRequest, *args, **how))
@@ -52,11 +73,13 @@ async def start_client(start_rig):
             lambda server: add_AttentionServiceServicer_to_server(servicer, server), "127.0.0.1:0"
         )
         channel = open_channel(address)
-        opened.append((channel, server))
-        return Client(rig, servicer, AttentionServiceStub(channel))
+        client = Client(rig, servicer, AttentionServiceStub(channel))
+        opened.append((client, channel, server))
+        return client
 
     yield start
-    for channel, server in opened:
+    for client, channel, server in opened:
+        client.stream.end(Unavailable("the test is over"))
         await channel.close()
         await server.stop(None)
 
@@ -113,33 +136,37 @@ async def test_a_bad_request_names_its_field(start_client):
 
 async def test_a_caller_that_leaves_frees_its_blocks(start_client):
     client = await start_client()
-    call = client.stub.Decode(request(pb.DecodeRequest, 30, 900))
-    await anext(aiter(call))
-    call.cancel()
+    lane = client.start(30, 900)
+    await lane.receive(10)
+    lane.close(is_over=False)
+    await client.rig.idle(5.0)
+    client.start(30, 900)
+    await client.start(30, 900).receive(10)
+    client.stream.end(Unavailable("the caller is gone"))
     await client.rig.idle(5.0)
 
 
 async def test_the_load_shows_what_is_there(start_client):
     client = await start_client()
-    call = client.stub.Decode(request(pb.DecodeRequest, 33, 900))
-    await anext(aiter(call))
+    lane = client.start(33, 900)
+    await lane.receive(10)
     load = await client.stub.GetLoad(pb.GetLoadRequest())
     assert (load.role, load.num_running, load.num_waiting, load.max_waiting) == ("decode", 1, 0, 256)
     assert (load.num_blocks, load.block_tokens, load.context_tokens) == (64, 16, 1024)
     assert load.num_free_blocks < 64
-    call.cancel()
+    lane.close(is_over=False)
 
 
 async def test_draining_gives_streams_back_and_finishes_prompts(start_client):
     client = await start_client(role="prefill")
-    stream = client.stub.Decode(request(pb.DecodeRequest, 30, 900))
-    await anext(aiter(stream))
+    lane = client.start(30, 900)
+    await lane.receive(10)
     prompt_call = asyncio.create_task(client.prefill(600, 1))
     await asyncio.sleep(0.05)
     await asyncio.wait_for(client.servicer.drain(), 20)
     assert (await prompt_call).finish_reason == pb.LENGTH
     with pytest.raises(Unavailable):
-        async for _ in stream:
+        async for _ in parts_of(lane):
             pass
     with pytest.raises(Unavailable, match="shutting down"):
         await client.decode(5, 5)
@@ -161,3 +188,50 @@ async def test_an_answer_keeps_its_form(start_client, tiny_checkpoint):
     assert responses[-1].finish_reason == pb.STOP
     tokens = [token for each in responses for token in each.token_ids]
     assert b"".join(table.ordinary[token] for token in tokens[:-1]) == b'"red"'
+
+
+async def test_generations_share_a_stream_and_each_has_its_own_end(start_client, reference):
+    client = await start_client()
+    expected = reference.generate(prompt(30), 8)
+    bad, late = client.start(30, 0), client.start(30, 900)
+    good = [client.start(30, 8) for _ in range(3)]
+    for lane in good:
+        parts = [part async for part in parts_of(lane)]
+        assert [token for part in parts for token in part.token_ids] == expected
+    with pytest.raises(InvalidRequest) as refused:
+        await bad.receive(10)
+    assert refused.value.field == "max_new_tokens"
+    assert (await late.receive(10))[0].token_ids == expected[:1]
+    late.close(is_over=False)
+    await client.rig.idle(5.0)
+    assert client.stream.takes_lanes
+
+
+async def test_the_deadline_of_a_generation_ends_it(start_client):
+    client = await start_client()
+    lane = client.start(30, 900, call=LaneCall(timeout_s=0.2))
+    with pytest.raises(DeadlineExceeded):
+        async for _ in parts_of(lane):
+            pass
+    await client.rig.idle(5.0)
+
+
+async def test_a_lane_has_one_start(start_client):
+    client = await start_client()
+    lane = client.start(30, 900)
+    await lane.receive(10)
+    lane.send(pb.GenerationCommand(start=request(pb.GenerationStart, 30, 900)))
+    with pytest.raises(InvalidRequest):
+        async for _ in parts_of(lane):
+            pass
+    await client.rig.idle(5.0)
+
+
+async def test_the_tokens_of_a_step_come_in_one_message(start_client):
+    client = await start_client()
+    starts = [pb.GenerationCommand(lane=lane, start=request(pb.GenerationStart, 30, 60)) for lane in range(8)]
+    call = client.stub.Generate()
+    await call.write(pb.GenerateRequest(parts=starts))
+    sizes = [len(message.parts) for message in [await call.read() for _ in range(40)]]
+    call.cancel()
+    assert sizes.count(8) > 20, sizes

@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 
-import grpc
 import pytest
 
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub, add_TokenizerServiceServicer_to_server
 from services.runtime.channels import open_channel, wait_ready
-from services.runtime.errors import InvalidRequest, Overloaded, RequestTooLarge
+from services.runtime.errors import InvalidRequest, Overloaded, RequestTooLarge, Unavailable
+from services.runtime.lanes import LaneStream
 from services.runtime.server import start_server
 from services.tokenizer.long_work import SHORT_BYTES, LongWork
 from services.tokenizer.metrics import CALLS_DROPPED, TOKENS
@@ -34,29 +34,43 @@ def work():
 
 
 @pytest.fixture
-async def stub(tiny, work):
-    servicer = TokenizerServicer(tiny, work, MAX_REQUEST_BYTES, MAX_REMEMBERED_BYTES)
+def servicer(tiny, work):
+    return TokenizerServicer(tiny, work, MAX_REQUEST_BYTES, MAX_REMEMBERED_BYTES)
+
+
+@pytest.fixture
+async def stub(servicer):
     server, address = await start_server(lambda server: add_TokenizerServiceServicer_to_server(servicer, server))
     async with open_channel(address) as channel:
         yield TokenizerServiceStub(channel)
     await server.stop(None)
 
 
-def tokens(*token_ids) -> pb.ParseRequest:
-    return pb.ParseRequest(tokens=pb.ParseTokens(token_ids=token_ids))
+def tokens(*token_ids) -> pb.AnswerCommand:
+    return pb.AnswerCommand(token_ids=token_ids)
 
 
-def start(**options) -> pb.ParseRequest:
-    return pb.ParseRequest(start=pb.ParseStart(**{"state": pb.REASONING, "tools": [TOOL]} | options))
+def start(**options) -> pb.AnswerCommand:
+    return pb.AnswerCommand(start=pb.ParseStart(**{"state": pb.REASONING, "tools": [TOOL]} | options))
 
 
-def end(*, truncated=False) -> pb.ParseRequest:
-    return pb.ParseRequest(end=pb.ParseEnd(truncated=truncated))
+def end(*, truncated=False) -> pb.AnswerCommand:
+    return pb.AnswerCommand(end=pb.ParseEnd(truncated=truncated))
 
 
-async def exchange(call, request) -> pb.ParseResponse:
-    await call.write(request)
-    return await call.read()
+@pytest.fixture
+async def answers(stub):
+    """A stream of answers."""
+    stream = LaneStream(stub.ParseAnswers(), pb.ParseAnswersRequest, pb.AnswerCommand, "the tokenizer")
+    yield stream
+    stream.end(Unavailable("the test is over"))
+
+
+async def exchange(lane, command) -> pb.AnswerParts:
+    lane.send(command)
+    (answer,) = await lane.receive(10)
+    answer.ClearField("lane")
+    return answer
 
 
 async def test_describe(stub, tiny):
@@ -67,23 +81,22 @@ async def test_describe(stub, tiny):
     assert described.revision == tiny.revision
 
 
-async def test_a_conversation_there_and_back(stub, tiny):
+async def test_a_conversation_there_and_back(stub, answers, tiny):
     rendered = await stub.Render(request_from_json([{"role": "user", "content": "Hi"}], thinking=True))
     prompt = await stub.Detokenize(pb.DetokenizeRequest(token_ids=rendered.token_ids))
     assert prompt.text == "<|im_user|>user<|im_middle|>Hi<|im_end|><|im_assistant|>assistant<|im_middle|><think>"
     assert b"".join(prompt.token_bytes).decode() == prompt.text
     text = " hm</think>中<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}"
     encoded = await stub.Encode(pb.EncodeRequest(text=text, allow_special=True))
-    call = stub.Parse()
+    call = answers.open(1)
     answer = Answer()
-    assert await exchange(call, start(state=rendered.parser_state)) == pb.ParseResponse()
+    assert await exchange(call, start(state=rendered.parser_state)) == pb.AnswerParts()
     for token_id in encoded.token_ids:
         answer.add((await exchange(call, tokens(token_id))).deltas)
     last = await exchange(call, end())
     answer.add(last.deltas)
     assert (answer.reasoning, answer.content, answer.calls[0].arguments) == (" hm", "中", "{}")
     assert (last.num_reasoning_tokens, last.num_complete_calls, last.HasField("stop")) == (3, 1, False)
-    assert await call.code() is grpc.StatusCode.OK
 
 
 async def test_untrusted_text_has_no_special_tokens(stub):
@@ -93,8 +106,8 @@ async def test_untrusted_text_has_no_special_tokens(stub):
     assert list(skipped.token_bytes) == [b"a", b"", b"b"]
 
 
-async def test_the_stop_string_is_reported(stub, tiny):
-    call = stub.Parse()
+async def test_the_stop_string_is_reported(answers, tiny):
+    call = answers.open(1)
     await exchange(call, start(state=pb.CONTENT, stop=["ST"]))
     response = await exchange(call, tokens(*tiny.encode("a STOP")))
     assert response.stop == "ST"
@@ -122,36 +135,75 @@ async def test_bad_calls_name_the_field(stub, method, request_, field):
 @pytest.mark.parametrize(
     "requests, field",
     [
-        pytest.param([tokens(1)], "tokens", id="no-start"),
-        pytest.param([end()], "end", id="end-first"),
+        pytest.param([tokens(1)], "start", id="no-start"),
+        pytest.param([end()], "start", id="end-first"),
         pytest.param([start(), start()], "start", id="two-starts"),
-        pytest.param([start(), pb.ParseRequest()], "event", id="nothing"),
+        pytest.param([pb.AnswerCommand()], "start", id="nothing"),
+        pytest.param([start(), tokens(*[1] * MAX_REQUEST_BYTES)], "token_ids", id="too-large"),
         pytest.param([start(state=pb.PARSER_STATE_UNSPECIFIED)], "state", id="no-state"),
         pytest.param([start(stop=[""])], "stop[0]", id="empty-stop"),
         pytest.param([start(), tokens(512)], "token_ids", id="unknown-token"),
     ],
 )
-async def test_bad_streams_name_the_field(stub, requests, field):
-    call = stub.Parse()
+async def test_bad_answers_name_the_field_and_leave_the_others_alone(answers, requests, field):
+    call, other = answers.open(1), answers.open(1)
+    await exchange(other, start(state=pb.CONTENT))
     with pytest.raises(InvalidRequest) as caught:
         for request in requests:
             await exchange(call, request)
     assert caught.value.field == field
+    assert (await exchange(other, tokens(64))).deltas[0].content == "a"
 
 
-async def test_what_is_repaired_and_dropped_is_counted(stub, tiny):
+async def test_a_start_tokens_and_an_end_may_come_together(answers, tiny):
+    command = start(state=pb.CONTENT)
+    command.token_ids.extend(tiny.encode("Hi"))
+    command.end.SetInParent()
+    answer = await exchange(answers.open(1), command)
+    assert [delta.content for delta in answer.deltas] == ["Hi"]
+    assert answer.content_positions == [0, 1]
+
+
+async def test_what_lanes_send_in_one_turn_is_one_message(answers, tiny, monkeypatch):
+    lanes = [answers.open(1) for _ in range(20)]
+    sizes = []
+    write = answers._call.write
+    monkeypatch.setattr(answers._call, "write", lambda request: sizes.append(len(request.parts)) or write(request))
+    for number in range(3):
+        for lane in lanes:
+            lane.send(start(state=pb.CONTENT) if not number else tokens(64 + number))
+        await asyncio.gather(*(lane.receive(10) for lane in lanes))
+    assert sizes == [20, 20, 20]
+
+
+async def test_a_drain_ends_the_stream_behind_its_last_answer(answers, servicer):
+    lane = answers.open(1)
+    await exchange(lane, start(state=pb.CONTENT))
+    await servicer.drain()
+    late = answers.open(1)
+    late.send(start())
+    with pytest.raises(Unavailable, match="shutting down"):
+        await late.receive(10)
+    assert (await exchange(lane, tokens(64))).deltas[0].content == "a"
+    await exchange(lane, end())
+    with pytest.raises(Unavailable, match="ended the stream"):
+        await lane.receive(10)
+    assert not answers.takes_lanes
+
+
+async def test_what_is_repaired_and_dropped_is_counted(answers, tiny):
     def values():
         return [c._value.get() for c in (CALLS_DROPPED.labels("unknown"), TOKENS.labels("answers"))]
 
     before = values()
-    call = stub.Parse()
+    call = answers.open(1)
     await exchange(call, start())
     token_ids = tiny.encode_with_special("<|tool_call_begin|>nobody:0<|tool_call_argument_begin|>{}<|tool_call_end|>")
     await exchange(call, tokens(*token_ids))
     assert [now - then for then, now in zip(before, values(), strict=True)] == [1, len(token_ids)]
 
 
-async def test_long_texts_do_not_keep_others_waiting(stub, tiny, work):
+async def test_long_texts_do_not_keep_others_waiting(stub, answers, tiny, work):
     text = "ab " * SHORT_BYTES
     go_on = threading.Event()
     busy = asyncio.ensure_future(work.run(SHORT_BYTES + 1, go_on.wait))
@@ -159,7 +211,7 @@ async def test_long_texts_do_not_keep_others_waiting(stub, tiny, work):
         asyncio.ensure_future(_result(stub.Render(request_from_json([{"role": "user", "content": text}])))),
         asyncio.ensure_future(_result(stub.Encode(pb.EncodeRequest(text=text)))),
     ]
-    call = stub.Parse()
+    call = answers.open(1)
     await exchange(call, start(state=pb.CONTENT))
     for _ in range(3):
         assert (await exchange(call, tokens(64))).deltas[0].content == "a"

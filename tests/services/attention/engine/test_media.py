@@ -146,7 +146,7 @@ def submit(rig, token_ids, num_tokens, spans):
     sampling = pb.Sampling(temperature=0.0, top_p=1.0, max_new_tokens=num_tokens)
     loop = asyncio.get_running_loop()
     request.generation = generation_from_proto(
-        pb.DecodeRequest(prompt=prompt, sampling=sampling),
+        pb.GenerationStart(prompt=prompt, sampling=sampling),
         rig.replica.limits,
         request_id="test",
         hand_over=False,

@@ -1,0 +1,186 @@
+"""The caller's end of a stream that carries many calls, a lane each (protos/lanes.proto)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from protos.lanes_pb2 import LaneError
+from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError, error_of_kind
+
+C = TypeVar("C")  # a command of a lane; it has the fields `lane` and `cancel`
+P = TypeVar("P")  # a part of what comes back; it has the fields `lane` and `error`
+
+# A stream that is older takes no more lanes: their calls meet new certificates and replicas evenly.
+MAX_AGE_S = 600.0
+
+
+class Lane(Generic[C, P]):
+    """One call on a shared stream. Owned by one task, which closes it."""
+
+    def __init__(self, stream: "LaneStream[C, P]", number: int, max_parts: int) -> None:
+        self._stream = stream
+        self._number = number
+        self._max_parts = max_parts
+        self._parts: deque[P] = deque()
+        self._error: MoonshardError | None = None
+        self._is_over = False  # for the peer
+        self._waiter: asyncio.Future[None] | None = None
+
+    def send(self, command: C) -> None:
+        """Send a command, together with all that other lanes send in this turn of the event loop."""
+        command.lane = self._number  # type: ignore[attr-defined]
+        self._stream.send(command)
+
+    async def receive(self, silence_s: float) -> list[P]:
+        """Return all parts that have come, at least one.
+
+        Raises the error that ended the lane or its stream, after the parts before it; DeadlineExceeded after a silence.
+        """
+        if not self._parts and self._error is None:
+            await self._wait(silence_s)
+        if self._parts:
+            parts = list(self._parts)
+            self._parts.clear()
+            return parts
+        error = self._error
+        assert error is not None
+        # All lanes of a stream that breaks share the error, and each raises its own.
+        raise type(error)(error.message, field=error.field, retry_after_s=error.retry_after_s) from error
+
+    def close(self, *, is_over: bool) -> None:
+        """Forget the lane; unless its call `is_over`, the peer is asked to end it."""
+        self._stream.leave(self._number)
+        if not (is_over or self._is_over):
+            self._stream.cancel(self._number)
+
+    def put(self, part: P) -> None:
+        """Take a part that came; a peer that sends more than anybody could read loses the lane."""
+        error: LaneError = part.error  # type: ignore[attr-defined]
+        if error.kind:
+            self._is_over = True
+            self.fail(error_from_lane(error))
+        elif len(self._parts) >= self._max_parts:
+            self.fail(WireError(f"{self._stream.address} sent more than {self._max_parts} messages that nobody read"))
+        else:
+            self._parts.append(part)
+            self._wake()
+
+    def fail(self, error: MoonshardError) -> None:
+        """End the lane by an error."""
+        self._error = self._error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self, silence_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        # A timer alone: asyncio.timeout costs as much as all the rest of a token.
+        timer = loop.call_later(silence_s, self._silent, silence_s)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _silent(self, silence_s: float) -> None:
+        self.fail(DeadlineExceeded(f"nothing came from {self._stream.address} for {silence_s:g} s"))
+
+
+class LaneStream(Generic[C, P]):
+    """A stream to one replica. It ends when it breaks, or when it is retired and its last lane has been closed."""
+
+    def __init__(self, call: Any, request: Callable[..., Any], command: type[C], address: str) -> None:
+        self.address = address
+        self._call = call
+        self._request = request
+        self._command = command
+        self._numbers = count(1)
+        self._lanes: dict[int, Lane[C, P]] = {}
+        self._outbox: list[C] = []
+        self._filled = asyncio.Event()
+        self._is_over = False
+        self._is_retired = False
+        loop = asyncio.get_running_loop()
+        self._old_s = loop.time() + MAX_AGE_S
+        self._tasks = [loop.create_task(self._guard(work())) for work in (self._write, self._read)]
+
+    @property
+    def takes_lanes(self) -> bool:
+        """Return whether a new lane should begin here."""
+        return not (self._is_over or self._is_retired) and asyncio.get_running_loop().time() < self._old_s
+
+    def open(self, max_parts: int) -> Lane[C, P]:
+        """Open a lane in which at most `max_parts` may wait to be read."""
+        assert not self._is_over
+        number = next(self._numbers)
+        lane = self._lanes[number] = Lane(self, number, max_parts)
+        return lane
+
+    def retire(self) -> None:
+        """End the stream when its last lane is closed, at once if there is none."""
+        self._is_retired = True
+        self._end_if_empty()
+
+    def end(self, error: MoonshardError) -> None:
+        """End the stream and all its lanes."""
+        if self._is_over:
+            return
+        self._is_over = True
+        for lane in self._lanes.values():
+            lane.fail(error)
+        self._call.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def send(self, command: C) -> None:
+        """Queue a command. Lanes wait for their answers, so no more than a few of each are queued."""
+        self._outbox.append(command)
+        self._filled.set()
+
+    def cancel(self, number: int) -> None:
+        """Ask the peer to end a lane."""
+        if not self._is_over:
+            command = self._command(lane=number)  # type: ignore[call-arg]
+            command.cancel.SetInParent()  # type: ignore[attr-defined]
+            self.send(command)
+
+    def leave(self, number: int) -> None:
+        """Forget a lane; what still comes for it is dropped."""
+        self._lanes.pop(number, None)
+        self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
+        if self._is_retired and not self._lanes:
+            self.end(Unavailable("the stream is closed"))
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work
+        except MoonshardError as error:
+            self.end(error)
+
+    async def _write(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            commands, self._outbox = self._outbox, []
+            await self._call.write(self._request(parts=commands))
+
+    async def _read(self) -> None:
+        async for message in self._call:
+            for part in message.parts:
+                if (lane := self._lanes.get(part.lane)) is not None:
+                    lane.put(part)
+        raise Unavailable(f"{self.address} ended the stream")
+
+
+def error_from_lane(error: LaneError) -> MoonshardError:
+    """Return the error that ended a lane, of its own class."""
+    field = error.field if error.HasField("field") else None
+    retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None
+    return error_of_kind(error.kind)(error.message, field=field, retry_after_s=retry_after_s)

@@ -1,0 +1,294 @@
+"""Many calls in one stream: their order, their ends and their errors, each for itself."""
+
+import asyncio
+import logging
+
+import pytest
+from prometheus_client import REGISTRY
+
+from protos import attention_pb2 as pb
+from protos.attention_pb2_grpc import (
+    AttentionServiceServicer,
+    AttentionServiceStub,
+    add_AttentionServiceServicer_to_server,
+)
+from protos.lanes_pb2 import LaneCall
+from services.runtime import lane_server, lanes
+from services.runtime.call_records import LANES
+from services.runtime.channels import open_channel
+from services.runtime.errors import (
+    DeadlineExceeded,
+    KvMissing,
+    NumericError,
+    Overloaded,
+    Unavailable,
+    WireError,
+)
+from services.runtime.lane_server import LaneServer, LaneServers
+from services.runtime.lanes import LaneStream
+from services.runtime.server import start_server
+
+WAIT_S = 10.0
+METHOD = "/moonshard.v1.AttentionService/Generate"
+
+
+class Handler:
+    """A call that the test drives: it sends what the test says."""
+
+    def __init__(self, service, lane, server):
+        self.service, self.lane, self.server = service, lane, server
+        self.commands = []
+        self.is_closed = False
+        self.record = None
+
+    def take(self, command):
+        self.record = self.record or LANES.get().begin(command.start.call)
+        self.commands.append(command)
+        self.service.arrived.set()
+
+    def close(self):
+        self.is_closed = True
+        self.service.arrived.set()
+
+    def send(self, *token_ids, last=False):
+        finish = pb.STOP if last else pb.FINISH_REASON_UNSPECIFIED
+        part = pb.GenerationTokens(lane=self.lane, token_ids=token_ids, finish_reason=finish)
+        self.server.send(part, is_last=last)
+
+
+class Service(AttentionServiceServicer):
+    """`handlers`: all lanes that were opened, in order."""
+
+    def __init__(self):
+        self.handlers = []
+        self.streams = LaneServers()
+        self.arrived = asyncio.Event()
+
+    async def Generate(self, requests, context):
+        stream = LaneServer(pb.GenerationTokens, self.make)
+        with self.streams.serving(stream):
+            async for parts in stream.serve(requests):
+                yield pb.GenerateResponse(parts=parts)
+
+    def make(self, lane, server):
+        self.handlers.append(Handler(self, lane, server))
+        return self.handlers[-1]
+
+    async def until(self, condition):
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                self.arrived.clear()
+                await self.arrived.wait()
+
+
+@pytest.fixture
+async def service():
+    return Service()
+
+
+@pytest.fixture
+async def server(service):
+    server, address = await start_server(lambda server: add_AttentionServiceServicer_to_server(service, server))
+    server.address = address
+    yield server
+    await server.stop(None)
+
+
+@pytest.fixture
+async def stream(server):
+    async with open_channel(server.address) as channel:
+        call = AttentionServiceStub(channel).Generate()
+        stream = LaneStream(call, pb.GenerateRequest, pb.GenerationCommand, "the peer")
+        yield stream
+        stream.end(Unavailable("the test is over"))
+
+
+async def begin(stream, service, *, max_parts=1000, **call):
+    """Open a lane; return both of its ends."""
+    num_before = len(service.handlers)
+    lane = stream.open(max_parts)
+    lane.send(pb.GenerationCommand(start=pb.GenerationStart(call=LaneCall(**call))))
+    await service.until(lambda: len(service.handlers) > num_before)
+    return lane, service.handlers[-1]
+
+
+async def tokens(lane, count):
+    found = []
+    while len(found) < count:
+        found += [token for part in await lane.receive(WAIT_S) for token in part.token_ids]
+    return found
+
+
+async def test_each_lane_gets_its_own_in_order(stream, service):
+    ends = [await begin(stream, service) for _ in range(5)]
+    for token in range(200):
+        for number, (_, handler) in enumerate(ends):
+            handler.send(1000 * number + token)
+        if token % 7 == 0:
+            await asyncio.sleep(0)
+    for number, (lane, _) in enumerate(ends):
+        assert await tokens(lane, 200) == [1000 * number + token for token in range(200)]
+
+
+async def test_what_gathers_in_a_turn_is_one_message(server, service):
+    async with open_channel(server.address) as channel:
+        call = AttentionServiceStub(channel).Generate()
+        starts = [pb.GenerationCommand(lane=lane, start=pb.GenerationStart()) for lane in range(1, 31)]
+        await call.write(pb.GenerateRequest(parts=starts))
+        await service.until(lambda: len(service.handlers) == 30)
+        for handler in service.handlers:
+            handler.send(1)
+        assert len((await call.read()).parts) == 30
+        call.cancel()
+
+
+async def test_cancelling_one_lane_leaves_the_others(stream, service):
+    (one, one_end), (other, other_end) = [await begin(stream, service) for _ in range(2)]
+    one.close(is_over=False)
+    await service.until(lambda: one_end.is_closed)
+    one_end.send(1)  # too late: dropped
+    other_end.send(2)
+    assert await tokens(other, 1) == [2]
+    assert not other_end.is_closed
+
+
+async def test_a_lane_that_is_over_is_not_cancelled(stream, service):
+    lane, end = await begin(stream, service)
+    end.send(1, last=True)
+    assert await tokens(lane, 1) == [1]
+    lane.close(is_over=True)
+    await begin(stream, service)
+    assert not end.is_closed
+    assert len(end.commands) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KvMissing("3 of 7"),
+        NumericError("NaN"),
+        Overloaded("64 wait", retry_after_s=1.5),
+        DeadlineExceeded("late", field="x"),
+    ],
+)
+async def test_an_error_ends_one_lane_behind_what_came_before(stream, service, error):
+    (one, one_end), (other, other_end) = [await begin(stream, service) for _ in range(2)]
+    one_end.send(1)
+    one_end.server.fail(one_end.lane, error)
+    other_end.send(2)
+    assert await tokens(other, 1) == [2]
+    assert await tokens(one, 1) == [1]
+    with pytest.raises(type(error)) as caught:
+        await one.receive(WAIT_S)
+    assert (caught.value.message, caught.value.field, caught.value.retry_after_s) == (
+        error.message,
+        error.field,
+        error.retry_after_s,
+    )
+    one.close(is_over=False)
+    await begin(stream, service)
+    assert not one_end.is_closed, "the peer has ended it already"
+
+
+async def test_silence_ends_one_lane_and_the_peer_is_told(stream, service):
+    (one, one_end), (other, other_end) = [await begin(stream, service) for _ in range(2)]
+    with pytest.raises(DeadlineExceeded, match="nothing came from the peer"):
+        await one.receive(0.05)
+    one.close(is_over=False)
+    await service.until(lambda: one_end.is_closed)
+    other_end.send(2)
+    assert await tokens(other, 1) == [2]
+
+
+async def test_a_stream_that_breaks_ends_all_lanes(stream, service, server):
+    ends = [await begin(stream, service) for _ in range(3)]
+    for _, handler in ends:
+        handler.send(7)
+    for lane, _ in ends:
+        assert await tokens(lane, 1) == [7]
+    await server.stop(None)
+    for lane, handler in ends:
+        with pytest.raises(Unavailable) as caught:
+            await lane.receive(WAIT_S)
+        assert caught.value.__cause__ is not None, "each lane raises an error of its own"
+        assert handler.is_closed
+    assert not stream.takes_lanes
+
+
+async def test_a_caller_that_leaves_closes_its_lanes(stream, service):
+    ends = [await begin(stream, service) for _ in range(3)]
+    stream.end(Unavailable("gone"))
+    await service.until(lambda: all(handler.is_closed for _, handler in ends))
+
+
+async def test_a_lane_that_nobody_reads_is_bounded_and_delays_no_other(stream, service):
+    (slow, slow_end), (quick, quick_end) = [await begin(stream, service, max_parts=10) for _ in range(2)]
+    for token in range(50):
+        slow_end.send(token)
+        quick_end.send(token)
+        assert await tokens(quick, 1) == [token]
+    assert await tokens(slow, 10) == list(range(10))
+    with pytest.raises(WireError, match="more than 10 messages"):
+        await slow.receive(WAIT_S)
+
+
+async def test_a_retired_stream_ends_with_its_last_lane(stream, service):
+    lane, end = await begin(stream, service)
+    stream.retire()
+    assert not stream.takes_lanes
+    end.send(1)
+    assert await tokens(lane, 1) == [1]
+    lane.close(is_over=False)
+    await service.until(lambda: end.is_closed)
+
+
+async def test_an_old_stream_takes_no_lanes(stream, service, monkeypatch):
+    assert stream.takes_lanes
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now + lanes.MAX_AGE_S + 1)
+    assert not stream.takes_lanes
+
+
+async def test_a_drain_lets_lanes_end_and_none_begin(stream, service):
+    lane, end = await begin(stream, service)
+    service.streams.drain()
+    late = stream.open(1)
+    late.send(pb.GenerationCommand(start=pb.GenerationStart()))
+    with pytest.raises(Unavailable, match="shutting down"):
+        await late.receive(WAIT_S)
+    end.send(1, last=True)
+    assert await tokens(lane, 1) == [1]
+    with pytest.raises(Unavailable, match="ended the stream"):
+        await lane.receive(WAIT_S)
+
+
+async def test_the_lanes_of_a_stream_are_bounded(stream, service, monkeypatch):
+    monkeypatch.setattr(lane_server, "MAX_LANES", 2)
+    for _ in range(2):
+        await begin(stream, service)
+    third = stream.open(1)
+    third.send(pb.GenerationCommand(start=pb.GenerationStart()))
+    with pytest.raises(Overloaded):
+        await third.receive(WAIT_S)
+
+
+async def test_each_lane_leaves_a_line_and_a_figure(stream, service, caplog):
+    caplog.set_level(logging.INFO, logger="server")
+
+    def count(code):
+        return REGISTRY.get_sample_value("moonshard_rpc_seconds_count", {"method": METHOD, "code": code}) or 0
+
+    before = count("FAILED_PRECONDITION")
+    _, handler = await begin(stream, service, request_id="r-7", traceparent=f"00-{'a' * 32}-{'b' * 16}-00")
+    known = handler.record.fail(KvMissing("gone"))
+    assert isinstance(known, KvMissing)
+    (line,) = [record for record in caplog.records if record.name == "server"]
+    assert (line.request_id, line.trace_id, line.code, line.method) == ("r-7", "a" * 32, "FAILED_PRECONDITION", METHOD)
+    assert count("FAILED_PRECONDITION") == before + 1
+
+
+async def test_an_error_of_ours_is_logged_and_not_shown(stream, service, caplog):
+    _, handler = await begin(stream, service, request_id="r-8")
+    assert handler.record.fail(ZeroDivisionError("secret")).message == "internal error"
+    (line,) = [record for record in caplog.records if record.exc_info]
+    assert (line.request_id, line.levelname) == ("r-8", "ERROR")
