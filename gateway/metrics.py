@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.runtime.plain_histogram import PlainHistogram
+
 REQUESTS = Counter(
     "moonshard_gateway_requests_total",
     "HTTP requests that were answered, by dialect and status; 499 means that the client left.",
@@ -45,7 +47,7 @@ FIRST_DECODE_SECONDS = Histogram(
     "From the first token, a prefill replica's, to the next, a decode replica's, which fetches the latent KV before.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300),
 )
-INTER_TOKEN_SECONDS = Histogram(
+INTER_TOKEN_SECONDS = PlainHistogram(
     "moonshard_gateway_inter_token_seconds",
     "Time per token of a choice after its first, averaged over what came at once; hand-overs included.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30),

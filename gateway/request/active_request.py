@@ -13,9 +13,6 @@ from gateway.http.stopping import Stopping
 from gateway.metrics import INTER_TOKEN_SECONDS, TOKENS
 from gateway.request.answer_model import (
     AnswerEvent,
-    CallArguments,
-    CallEnd,
-    CallStart,
     Content,
     Finish,
     FinishName,
@@ -30,13 +27,12 @@ from gateway.request.parsing import AnswerParser
 from gateway.request.spans import trace_outcome
 from gateway.settings import GatewaySettings
 from protos.attention_pb2 import LENGTH, STOP
-from protos.tokenizer_pb2 import Delta, ParseStart
+from protos.tokenizer_pb2 import ParseStart
 from services.runtime.errors import DeadlineExceeded, InvalidRequest, MoonshardError
 
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 1024  # that a client may lag behind
-MAX_BATCHES = 2**20  # a queue of tokens is bounded by the context already
 
 
 class ActiveRequest:
@@ -142,36 +138,29 @@ class ActiveRequest:
         if choice > first:
             # The others find the prompt in the prefix cache.
             await self._generations[first].prompt_computed.wait()
-        parser = AnswerParser(self._cluster, self._settings, self._context, self._parser)
-        tokens: BatchQueue[list[int]] = BatchQueue(MAX_BATCHES)
-        producer = asyncio.create_task(generation.run(tokens))
-        producer.add_done_callback(lambda task: tokens.close(None if task.cancelled() else task.exception()))
+        parser = AnswerParser(self._cluster, self._settings, self._context, self._parser, choice=choice)
         try:
-            await self._parse(choice, generation, tokens, parser)
+            await self._parse(choice, generation, parser)
         finally:
-            producer.cancel()
-            await asyncio.gather(producer, return_exceptions=True)
             parser.close()
 
-    async def _parse(
-        self, choice: int, generation: Generation, tokens: BatchQueue[list[int]], parser: AnswerParser
-    ) -> None:
+    async def _parse(self, choice: int, generation: Generation, parser: AnswerParser) -> None:
         """Turn tokens into events, until the tokens end or the answer is complete."""
-        async with aclosing(self._portions(tokens)) as portions:
+        async with aclosing(self._portions(generation)) as portions:
             async for token_ids in portions:
                 await self._emit_prompt(choice)
-                deltas = await parser.feed(token_ids)
+                events = await parser.feed(token_ids)
                 self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
-                await self._emit(choice, deltas, parser)
+                await self._emit(choice, events, parser)
                 if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
                     truncated = generation.is_cut
                     break
             else:
                 await self._emit_prompt(choice)
                 truncated = generation.finish_reason == LENGTH or generation.is_cut
-                deltas = await parser.end(truncated=truncated)
+                events = await parser.end(truncated=truncated)
                 self._count(choice, len(generation.token_ids), parser)
-                await self._emit(choice, deltas, parser)
+                await self._emit(choice, events, parser)
         await self._emit_last_logprobs(choice, parser)
         self.usage.schema_left_out += [one for one in generation.left_out if one not in self.usage.schema_left_out]
         self._finishes.append(_finish_name(parser, truncated=truncated))
@@ -193,13 +182,13 @@ class ActiveRequest:
         if log is not None and (parser.stop is None or self._parser.raw) and (rest := log.rest()):
             await self.events.put(Content(choice, "", rest))
 
-    async def _portions(self, tokens: BatchQueue[list[int]]) -> AsyncGenerator[list[int], None]:
+    async def _portions(self, generation: Generation) -> AsyncGenerator[list[int], None]:
         """Yield the tokens as they come; one at a time where one may end the answer, so that no later one counts."""
         one_by_one = self._parser.stop or self._parser.max_tool_calls
-        while batches := await tokens.take():
-            token_ids = [token_id for batch in batches for token_id in batch]
-            for portion in [[token_id] for token_id in token_ids] if one_by_one else [token_ids]:
-                yield portion
+        async with aclosing(generation.tokens()) as batches:
+            async for token_ids in batches:
+                for portion in [[token_id] for token_id in token_ids] if one_by_one else [token_ids]:
+                    yield portion
 
     def _count(self, choice: int, num_tokens: int, parser: AnswerParser) -> None:
         now_s = time.monotonic()
@@ -214,7 +203,7 @@ class ActiveRequest:
         self.usage.completion[choice] = num_tokens
         self.usage.reasoning[choice] = parser.num_reasoning_tokens
 
-    async def _emit(self, choice: int, deltas: Sequence[Delta], parser: AnswerParser) -> None:
+    async def _emit(self, choice: int, events: Sequence[AnswerEvent], parser: AnswerParser) -> None:
         log = self._logs[choice]
         if log is not None:
             generation = self._generations[choice]
@@ -223,31 +212,14 @@ class ActiveRequest:
             positions = range(log.num_tokens, self.usage.completion[choice]) if self._parser.raw else content
             hidden = set(positions).difference(content)
             await log.add(positions, generation.token_ids, generation.logprobs, self._token_bytes, hidden)
-        for delta in deltas:
-            event = _event_of(choice, delta)
+        for event in events:
             if self._settings.trace_content and isinstance(event, Content | Reasoning):
                 self._shown.append((choice, event))
-            if log is not None and isinstance(event, Content):
-                event = replace(event, logprobs=log.shown(event.text))
-            await self.events.put(event)
+            logged = log is not None and isinstance(event, Content)
+            await self.events.put(replace(event, logprobs=log.shown(event.text)) if logged else event)
 
     async def _token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
         return await self._cluster.token_bytes(token_ids, self._context)
-
-
-def _event_of(choice: int, delta: Delta) -> AnswerEvent:
-    match delta.WhichOneof("piece"):
-        case "reasoning":
-            return Reasoning(choice, delta.reasoning)
-        case "content":
-            return Content(choice, delta.content)
-        case "tool_call_start":
-            start = delta.tool_call_start
-            return CallStart(choice, start.index, start.id, start.name)
-        case "tool_call_arguments":
-            return CallArguments(choice, delta.tool_call_arguments.index, delta.tool_call_arguments.text)
-        case _:
-            return CallEnd(choice, delta.tool_call_end.index, delta.tool_call_end.complete)
 
 
 def _finish_name(parser: AnswerParser, *, truncated: bool) -> FinishName:

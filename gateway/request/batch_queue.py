@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
+from services.runtime.wakeup import Wakeup
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ class BatchQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._closed = False
         self._error: BaseException | None = None
-        self._filled = asyncio.Event()
+        self._wakeup = Wakeup()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -28,23 +30,18 @@ class BatchQueue(Generic[T]):
             self._room.clear()
             await self._room.wait()
         self._items.append(item)
-        self._filled.set()
+        self._wakeup.wake()
 
     def close(self, error: BaseException | None = None) -> None:
         """End the queue. The consumer gets the error, if there is one, after the items before it."""
         if not self._closed:
             self._closed = True
             self._error = error
-            self._filled.set()
+            self._wakeup.wake()
 
     async def wait(self, timeout_s: float) -> bool:
         """Return whether there is something to take, items or the end, within the time."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._filled.wait()
-        except TimeoutError:
-            return False
-        return True
+        return bool(self._items) or self._closed or await self._wakeup.wait(timeout_s)
 
     def check(self) -> None:
         """Raise the error that the queue was closed with, if it comes next."""
@@ -56,13 +53,12 @@ class BatchQueue(Generic[T]):
 
         Raises the error that the queue was closed with.
         """
-        await self._filled.wait()
-        items = list(self._items)
-        self._items.clear()
-        self._room.set()
-        if items:
-            if not self._closed:
-                self._filled.clear()
+        if not (self._items or self._closed):
+            await self._wakeup.wait()
+        if self._items:
+            items = list(self._items)
+            self._items.clear()
+            self._room.set()
             return items
         self.check()
         return []

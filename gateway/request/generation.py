@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -15,7 +16,6 @@ from gateway.cluster.replica import Replica
 from gateway.http.errors import MediaLost
 from gateway.http.request_context import RequestContext
 from gateway.metrics import FIRST_DECODE_SECONDS
-from gateway.request.batch_queue import BatchQueue
 from gateway.settings import GatewaySettings
 from protos import attention_pb2 as pb
 from protos.media_pb2 import MediaSpan
@@ -72,8 +72,8 @@ class Generation:
         self.prompt_computed = asyncio.Event()
         self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
 
-    async def run(self, shown: BatchQueue[list[int]]) -> None:
-        """Generate to the end. What may be shown, all but a final stop token, goes into the queue.
+    async def tokens(self) -> AsyncGenerator[list[int], None]:
+        """Generate to the end, and yield what may be shown as it comes: all but a final stop token.
 
         Raises the MoonshardError that ended it, if the loss of replicas cannot be made good.
         """
@@ -81,18 +81,26 @@ class Generation:
         # No prompt is computed that no decode replica would go on with.
         with self._context.first_token.timing("queue"):
             await hand_over.next_replica()
-        manifest = await self._prefill(shown)
+        manifest = await self._prefill()
+        if shown := self._shown(0):
+            yield shown
         hand_over.progress(begun=self._begun)
+        num_missing = 0
         while self.finish_reason == pb.FINISH_REASON_UNSPECIFIED:
             replica = await hand_over.next_replica()
             num_before = len(self.token_ids)
             try:
                 with self._context.span("decode", replica=replica.address) as context:
-                    await self._with_media(partial(self._decode_on, replica, manifest, shown, context))
+                    async with aclosing(self._decode_on(replica, manifest, context)) as batches:
+                        async for shown in batches:
+                            yield shown
             except KvMissing:
                 if manifest is None:
                     raise
                 manifest = None
+            except MediaMissing as missing:
+                num_missing += 1
+                await self._encode_again(missing, num_missing)
             except MoonshardError as error:
                 if len(self.token_ids) > num_before:
                     hand_over.progress(begun=True)
@@ -120,7 +128,7 @@ class Generation:
     def _begun(self) -> bool:
         return bool(self.token_ids) or not self._leads
 
-    async def _prefill(self, shown: BatchQueue[list[int]]) -> pb.KvManifest | None:
+    async def _prefill(self) -> pb.KvManifest | None:
         """Compute the prompt on a prefill replica; None leaves it to the decode replica."""
         pool = self._cluster.prefills
         if len(self._start.prompt_ids) < self._settings.prefill_min_tokens or not pool.serving:
@@ -143,7 +151,7 @@ class Generation:
                 self.logprobs.append(response.logprobs)
             self._note(response)
             self._prefilled_s = time.monotonic()
-            await self._take([response.token_id], response.finish_reason, response.num_cached_tokens, shown)
+            self._take([response.token_id], response.finish_reason, response.num_cached_tokens)
             return response.manifest
         if hand_over.overload is not None and self._leads:
             raise hand_over.overload
@@ -166,9 +174,9 @@ class Generation:
         return response
 
     async def _decode_on(
-        self, replica: Replica, manifest: pb.KvManifest | None, shown: BatchQueue[list[int]], context: RequestContext
-    ) -> None:
-        """Read one replica's tokens to their end. Silence counts as a loss."""
+        self, replica: Replica, manifest: pb.KvManifest | None, context: RequestContext
+    ) -> AsyncGenerator[list[int], None]:
+        """Yield what may be shown of one replica's tokens, to their end. Silence counts as a loss."""
         if self._was_last():
             return
         replica.note_sent(len(self._start.prompt_ids) + len(self.token_ids))
@@ -181,21 +189,27 @@ class Generation:
             lane.send(pb.GenerationCommand(start=start))
             silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
             while not is_over:
-                for part in await lane.receive(silence_s):
-                    await self._take_part(part, shown)
+                parts = await lane.receive(silence_s)
                 silence_s = self._settings.stall_s
+                num_before = len(self.token_ids)
+                for part in parts:
+                    self._take_part(part)
                 is_over = self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
+                if shown := self._shown(num_before):
+                    yield shown
         finally:
             lane.close(is_over=is_over)
 
-    async def _take_part(self, part: pb.GenerationTokens, shown: BatchQueue[list[int]]) -> None:
+    def _take_part(self, part: pb.GenerationTokens) -> None:
         self._note(part)
         if self._prefilled_s is not None:
             FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
             self._prefilled_s = None
-        self.logprobs += part.logprobs
-        self.prompt_logprobs = self.prompt_logprobs or list(part.prompt_logprobs)
-        await self._take(list(part.token_ids), part.finish_reason, part.num_cached_tokens, shown)
+        if self._start.sampling.HasField("num_top_logprobs"):
+            self.logprobs += part.logprobs
+        if part.prompt_logprobs and not self.prompt_logprobs:
+            self.prompt_logprobs = list(part.prompt_logprobs)
+        self._take(part.token_ids, part.finish_reason, part.num_cached_tokens)
 
     def _note(self, response: pb.PrefillResponse | pb.GenerationTokens) -> None:
         self.is_cut |= response.cut
@@ -205,16 +219,23 @@ class Generation:
 
     async def _with_media(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work; where an engine misses features of media, encode them again and repeat it."""
-        for _ in range(MAX_SEEN_AGAIN):
+        num_missing = 0
+        while True:
             try:
                 return await work()
             except MediaMissing as missing:
-                try:
-                    await self._start.encode_media()
-                except MoonshardError as error:
-                    # Another engine would not do better.
-                    raise MediaLost(f"{missing.message}; {error.message}", retry_after_s=LOST_RETRY_S) from error
-        raise MediaLost("images of this request do not stay in the store", retry_after_s=LOST_RETRY_S)
+                num_missing += 1
+                await self._encode_again(missing, num_missing)
+
+    async def _encode_again(self, missing: MediaMissing, num_missing: int) -> None:
+        """Put the features of media back into the store. Raises MediaLost if they do not stay there."""
+        try:
+            await self._start.encode_media()
+        except MoonshardError as error:
+            # Another engine would not do better.
+            raise MediaLost(f"{missing.message}; {error.message}", retry_after_s=LOST_RETRY_S) from error
+        if num_missing >= MAX_SEEN_AGAIN:
+            raise MediaLost("images of this request do not stay in the store", retry_after_s=LOST_RETRY_S)
 
     def _prompt(self) -> pb.Prompt:
         """Return the prompt and what was generated so far, from which any replica can go on."""
@@ -238,14 +259,13 @@ class Generation:
             self.finish_reason = pb.LENGTH
         return self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
 
-    async def _take(
-        self, token_ids: list[int], finish_reason: FinishReason, num_cached_tokens: int, shown: BatchQueue[list[int]]
-    ) -> None:
+    def _take(self, token_ids: Sequence[int], finish_reason: FinishReason, num_cached_tokens: int) -> None:
         if not self.prompt_computed.is_set():
             self.num_cached_tokens = num_cached_tokens
             self.prompt_computed.set()
-        self.token_ids += token_ids
+        self.token_ids.extend(token_ids)
         self.finish_reason = finish_reason
-        visible = token_ids[:-1] if finish_reason == pb.STOP else token_ids
-        if visible:
-            await shown.put(visible)
+
+    def _shown(self, start: int) -> list[int]:
+        """Return the tokens from this one on that may be shown."""
+        return self.token_ids[start:-1] if self.finish_reason == pb.STOP else self.token_ids[start:]

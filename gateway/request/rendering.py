@@ -65,6 +65,7 @@ def parse_start(request: Request, rendered: tokenizer_pb2.RenderResponse) -> tok
         max_tool_calls=output.max_tool_calls,
         raw=asked.is_raw,
         keep_special=output.keep_special,
+        name_content=request.sampling.num_top_logprobs is not None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from protos.lanes_pb2 import LaneError
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError, error_of_kind
+from services.runtime.wakeup import Wakeup
 
 C = TypeVar("C")  # a command of a lane; it has the fields `lane` and `cancel`
 P = TypeVar("P")  # a part of what comes back; it has the fields `lane` and `error`
@@ -26,7 +27,7 @@ class Lane(Generic[C, P]):
         self._parts: deque[P] = deque()
         self._error: MoonshardError | None = None
         self._is_over = False  # for the peer
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup()
 
     def send(self, command: C) -> None:
         """Send a command, together with all that other lanes send in this turn of the event loop."""
@@ -38,8 +39,8 @@ class Lane(Generic[C, P]):
 
         Raises the error that ended the lane or its stream, after the parts before it; DeadlineExceeded after a silence.
         """
-        if not self._parts and self._error is None:
-            await self._wait(silence_s)
+        if not self._parts and self._error is None and not await self._wakeup.wait(silence_s):
+            self.fail(DeadlineExceeded(f"nothing came from {self._stream.address} for {silence_s:g} s"))
         if self._parts:
             parts = list(self._parts)
             self._parts.clear()
@@ -57,38 +58,19 @@ class Lane(Generic[C, P]):
 
     def put(self, part: P) -> None:
         """Take a part that came; a peer that sends more than anybody could read loses the lane."""
-        error: LaneError = part.error  # type: ignore[attr-defined]
-        if error.kind:
+        if part.HasField("error"):  # type: ignore[attr-defined]
             self._is_over = True
-            self.fail(error_from_lane(error))
+            self.fail(error_from_lane(part.error))  # type: ignore[attr-defined]
         elif len(self._parts) >= self._max_parts:
             self.fail(WireError(f"{self._stream.address} sent more than {self._max_parts} messages that nobody read"))
         else:
             self._parts.append(part)
-            self._wake()
+            self._wakeup.wake()
 
     def fail(self, error: MoonshardError) -> None:
         """End the lane by an error."""
         self._error = self._error or error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self, silence_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        # A timer alone: asyncio.timeout costs as much as all the rest of a token.
-        timer = loop.call_later(silence_s, self._silent, silence_s)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
-
-    def _silent(self, silence_s: float) -> None:
-        self.fail(DeadlineExceeded(f"nothing came from {self._stream.address} for {silence_s:g} s"))
+        self._wakeup.wake()
 
 
 class LaneStream(Generic[C, P]):

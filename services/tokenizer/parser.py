@@ -113,7 +113,7 @@ class Parser:
         return deltas
 
     def take_content_positions(self) -> list[int]:
-        """Return where in the answer the tokens stand that became content since the last call.
+        """Return where in the answer the tokens stand that became content since the last call, if that is noted.
 
         The tokens of a stop string that is met later are among them.
         """
@@ -123,7 +123,7 @@ class Parser:
     def _ordinary(self, pieces: Sequence[bytes], position: int) -> None:
         """Read the text of the tokens from `position` on; empty pieces are hidden tokens."""
         if pieces:
-            if self._place in (Place.CONTENT, Place.RAW):
+            if self._options.name_content and self._place in (Place.CONTENT, Place.RAW):
                 self._content_positions += [position + i for i, piece in enumerate(pieces) if piece]
             self.num_reasoning_tokens += len(pieces) if self._place is Place.REASONING else 0
             self._text(b"".join(pieces))

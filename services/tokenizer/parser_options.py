@@ -20,6 +20,7 @@ class ParserOptions:
     drop_tool_calls  no call is returned; also so when there are no tools
     keep_special     raw only: special tokens appear as their text
     max_tool_calls   further calls are dropped; 0: no limit
+    name_content     it is noted which tokens became content
     """
 
     start: Place
@@ -31,6 +32,7 @@ class ParserOptions:
     include_stop: bool = False
     keep_special: bool = False
     max_tool_calls: int = 0
+    name_content: bool = False
 
 
 def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
@@ -50,6 +52,7 @@ def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
         include_stop=start.include_stop,
         keep_special=start.keep_special,
         max_tool_calls=start.max_tool_calls,
+        name_content=start.name_content,
     )
 
 

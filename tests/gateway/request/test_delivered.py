@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.request.answer_model import CallArguments, CallEnd, CallStart, Content, Reasoning
 from gateway.request.parsing import Delivered
 from protos.tokenizer_pb2 import Delta, ToolCallArguments, ToolCallEnd, ToolCallStart
 
@@ -34,13 +35,27 @@ def opened(answer, deltas):
         yield delta
 
 
-def together(deltas):
+def event_of(delta):
+    """The whole delta as an event."""
+    match delta.WhichOneof("piece"):
+        case "reasoning":
+            return Reasoning(0, delta.reasoning)
+        case "content":
+            return Content(0, delta.content)
+        case "tool_call_start":
+            return CallStart(0, delta.tool_call_start.index, delta.tool_call_start.id, delta.tool_call_start.name)
+        case "tool_call_arguments":
+            return CallArguments(0, delta.tool_call_arguments.index, delta.tool_call_arguments.text)
+        case _:
+            return CallEnd(0, delta.tool_call_end.index, delta.tool_call_end.complete)
+
+
+def together(events):
     """Everything in order, pieces of one channel joined."""
     whole = []
-    for delta in deltas:
-        kind = delta.WhichOneof("piece")
-        piece = getattr(delta, kind)
-        text, key = (piece, kind) if isinstance(piece, str) else (getattr(piece, "text", ""), (kind, piece.index))
+    for event in events:
+        key = type(event), getattr(event, "index", 0)
+        text = getattr(event, "text", "")
         if whole and whole[-1][0] == key and text:
             whole[-1] = (key, whole[-1][1] + text)
         else:
@@ -58,8 +73,8 @@ ATTEMPTS = st.tuples(CUTS, st.integers(min_value=0, max_value=30))  # how it was
 
 @given(answer=ANSWERS, attempts=st.lists(ATTEMPTS, max_size=4), last=CUTS)
 def test_nothing_is_repeated_and_nothing_is_missing(answer, attempts, last):
-    expected = together(opened(answer, deltas_of(answer, [])))
-    delivered = Delivered()
+    expected = together(map(event_of, opened(answer, deltas_of(answer, []))))
+    delivered = Delivered(0)
     given_out = []
     for cuts, num_deltas in attempts:
         delivered.restart()
@@ -70,7 +85,7 @@ def test_nothing_is_repeated_and_nothing_is_missing(answer, attempts, last):
 
 
 def test_pieces_are_never_empty():
-    delivered = Delivered()
-    assert delivered.new([Delta(content="ab"), Delta(content="")]) == [Delta(content="ab")]
+    delivered = Delivered(0)
+    assert delivered.new([Delta(content="ab"), Delta(content="")]) == [Content(0, "ab")]
     delivered.restart()
-    assert delivered.new([Delta(content="a"), Delta(content="bc")]) == [Delta(content="c")]
+    assert delivered.new([Delta(content="a"), Delta(content="bc")]) == [Content(0, "c")]

@@ -156,7 +156,7 @@ async def test_bad_answers_name_the_field_and_leave_the_others_alone(answers, re
 
 
 async def test_a_start_tokens_and_an_end_may_come_together(answers, tiny):
-    command = start(state=pb.CONTENT)
+    command = start(state=pb.CONTENT, name_content=True)
     command.token_ids.extend(tiny.encode("Hi"))
     command.end.SetInParent()
     answer = await exchange(answers.open(1), command)
