@@ -13,11 +13,11 @@ async def generate(
 ) -> AsyncIterator[pb.GenerationTokens]:
     """Yield the messages of one generation to its last."""
     stream: LaneStream[pb.GenerationCommand, pb.GenerationTokens] = LaneStream(
-        stub.Generate(), pb.GenerateRequest, pb.GenerationCommand, "the replica"
+        stub.Generate(), pb.GenerateRequest, "the replica"
     )
     try:
         lane = stream.open(2**20)
-        lane.send(pb.GenerationCommand(start=start))
+        lane.command().start.CopyFrom(start)
         while True:
             for part in await lane.receive(silence_s):
                 yield part

@@ -50,13 +50,11 @@ class Replica:
 
     def open_generation(self, max_tokens: int) -> Lane[GenerationCommand, GenerationTokens]:
         """Open a lane for a generation of at most so many tokens, on the stream of all generations."""
-        stream = self._stream("Generate", self.attention.Generate, GenerateRequest, GenerationCommand)
-        return stream.open(max_tokens)
+        return self._stream("Generate", self.attention.Generate, GenerateRequest).open(max_tokens)
 
     def open_answer(self) -> Lane[AnswerCommand, AnswerParts]:
         """Open a lane for an answer that is to be parsed, on the stream of all answers."""
-        stream = self._stream("ParseAnswers", self.tokenizer.ParseAnswers, ParseAnswersRequest, AnswerCommand)
-        return stream.open(MAX_UNREAD_ANSWERS)
+        return self._stream("ParseAnswers", self.tokenizer.ParseAnswers, ParseAnswersRequest).open(MAX_UNREAD_ANSWERS)
 
     def retire_streams(self) -> None:
         """Let the streams end with their last lanes."""
@@ -70,14 +68,12 @@ class Replica:
             stream.end(Unavailable("the gateway stops"))
         await self.channel.close()
 
-    def _stream(
-        self, name: str, call: Callable[[], Any], request: type[Message], command: type[Message]
-    ) -> LaneStream[Any, Any]:
+    def _stream(self, name: str, call: Callable[[], Any], request: type[Message]) -> LaneStream[Any, Any]:
         stream = self.streams.get(name)
         if stream is None or not stream.takes_lanes:
             if stream is not None:
                 stream.retire()
-            stream = self.streams[name] = LaneStream(call(), request, command, self.address)
+            stream = self.streams[name] = LaneStream(call(), request, self.address)
         return stream
 
     @property

@@ -164,8 +164,10 @@ class Generation:
     async def _prefill_on(self, replica: Replica) -> pb.PrefillResponse:
         replica.note_sent(len(self._start.prompt_ids))
         with self._context.span("prefill", replica=replica.address) as context:
+            request = pb.PrefillRequest(sampling=self._start.sampling)
+            self._fill(request.prompt)
             response: pb.PrefillResponse = await replica.attention.Prefill(
-                pb.PrefillRequest(prompt=self._prompt(), sampling=self._start.sampling),
+                request,
                 timeout=context.left_s(self._settings.prefill_s),
                 metadata=context.metadata,
             )
@@ -184,9 +186,12 @@ class Generation:
         lane = replica.open_generation(sampling.max_new_tokens)
         is_over = False
         try:
-            start = pb.GenerationStart(prompt=self._prompt(), sampling=sampling, manifest=manifest)
+            start = lane.command().start
+            self._fill(start.prompt)
+            start.sampling.CopyFrom(sampling)
+            if manifest is not None:
+                start.manifest.CopyFrom(manifest)
             start.call.CopyFrom(context.lane_call(self._settings.request_s))
-            lane.send(pb.GenerationCommand(start=start))
             silence_s = self._settings.prefill_s  # the first message may have to wait for the prompt
             while not is_over:
                 parts = await lane.receive(silence_s)
@@ -237,18 +242,15 @@ class Generation:
         if num_missing >= MAX_SEEN_AGAIN:
             raise MediaLost("images of this request do not stay in the store", retry_after_s=LOST_RETRY_S)
 
-    def _prompt(self) -> pb.Prompt:
-        """Return the prompt and what was generated so far, from which any replica can go on."""
-        prompt = pb.Prompt(
-            # From message to message ids are copied as a block of memory.
-            token_ids=self._start.prompt_ids,
-            num_prompt_tokens=len(self._start.prompt_ids),
-            media=self._start.media,
-            tenant=self._context.owner,
-            priority=self._start.priority,
-        )
+    def _fill(self, prompt: pb.Prompt) -> None:
+        """Put in the prompt and what was generated so far, from which any replica can go on."""
+        # Between messages ids are copied as a block of memory, where a message in a message is encoded and decoded.
+        prompt.token_ids.extend(self._start.prompt_ids)
         prompt.token_ids.extend(self.token_ids)
-        return prompt
+        prompt.num_prompt_tokens = len(self._start.prompt_ids)
+        prompt.media.extend(self._start.media)
+        prompt.tenant = self._context.owner
+        prompt.priority = self._start.priority
 
     def _was_last(self) -> bool:
         """Return whether a lost replica had sent everything but the finish reason."""

@@ -141,7 +141,8 @@ class AnswerParser:
 
     async def _exchange(self, lane: Lane[AnswerCommand, AnswerParts], command: AnswerCommand) -> list[AnswerEvent]:
         """Return what is new in the answer to one command."""
-        lane.send(command)
+        sent = lane.command()
+        sent.MergeFrom(command)
         answers = await lane.receive(self._settings.tokenizer_s)
         if len(answers) != 1:
             raise WireError("a parser answered one command twice")

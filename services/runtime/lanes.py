@@ -29,10 +29,9 @@ class Lane(Generic[C, P]):
         self._is_over = False  # for the peer
         self._wakeup = Wakeup()
 
-    def send(self, command: C) -> None:
-        """Send a command, together with all that other lanes send in this turn of the event loop."""
-        command.lane = self._number  # type: ignore[attr-defined]
-        self._stream.send(command)
+    def command(self) -> C:
+        """Return a command to be filled at once. It is sent with all that other lanes send in this turn of the loop."""
+        return self._stream.command(self._number)
 
     async def receive(self, silence_s: float) -> list[P]:
         """Return all parts that have come, at least one.
@@ -76,14 +75,13 @@ class Lane(Generic[C, P]):
 class LaneStream(Generic[C, P]):
     """A stream to one replica. It ends when it breaks, or when it is retired and its last lane has been closed."""
 
-    def __init__(self, call: Any, request: Callable[..., Any], command: type[C], address: str) -> None:
+    def __init__(self, call: Any, request: Callable[[], Any], address: str) -> None:
         self.address = address
         self._call = call
         self._request = request
-        self._command = command
         self._numbers = count(1)
         self._lanes: dict[int, Lane[C, P]] = {}
-        self._outbox: list[C] = []
+        self._next = request()
         self._filled = asyncio.Event()
         self._is_over = False
         self._is_retired = False
@@ -119,17 +117,16 @@ class LaneStream(Generic[C, P]):
         for task in self._tasks:
             task.cancel()
 
-    def send(self, command: C) -> None:
-        """Queue a command. Lanes wait for their answers, so no more than a few of each are queued."""
-        self._outbox.append(command)
+    def command(self, number: int) -> C:
+        """Return a command of the next message. Lanes wait for their answers, so it has no more than a few of each."""
         self._filled.set()
+        command: C = self._next.parts.add(lane=number)
+        return command
 
     def cancel(self, number: int) -> None:
         """Ask the peer to end a lane."""
         if not self._is_over:
-            command = self._command(lane=number)  # type: ignore[call-arg]
-            command.cancel.SetInParent()  # type: ignore[attr-defined]
-            self.send(command)
+            self.command(number).cancel.SetInParent()  # type: ignore[attr-defined]
 
     def leave(self, number: int) -> None:
         """Forget a lane; what still comes for it is dropped."""
@@ -150,8 +147,8 @@ class LaneStream(Generic[C, P]):
         while True:
             await self._filled.wait()
             self._filled.clear()
-            commands, self._outbox = self._outbox, []
-            await self._call.write(self._request(parts=commands))
+            message, self._next = self._next, self._request()
+            await self._call.write(message)
 
     async def _read(self) -> None:
         async for message in self._call:

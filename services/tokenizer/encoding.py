@@ -11,12 +11,9 @@ from services.tokenizer.memo import Memo
 from services.tokenizer.template import Pads, Segment, literal
 from services.tokenizer.vocabulary import RUN_CHARS, Vocabulary, cut_points
 
-# A shorter piece is encoded faster than it is found.
-MIN_REMEMBERED_CHARS = 64
-
 
 class PromptEncoder:
-    """Encodes prompts, and remembers the ids of longer pieces of text that no special token and no cut divides.
+    """Encodes prompts, and remembers the ids of pieces of text that no special token and no cut divides.
 
     A piece's ids depend on its text alone. So a conversation that grows by a turn, or whose early reasoning is dropped,
     costs the encoder only what is new, and its prompt is the same as without a memory.
@@ -53,12 +50,8 @@ class PromptEncoder:
     def _add_text(self, prompt: RenderResponse, text: str, cuts: Sequence[int]) -> None:
         start = 0
         for end in (*cuts, len(text)):
-            piece = text[start:end]
-            if len(piece) < MIN_REMEMBERED_CHARS:
-                prompt.token_ids.extend(self._vocabulary.encode_piece(piece))
-            else:
-                # Between messages ids are copied as a block of memory; a list would make a Python object of each.
-                prompt.token_ids.MergeFrom(self._remembered(piece).token_ids)
+            # Between messages ids are copied as a block of memory; a list would make a Python object of each.
+            prompt.token_ids.MergeFrom(self._remembered(text[start:end]).token_ids)
             start = end
 
     def _add_special(self, prompt: RenderResponse, segment: Segment) -> None:

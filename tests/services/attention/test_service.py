@@ -41,7 +41,7 @@ async def parts_of(lane):
 class Client:
     def __init__(self, rig, servicer, stub):
         self.rig, self.servicer, self.stub = rig, servicer, stub
-        self.stream = LaneStream(stub.Generate(), pb.GenerateRequest, pb.GenerationCommand, "the replica")
+        self.stream = LaneStream(stub.Generate(), pb.GenerateRequest, "the replica")
 
     async def decode(self, *args, **how):
         lane = self.start(*args, **how)
@@ -52,7 +52,7 @@ class Client:
 
     def start(self, *args, **how):
         lane = self.stream.open(4096)
-        lane.send(pb.GenerationCommand(start=request(pb.GenerationStart, *args, **how)))
+        lane.command().start.CopyFrom(request(pb.GenerationStart, *args, **how))
         return lane
 
     async def prefill(self, *args, **how):
@@ -220,7 +220,7 @@ async def test_a_lane_has_one_start(start_client):
     client = await start_client()
     lane = client.start(30, 900)
     await lane.receive(10)
-    lane.send(pb.GenerationCommand(start=request(pb.GenerationStart, 30, 900)))
+    lane.command().start.CopyFrom(request(pb.GenerationStart, 30, 900))
     with pytest.raises(InvalidRequest):
         async for _ in parts_of(lane):
             pass

@@ -98,7 +98,7 @@ async def server(service):
 async def stream(server):
     async with open_channel(server.address) as channel:
         call = AttentionServiceStub(channel).Generate()
-        stream = LaneStream(call, pb.GenerateRequest, pb.GenerationCommand, "the peer")
+        stream = LaneStream(call, pb.GenerateRequest, "the peer")
         yield stream
         stream.end(Unavailable("the test is over"))
 
@@ -107,7 +107,7 @@ async def begin(stream, service, *, max_parts=1000, **call):
     """Open a lane; return both of its ends."""
     num_before = len(service.handlers)
     lane = stream.open(max_parts)
-    lane.send(pb.GenerationCommand(start=pb.GenerationStart(call=LaneCall(**call))))
+    lane.command().start.call.CopyFrom(LaneCall(**call))
     await service.until(lambda: len(service.handlers) > num_before)
     return lane, service.handlers[-1]
 
@@ -253,7 +253,7 @@ async def test_a_drain_lets_lanes_end_and_none_begin(stream, service):
     lane, end = await begin(stream, service)
     service.streams.drain()
     late = stream.open(1)
-    late.send(pb.GenerationCommand(start=pb.GenerationStart()))
+    late.command().start.SetInParent()
     with pytest.raises(Unavailable, match="shutting down"):
         await late.receive(WAIT_S)
     end.send(1, last=True)
@@ -267,7 +267,7 @@ async def test_the_lanes_of_a_stream_are_bounded(stream, service, monkeypatch):
     for _ in range(2):
         await begin(stream, service)
     third = stream.open(1)
-    third.send(pb.GenerationCommand(start=pb.GenerationStart()))
+    third.command().start.SetInParent()
     with pytest.raises(Overloaded):
         await third.receive(WAIT_S)
 

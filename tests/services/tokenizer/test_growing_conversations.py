@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from protos.tokenizer_pb2 import ChatMessage, ContentPart, RenderRequest, ToolCall
 from services.runtime.errors import InvalidRequest
-from services.tokenizer import encoding
 from services.tokenizer.memo import ENTRY_BYTES, Memo
 from services.tokenizer.rendering import Renderer
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS
@@ -46,12 +45,6 @@ messages = st.one_of(
 )
 
 
-@pytest.fixture
-def remember_short_texts(monkeypatch):
-    """Let every text be remembered, as only longer ones are."""
-    monkeypatch.setattr(encoding, "MIN_REMEMBERED_CHARS", 1)
-
-
 @pytest.fixture(scope="module")
 def renderer(kimi) -> Renderer:
     return Renderer(kimi, MEMORY)
@@ -64,7 +57,6 @@ def renderer(kimi) -> Renderer:
     thinking=st.booleans(),
     preserve=st.booleans(),
 )
-@pytest.mark.usefixtures("remember_short_texts")
 def test_every_turn_has_the_prompt_of_a_renderer_without_a_memory(kimi, conversation, tools, thinking, preserve):
     # Small enough to forget, so that conversations are met half remembered too.
     renderer = Renderer(kimi, 8 * ENTRY_BYTES)
@@ -80,7 +72,6 @@ def test_every_turn_has_the_prompt_of_a_renderer_without_a_memory(kimi, conversa
             assert renderer.render(request) == render_prompt(request, kimi)
 
 
-@pytest.mark.usefixtures("remember_short_texts")
 def test_golden_conversations_turn_by_turn(kimi, renderer):
     for case in read_golden("prompts.json")["cases"]:
         flags = {key: case["kwargs"].get(key, False) for key in ("preserve_thinking", "add_generation_prompt")}

@@ -61,13 +61,13 @@ def end(*, truncated=False) -> pb.AnswerCommand:
 @pytest.fixture
 async def answers(stub):
     """A stream of answers."""
-    stream = LaneStream(stub.ParseAnswers(), pb.ParseAnswersRequest, pb.AnswerCommand, "the tokenizer")
+    stream = LaneStream(stub.ParseAnswers(), pb.ParseAnswersRequest, "the tokenizer")
     yield stream
     stream.end(Unavailable("the test is over"))
 
 
 async def exchange(lane, command) -> pb.AnswerParts:
-    lane.send(command)
+    lane.command().MergeFrom(command)
     (answer,) = await lane.receive(10)
     answer.ClearField("lane")
     return answer
@@ -171,7 +171,7 @@ async def test_what_lanes_send_in_one_turn_is_one_message(answers, tiny, monkeyp
     monkeypatch.setattr(answers._call, "write", lambda request: sizes.append(len(request.parts)) or write(request))
     for number in range(3):
         for lane in lanes:
-            lane.send(start(state=pb.CONTENT) if not number else tokens(64 + number))
+            lane.command().MergeFrom(tokens(64 + number) if number else start(state=pb.CONTENT))
         await asyncio.gather(*(lane.receive(10) for lane in lanes))
     assert sizes == [20, 20, 20]
 
@@ -181,7 +181,7 @@ async def test_a_drain_ends_the_stream_behind_its_last_answer(answers, servicer)
     await exchange(lane, start(state=pb.CONTENT))
     await servicer.drain()
     late = answers.open(1)
-    late.send(start())
+    late.command().MergeFrom(start())
     with pytest.raises(Unavailable, match="shutting down"):
         await late.receive(10)
     assert (await exchange(lane, tokens(64))).deltas[0].content == "a"

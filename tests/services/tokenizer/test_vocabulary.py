@@ -4,9 +4,12 @@ import json
 import shutil
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.checkpoint.markers import Marker
 from services.runtime.errors import CheckpointError, InvalidRequest
+from services.tokenizer import vocabulary as vocabulary_module
 from services.tokenizer.vocabulary import PIECE_CHARS, RUN_CHARS, cut_points, load_vocabulary
 from tests.golden import read_golden
 
@@ -192,3 +195,20 @@ def test_bad_configuration_is_named(folder, name, change, complaint):
 def test_generation_config_adds_stop_tokens(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 300]}))
     assert load_vocabulary(folder).stop_ids == [257, 258, 265, 300]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    runs=st.lists(
+        st.tuples(
+            st.sampled_from("a \n中"), st.sampled_from([1, 7, 12_499, 12_500, 12_501, 24_999, 25_000, 25_001, 60_000])
+        ),
+        max_size=12,
+    )
+)
+def test_texts_without_long_runs_are_told_without_a_scan(runs):
+    text = "".join(char * length for char, length in runs)
+    found = list(cut_points(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary_module, "_may_have_a_long_run", lambda *_: True)
+        assert found == list(cut_points(text))
