@@ -54,6 +54,7 @@ class Engine(AttentionServiceServicer):
         self.num_running = 0
         self.num_cancelled = 0
         self.num_sent = 0
+        self.num_streams = 0
         self.address = "127.0.0.1:0"
         self._server: grpc.aio.Server | None = None
 
@@ -91,6 +92,7 @@ class Engine(AttentionServiceServicer):
         )
 
     async def Generate(self, requests, context):
+        self.num_streams += 1
         stream = LaneServer(pb.GenerationTokens, lambda lane, server: ScriptedLane(self, lane, server))
         async for parts in stream.serve(requests):
             yield pb.GenerateResponse(parts=parts)
