@@ -15,6 +15,7 @@ P = TypeVar("P")  # a part of what comes back; it has the fields `lane` and `err
 
 # A stream that is older takes no more lanes: their calls meet new certificates and replicas evenly.
 MAX_AGE_S = 600.0
+REASON_S = 1.0  # in which the end of a stream that takes nothing any more has to be known
 
 
 class Lane(Generic[C, P]):
@@ -141,14 +142,21 @@ class LaneStream(Generic[C, P]):
         try:
             await work
         except MoonshardError as error:
-            self.end(error)
+            # gRPC calls a stream that breaks under a write an internal error.
+            is_broken = type(error) is MoonshardError
+            self.end(Unavailable(f"{self.address}: {error.message}") if is_broken else error)
 
     async def _write(self) -> None:
         while True:
             await self._filled.wait()
             self._filled.clear()
             message, self._next = self._next, self._request()
-            await self._call.write(message)
+            try:
+                await self._call.write(message)
+            except MoonshardError as error:
+                # What ended the stream is what its reader is about to learn; a failed write does not say it.
+                await asyncio.sleep(REASON_S)
+                raise Unavailable(f"{self.address} takes no more: {error.message}") from error
 
     async def _read(self) -> None:
         async for message in self._call:

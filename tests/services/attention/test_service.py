@@ -41,7 +41,7 @@ async def parts_of(lane):
 class Client:
     def __init__(self, rig, servicer, stub):
         self.rig, self.servicer, self.stub = rig, servicer, stub
-        self.stream = LaneStream(stub.Generate(), pb.GenerateRequest, "the replica")
+        self.stream = self.new_stream()
 
     async def decode(self, *args, **how):
         lane = self.start(*args, **how)
@@ -49,6 +49,9 @@ class Client:
             return [each async for each in parts_of(lane)]
         finally:
             lane.close(is_over=True)
+
+    def new_stream(self):
+        return LaneStream(self.stub.Generate(), pb.GenerateRequest, "the replica")
 
     def start(self, *args, **how):
         lane = self.stream.open(4096)
@@ -168,6 +171,8 @@ async def test_draining_gives_streams_back_and_finishes_prompts(start_client):
     with pytest.raises(Unavailable):
         async for _ in parts_of(lane):
             pass
+    client.stream.end(Unavailable("its generations are over"))
+    client.stream = client.new_stream()
     with pytest.raises(Unavailable, match="shutting down"):
         await client.decode(5, 5)
 

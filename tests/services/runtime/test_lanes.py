@@ -215,6 +215,17 @@ async def test_a_stream_that_breaks_ends_all_lanes(stream, service, server):
     assert not stream.takes_lanes
 
 
+async def test_a_command_to_a_stream_that_breaks_says_why_it_broke(stream, service, server):
+    lane, _ = await begin(stream, service)
+    stopping = asyncio.create_task(server.stop(None))
+    while stream.takes_lanes:
+        lane.command().start.SetInParent()
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await lane.receive(WAIT_S)
+    await stopping
+
+
 async def test_a_caller_that_leaves_closes_its_lanes(stream, service):
     ends = [await begin(stream, service) for _ in range(3)]
     stream.end(Unavailable("gone"))
