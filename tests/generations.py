@@ -5,7 +5,7 @@ from typing import Any
 
 from protos import attention_pb2 as pb
 from services.runtime.errors import Unavailable
-from services.runtime.lanes import LaneStream
+from services.runtime.lanes.caller import LaneStream
 
 
 async def generate(

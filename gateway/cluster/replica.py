@@ -14,7 +14,7 @@ from protos.tokenizer_pb2 import AnswerCommand, AnswerParts, ParseAnswersRequest
 from protos.tokenizer_pb2_grpc import TokenizerServiceStub
 from protos.vision_pb2_grpc import VisionServiceStub
 from services.runtime.errors import Unavailable
-from services.runtime.lanes import Lane, LaneStream
+from services.runtime.lanes.caller import Lane, LaneStream
 
 if TYPE_CHECKING:
     from protos.attention_pb2_grpc import AttentionServiceAsyncStub

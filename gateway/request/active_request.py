@@ -215,11 +215,16 @@ class ActiveRequest:
         for event in events:
             if self._settings.trace_content and isinstance(event, Content | Reasoning):
                 self._shown.append((choice, event))
-            logged = log is not None and isinstance(event, Content)
-            await self.events.put(replace(event, logprobs=log.shown(event.text)) if logged else event)
+            await self.events.put(_with_logprobs(event, log))
 
     async def _token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
         return await self._cluster.token_bytes(token_ids, self._context)
+
+
+def _with_logprobs(event: AnswerEvent, log: TokenLog | None) -> AnswerEvent:
+    if log is None or not isinstance(event, Content):
+        return event
+    return replace(event, logprobs=log.shown(event.text))
 
 
 def _finish_name(parser: AnswerParser, *, truncated: bool) -> FinishName:

@@ -10,7 +10,7 @@ from gateway.request.answer_model import AnswerEvent, CallArguments, CallEnd, Ca
 from gateway.settings import GatewaySettings
 from protos.tokenizer_pb2 import AnswerCommand, AnswerParts, Delta, ParseEnd, ParseStart
 from services.runtime.errors import MoonshardError, WireError
-from services.runtime.lanes import Lane
+from services.runtime.lanes.caller import Lane
 
 
 class Delivered:

@@ -13,9 +13,9 @@ from services.attention.engine.engine import Engine
 from services.attention.engine.generation import Event, Failed, FinishReason, Generation, Milestones, Tokens
 from services.attention.engine.spans import record_phases
 from services.attention.sampling.on_host import SampledToken
-from services.runtime.call_records import LaneRecord, LaneRecords
 from services.runtime.errors import DeadlineExceeded, InvalidRequest
-from services.runtime.lane_server import LaneServer
+from services.runtime.lanes.records import LaneRecord, LaneRecords
+from services.runtime.lanes.server import LaneServer
 from services.runtime.tracing import Tracer
 
 FINISH = {None: pb.FINISH_REASON_UNSPECIFIED, FinishReason.STOP: pb.STOP, FinishReason.LENGTH: pb.LENGTH}

@@ -24,10 +24,10 @@ from services.attention.generations import (
 )
 from services.attention.metrics import GRAMMAR_COMPILE_SECONDS
 from services.attention.requests import ReplicaLimits, generation_from_proto
-from services.runtime.call_records import LANES
 from services.runtime.channels import request_id
 from services.runtime.errors import Unavailable
-from services.runtime.lane_server import LaneServer, LaneServers
+from services.runtime.lanes.records import LANES
+from services.runtime.lanes.server import LaneServer, LaneServers
 from services.runtime.tracing import PARENT, Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias, cast
 import grpc
 import grpc.aio
 
-from services.runtime.call_records import LANES, LaneRecords, call_span, count_call
 from services.runtime.channels import request_id, trace_parent
 from services.runtime.errors import MAX_MESSAGE_BYTES, MoonshardError, error_to_metadata
+from services.runtime.lanes.records import LANES, LaneRecords, call_span, count_call
 from services.runtime.metrics import RPCS_RUNNING
 from services.runtime.tracing import PARENT, Tracer
 

@@ -17,7 +17,8 @@ class Wakeup:
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Return True when woken, False after the time."""
         loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiter = waiter
         timer = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter)
         try:
             return await waiter

@@ -7,9 +7,9 @@ import grpc
 
 from protos import tokenizer_pb2 as pb
 from protos.lanes_pb2 import LaneCall
-from services.runtime.call_records import LaneRecord, LaneRecords
 from services.runtime.errors import RequestTooLarge
-from services.runtime.lane_server import LaneServer
+from services.runtime.lanes.records import LaneRecord, LaneRecords
+from services.runtime.lanes.server import LaneServer
 from services.tokenizer.invalid import invalid
 from services.tokenizer.long_work import SHORT_BYTES, LongWork
 from services.tokenizer.metrics import TOKENS, ParserMetrics

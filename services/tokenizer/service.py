@@ -9,9 +9,9 @@ from google.protobuf.message import Message as ProtoMessage
 
 from protos import tokenizer_pb2 as pb
 from protos.tokenizer_pb2_grpc import TokenizerServiceServicer
-from services.runtime.call_records import LANES
 from services.runtime.errors import RequestTooLarge
-from services.runtime.lane_server import LaneServer, LaneServers
+from services.runtime.lanes.records import LANES
+from services.runtime.lanes.server import LaneServer, LaneServers
 from services.tokenizer.answers import AnswerLane
 from services.tokenizer.bounds import check_conversation
 from services.tokenizer.long_work import LongWork

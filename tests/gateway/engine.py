@@ -8,7 +8,7 @@ import grpc.aio
 from protos import attention_pb2 as pb
 from protos.attention_pb2_grpc import AttentionServiceServicer, add_AttentionServiceServicer_to_server
 from services.runtime.errors import MoonshardError, Unavailable
-from services.runtime.lane_server import LaneServer
+from services.runtime.lanes.server import LaneServer
 from services.runtime.server import start_server
 
 BLOCK_TOKENS = 64

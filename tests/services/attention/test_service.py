@@ -13,7 +13,7 @@ from services.checkpoint.markers import STOPS
 from services.checkpoint.vocabulary import load_tokens
 from services.runtime.channels import open_channel
 from services.runtime.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from services.runtime.lanes import LaneStream
+from services.runtime.lanes.caller import LaneStream
 from services.runtime.server import start_server
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0}

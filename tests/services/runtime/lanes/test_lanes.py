@@ -1,20 +1,11 @@
 """Many calls in one stream: their order, their ends and their errors, each for itself."""
 
 import asyncio
-import logging
 
 import pytest
-from prometheus_client import REGISTRY
 
 from protos import attention_pb2 as pb
-from protos.attention_pb2_grpc import (
-    AttentionServiceServicer,
-    AttentionServiceStub,
-    add_AttentionServiceServicer_to_server,
-)
-from protos.lanes_pb2 import LaneCall
-from services.runtime import lane_server, lanes
-from services.runtime.call_records import LANES
+from protos.attention_pb2_grpc import AttentionServiceStub
 from services.runtime.channels import open_channel
 from services.runtime.errors import (
     DeadlineExceeded,
@@ -24,99 +15,9 @@ from services.runtime.errors import (
     Unavailable,
     WireError,
 )
-from services.runtime.lane_server import LaneServer, LaneServers
-from services.runtime.lanes import LaneStream
-from services.runtime.server import start_server
-
-WAIT_S = 10.0
-METHOD = "/moonshard.v1.AttentionService/Generate"
-
-
-class Handler:
-    """A call that the test drives: it sends what the test says."""
-
-    def __init__(self, service, lane, server):
-        self.service, self.lane, self.server = service, lane, server
-        self.commands = []
-        self.is_closed = False
-        self.record = None
-
-    def take(self, command):
-        self.record = self.record or LANES.get().begin(command.start.call)
-        self.commands.append(command)
-        self.service.arrived.set()
-
-    def close(self):
-        self.is_closed = True
-        self.service.arrived.set()
-
-    def send(self, *token_ids, last=False):
-        finish = pb.STOP if last else pb.FINISH_REASON_UNSPECIFIED
-        part = pb.GenerationTokens(lane=self.lane, token_ids=token_ids, finish_reason=finish)
-        self.server.send(part, is_last=last)
-
-
-class Service(AttentionServiceServicer):
-    """`handlers`: all lanes that were opened, in order."""
-
-    def __init__(self):
-        self.handlers = []
-        self.streams = LaneServers()
-        self.arrived = asyncio.Event()
-
-    async def Generate(self, requests, context):
-        stream = LaneServer(pb.GenerationTokens, self.make)
-        with self.streams.serving(stream):
-            async for parts in stream.serve(requests):
-                yield pb.GenerateResponse(parts=parts)
-
-    def make(self, lane, server):
-        self.handlers.append(Handler(self, lane, server))
-        return self.handlers[-1]
-
-    async def until(self, condition):
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                self.arrived.clear()
-                await self.arrived.wait()
-
-
-@pytest.fixture
-async def service():
-    return Service()
-
-
-@pytest.fixture
-async def server(service):
-    server, address = await start_server(lambda server: add_AttentionServiceServicer_to_server(service, server))
-    server.address = address
-    yield server
-    await server.stop(None)
-
-
-@pytest.fixture
-async def stream(server):
-    async with open_channel(server.address) as channel:
-        call = AttentionServiceStub(channel).Generate()
-        stream = LaneStream(call, pb.GenerateRequest, "the peer")
-        yield stream
-        stream.end(Unavailable("the test is over"))
-
-
-async def begin(stream, service, *, max_parts=1000, **call):
-    """Open a lane; return both of its ends."""
-    num_before = len(service.handlers)
-    lane = stream.open(max_parts)
-    lane.command().start.call.CopyFrom(LaneCall(**call))
-    await service.until(lambda: len(service.handlers) > num_before)
-    return lane, service.handlers[-1]
-
-
-async def tokens(lane, count):
-    found = []
-    while len(found) < count:
-        found += [token for part in await lane.receive(WAIT_S) for token in part.token_ids]
-    return found
+from services.runtime.lanes import caller
+from services.runtime.lanes import server as lane_server
+from tests.services.runtime.lanes.ends import WAIT_S, begin, tokens
 
 
 async def test_each_lane_gets_its_own_in_order(stream, service):
@@ -256,7 +157,7 @@ async def test_a_retired_stream_ends_with_its_last_lane(stream, service):
 async def test_an_old_stream_takes_no_lanes(stream, service, monkeypatch):
     assert stream.takes_lanes
     now = asyncio.get_running_loop().time()
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now + lanes.MAX_AGE_S + 1)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now + caller.MAX_AGE_S + 1)
     assert not stream.takes_lanes
 
 
@@ -281,25 +182,3 @@ async def test_the_lanes_of_a_stream_are_bounded(stream, service, monkeypatch):
     third.command().start.SetInParent()
     with pytest.raises(Overloaded):
         await third.receive(WAIT_S)
-
-
-async def test_each_lane_leaves_a_line_and_a_figure(stream, service, caplog):
-    caplog.set_level(logging.INFO, logger="server")
-
-    def count(code):
-        return REGISTRY.get_sample_value("moonshard_rpc_seconds_count", {"method": METHOD, "code": code}) or 0
-
-    before = count("FAILED_PRECONDITION")
-    _, handler = await begin(stream, service, request_id="r-7", traceparent=f"00-{'a' * 32}-{'b' * 16}-00")
-    known = handler.record.fail(KvMissing("gone"))
-    assert isinstance(known, KvMissing)
-    (line,) = [record for record in caplog.records if record.name == "server"]
-    assert (line.request_id, line.trace_id, line.code, line.method) == ("r-7", "a" * 32, "FAILED_PRECONDITION", METHOD)
-    assert count("FAILED_PRECONDITION") == before + 1
-
-
-async def test_an_error_of_ours_is_logged_and_not_shown(stream, service, caplog):
-    _, handler = await begin(stream, service, request_id="r-8")
-    assert handler.record.fail(ZeroDivisionError("secret")).message == "internal error"
-    (line,) = [record for record in caplog.records if record.exc_info]
-    assert (line.request_id, line.levelname) == ("r-8", "ERROR")
