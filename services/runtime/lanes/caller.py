@@ -1,14 +1,17 @@
 """The caller's end of a stream that carries many calls, a lane each (protos/lanes.proto)."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, Generic, TypeVar
 
 from protos.lanes_pb2 import LaneError
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError, error_of_kind
 from services.runtime.wakeup import Wakeup
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C")  # a command of a lane; it has the fields `lane` and `cancel`
 P = TypeVar("P")  # a part of what comes back; it has the fields `lane` and `error`
@@ -138,13 +141,20 @@ class LaneStream(Generic[C, P]):
         if self._is_retired and not self._lanes:
             self.end(Unavailable("the stream is closed"))
 
-    async def _guard(self, work: Any) -> None:
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do one side's work; however it ends, the stream is over."""
+        error: MoonshardError = Unavailable(f"the stream to {self.address} is closed")
         try:
             await work
-        except MoonshardError as error:
+        except MoonshardError as caught:
             # gRPC calls a stream that breaks under a write an internal error.
-            is_broken = type(error) is MoonshardError
-            self.end(Unavailable(f"{self.address}: {error.message}") if is_broken else error)
+            is_broken = type(caught) is MoonshardError
+            error = Unavailable(f"{self.address}: {caught.message}") if is_broken else caught
+        except Exception:
+            log.exception("a stream of lanes broke")
+            error = MoonshardError("internal error")
+        finally:
+            self.end(error)
 
     async def _write(self) -> None:
         while True:

@@ -8,8 +8,8 @@ from gateway.dialects.messages.answer import BlockWriter, whole_message
 from gateway.dialects.responses.answer import ItemWriter, Resource, whole_response
 from gateway.dialects.responses.output import ItemBuilder
 from gateway.dialects.responses.request import parse_responses
-from gateway.request.active_request import _event_of
 from gateway.request.answer_model import AnswerEvent, CallEnd, Finish, Usage, assemble
+from gateway.request.parsing import Delivered
 from services.checkpoint.answer_form import Place
 from services.tokenizer.parser import Parser
 from services.tokenizer.parser_options import ParserOptions
@@ -30,15 +30,15 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 def events_of(vocabulary, token_ids, options, cuts, *, truncated) -> list[AnswerEvent]:
     """The events of these tokens when they come in such portions."""
-    parser = Parser(vocabulary, options, Notes())
+    parser, delivered = Parser(vocabulary, options, Notes()), Delivered(0)
     events: list[AnswerEvent] = []
     start = 0
     for cut in (*cuts, len(token_ids)):
         parser.feed(token_ids[start:cut])
-        events += [_event_of(0, delta) for delta in parser.take_deltas()]
+        events += delivered.new(parser.take_deltas())
         start = cut
     parser.end(truncated=truncated)
-    events += [_event_of(0, delta) for delta in parser.take_deltas()]
+    events += delivered.new(parser.take_deltas())
     reason = "length" if truncated else "tool_calls" if parser.num_complete_calls else "stop"
     return [*events, Finish(0, reason)]
 
