@@ -32,7 +32,7 @@ class ArgumentText:
         self._space: list[str] = []
 
     def add(self, text: str) -> str:
-        """The text that can be streamed now."""
+        """Return the text that can be streamed now."""
         if not self._whole:
             text = text.lstrip()
             self._hold = self._hold or text.startswith('"')
@@ -60,7 +60,7 @@ class ArgumentText:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether no half of a surrogate pair is in the text: JSON escapes can write one, UTF-8 cannot."""
+    """Return whether no half of a surrogate pair is in the text: JSON escapes can write one, UTF-8 cannot."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 

@@ -11,7 +11,7 @@ CALL_TOKENS: Final = 5
 
 
 def check_conversation(request: RenderRequest, context_tokens: int) -> None:
-    """RequestTooLarge where messages, calls and parts alone take more than the context.
+    """Raise RequestTooLarge where messages, calls and parts alone take more than the context.
 
     Tiny messages cost a hundred times their bytes in memory, so their number has to be bounded and not their size.
     """

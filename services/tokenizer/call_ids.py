@@ -16,13 +16,13 @@ _CANONICAL = re.compile(r"functions\.(?P<name>.+):(?P<number>[0-9]+)", re.DOTALL
 
 
 def split_canonical(call_id: str) -> tuple[str, str] | None:
-    """Function name and digits of an id `functions.NAME:N`, or None for any other id."""
+    """Return function name and digits of an id `functions.NAME:N`, or None for any other id."""
     match = _CANONICAL.fullmatch(call_id)
     return (match["name"], match["number"]) if match else None
 
 
 def canonical_ids(messages: Sequence[Message]) -> list[Message]:
-    """The messages with every call id as `functions.NAME:N`, and tool messages pointing at the ids so given.
+    """Return the messages with each call id as `functions.NAME:N`; tool messages follow their calls.
 
     Canonical ids stay byte for byte. Any other gets the number of calls before it, or the next number that no call
     before it has. Nothing depends on later messages, so an earlier prompt of a conversation stays a prefix.
@@ -96,7 +96,7 @@ class _Conversation:
         return canonical_id(call.name, number)
 
     def _free_from(self, number: int) -> int:
-        """The first number from this one that no call has. Remembers what it passed, so that runs are passed once."""
+        """Return the first number from this one on that no call has; remember the run that was passed."""
         passed = []
         while str(number) in self._numbers:
             passed.append(number)
@@ -105,7 +105,7 @@ class _Conversation:
         return number
 
     def _answered(self, client_id: str) -> str:
-        """The id that a tool message means: by id, else by order. An answer to nothing keeps its own."""
+        """Return the id that a tool message means: by id, else by order. An answer to nothing keeps its own."""
         if client_id not in self._ids_by_client_id:
             call = self._waiting.take()
             return call.id if call else client_id

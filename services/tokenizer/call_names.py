@@ -70,14 +70,14 @@ class CallNames:
         return Named(next(iter(self._tools)), repaired=True) if len(self._tools) == 1 else Nameless()
 
     def infer(self, keys: Sequence[str]) -> str | None:
-        """The tool whose properties fit the keys of the arguments best, if one fits better than all others."""
+        """Return the tool whose properties fit the keys best; None if no tool fits better than all others."""
         fits = sorted(((self._fit(tool, set(keys)), name) for name, tool in self._tools.items()), reverse=True)
         if not fits or fits[0][0][0] == 0 or (len(fits) > 1 and fits[0][0] == fits[1][0]):
             return None
         return fits[0][1]
 
     def give_id(self, id_text: str, name: str, position: int) -> str:
-        """The id of the call at `position` of this message: the model's own if it is canonical and not taken."""
+        """Return the id of the call at `position` of this message: the model's own if it is canonical and not taken."""
         call_id, number = id_text, self._num_history_calls + position
         canonical = split_canonical(id_text)
         while not canonical or canonical[0] != name or call_id in self._given:
@@ -94,7 +94,7 @@ class CallNames:
 
 
 def _candidates(id_text: str) -> Iterator[str]:
-    """The names that the text may stand for, the most likely first."""
+    """Return the names that the text may stand for, the most likely first."""
     in_parentheses = re.fullmatch(r"functions\(([^()]+)\)(.*)", id_text, re.DOTALL)
     text = in_parentheses[1] + in_parentheses[2] if in_parentheses else id_text
     text = re.sub(r"(?<=\d)\.0$", "", text, flags=re.ASCII)

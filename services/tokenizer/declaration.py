@@ -8,9 +8,9 @@ from services.tokenizer.typescript import Definitions, UndeclarableSchema, descr
 
 
 def declare(tools: Sequence[Json]) -> str:
-    """The declaration of the tools as `parse_tools` returns them; empty without tools.
+    """Return the declaration of tools that `parse_tools` returned; empty without tools.
 
-    One schema that TypeScript cannot say turns the whole list into JSON, as in the reference.
+    One schema that TypeScript cannot express turns the whole list into JSON, as in the reference.
     """
     if not tools:
         return ""

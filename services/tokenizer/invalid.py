@@ -4,5 +4,5 @@ from services.runtime.errors import InvalidRequest
 
 
 def invalid(field: str, rule: str) -> InvalidRequest:
-    """The error for a field that breaks a rule. Its message names both: a client may see nothing else."""
+    """Return the error for a field that breaks a rule. Its message names both: a client may see nothing else."""
     return InvalidRequest(f"{field}: {rule}", field=field)

@@ -32,7 +32,7 @@ class LongWork:
         self._waiting_bytes = 0
 
     async def run(self, size_bytes: int, work: Callable[[], Result]) -> Result:
-        """The result of the work; Overloaded if too much is queued."""
+        """Return the result of the work. Raises Overloaded if too much is queued."""
         if size_bytes <= SHORT_BYTES:
             return work()
         with self._lock:

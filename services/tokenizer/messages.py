@@ -50,7 +50,7 @@ class Message:
 
 
 def messages_from_proto(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The messages, or InvalidRequest that names the field, for example `messages[3].tool_call_id`."""
+    """Return the checked messages. Raises InvalidRequest that names the field, as `messages[3].tool_call_id`."""
     checked = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     num_media_tokens = sum(_num_media_tokens(part) for message in checked for part in message.content)
     if num_media_tokens > MAX_MEDIA_TOKENS:

@@ -23,20 +23,20 @@ TEXT_DROPPED = Counter(
 
 
 class ParserMetrics:
-    """Repairs and losses of a parser, counted."""
+    """Counts repairs and losses of a parser."""
 
     def call_dropped(self, reason: Dropped) -> None:
-        """A call is not returned."""
+        """Count a call that is not returned."""
         CALLS_DROPPED.labels(reason.value).inc()
 
     def name_repaired(self) -> None:
-        """A call is returned under another name than the model wrote."""
+        """Count a call that is returned under another name than the model wrote."""
         NAMES_REPAIRED.inc()
 
     def arguments_invalid(self) -> None:
-        """A call is returned with a text that is no JSON."""
+        """Count a call that is returned with a text that is no JSON."""
         ARGUMENTS_INVALID.inc()
 
     def text_dropped(self) -> None:
-        """Text between calls is not returned."""
+        """Count text between calls, which is not returned."""
         TEXT_DROPPED.inc()

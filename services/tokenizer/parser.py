@@ -169,7 +169,7 @@ class Parser:
             self._place = place
 
     def _leave_text(self) -> None:
-        """The channel ends here: an unfinished character becomes U+FFFD, and no stop string goes on behind a call."""
+        """End the channel: an unfinished character becomes U+FFFD, and no stop string goes on behind a call."""
         self._text(b"", final=True)
         self._add(content=self._stops.flush())
 
@@ -208,7 +208,7 @@ class Parser:
             self._add_arguments(self._call.arguments.add(text))
 
     def _close_call(self, *, ended: bool, truncated: bool) -> None:
-        """The arguments are over: by a marker, or because the answer `ended`."""
+        """Close the call whose arguments are over, by a marker or because the answer `ended`."""
         assert self._call
         self._argument_text(self._utf8.decode(b"", True))
         call = self._call

@@ -36,7 +36,7 @@ class ParserOptions:
 
 
 def options_from_proto(start: tokenizer_pb2.ParseStart) -> ParserOptions:
-    """The options, or InvalidRequest that names the field."""
+    """Return the options. Raises InvalidRequest that names the field."""
     if len(start.stop) > MAX_STOPS:
         raise invalid("stop", f"{len(start.stop)} stop strings, at most {MAX_STOPS}")
     for index, stop in enumerate(start.stop):

@@ -17,7 +17,7 @@ class StopStrings:
         self._inner_chars = frozenset("".join(stop[:-1] for stop in stops))
 
     def add(self, text: str) -> tuple[str, str | None]:
-        """The text that can be shown now, and the stop string that ends it, if one was met."""
+        """Return the text that can be shown now, and the stop string that ends it, if there is one."""
         if not self._stops:
             return text, None
         text = self._held + text
@@ -32,12 +32,12 @@ class StopStrings:
         return text[: len(text) - num_held], None
 
     def flush(self) -> str:
-        """The text held back so far, when no more follows."""
+        """Return the text that was held back, since no more follows."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest beginning of `stop`, but not all of it, that `text` ends with."""
+    """Return the length of the longest beginning of `stop`, but not all of it, that `text` ends with."""
     longest = min(len(stop) - 1, len(text))
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

@@ -39,7 +39,7 @@ class PromptOptions:
 
 
 def render(messages: Sequence[Message], declaration: str, options: PromptOptions) -> Iterator[Segment]:
-    """The prompt in segments. `declaration` declares the tools and is empty without any."""
+    """Yield the prompt in segments. `declaration` declares the tools and is empty without any."""
     if declaration:
         yield from (Marker.SYSTEM, "tool_declare", Marker.MIDDLE, declaration, Marker.END)
     last_answer = _last_answer(messages)
@@ -55,7 +55,7 @@ def render(messages: Sequence[Message], declaration: str, options: PromptOptions
 
 
 def literal(segment: Segment) -> str:
-    """The segment as the reference prints it, with one pad where the features of a medium go."""
+    """Return the segment as the reference prints it, with one pad where the features of a medium go."""
     match segment:
         case Marker():
             return segment.value
@@ -66,7 +66,7 @@ def literal(segment: Segment) -> str:
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
-    """Index of the last assistant message without tool calls, -1 if none: no reasoning up to it is kept."""
+    """Return the index of the last assistant message without calls, or -1: no reasoning up to it is kept."""
     answers = (i for i, message in enumerate(messages) if message.role == "assistant" and not message.calls)
     return max(answers, default=-1)
 

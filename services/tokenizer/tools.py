@@ -20,7 +20,7 @@ class DeclaredTool:
 
 
 def parse_tools(tools_json: str) -> list[Json]:
-    """The declared tools with the keys of every object sorted, as the reference has them before it renders.
+    """Return the declared tools with the keys of every object sorted, as the reference sorts them.
 
     Raises InvalidRequest for what is not a JSON list of objects, is nested deeper than MAX_DEPTH, or has strings that
     are no Unicode text (half of a surrogate pair).

@@ -55,13 +55,13 @@ class ObjectType:
 
     @property
     def text(self) -> str:
-        """Required members, then optional ones, both by name, then the index signature."""
+        """Return required members, then optional ones, both by name, then the index signature."""
         members = [text for _, _, text in sorted(self.members)]
         return self._braces(members if self.index_signature is None else [*members, self.index_signature])
 
     @property
     def text_in_key_order(self) -> str:
-        """The form of the root when it is referred to: members as they come, without an index signature."""
+        """Return the form of a root that is referred to: members as they come, without an index signature."""
         return self._braces([text for _, _, text in self.members])
 
     def _braces(self, members: list[str]) -> str:
@@ -69,7 +69,7 @@ class ObjectType:
 
 
 def type_text(schema: Any, indent: str, definitions: Definitions) -> str:
-    """The type of a schema whose first line stands behind `indent`; UndeclarableSchema if it has none."""
+    """Return the type of a schema whose first line stands behind `indent`. Raises UndeclarableSchema."""
     match schema:
         case bool():
             text = "any" if schema else "null"
@@ -96,7 +96,7 @@ def type_text(schema: Any, indent: str, definitions: Definitions) -> str:
 
 
 def object_type(schema: Any, indent: str, definitions: Definitions) -> ObjectType:
-    """The object type of a schema, whatever its `type` says."""
+    """Return the object type of a schema, whatever its `type` says."""
     if not isinstance(schema, Mapping):
         raise UndeclarableSchema(f"expected an object schema, found {schema!r:.80}")
     definitions.schemas.update(_mapping(schema.get("$defs") or {}))
@@ -117,7 +117,7 @@ def object_type(schema: Any, indent: str, definitions: Definitions) -> ObjectTyp
 
 
 def comment_lines(schema: Any, indent: str) -> list[str]:
-    """The comment above a type: its description, then its constraints."""
+    """Return the comment above a type: its description, then its constraints."""
     if not isinstance(schema, Mapping):
         return []
     lines = description_lines(schema, indent)
@@ -129,7 +129,7 @@ def comment_lines(schema: Any, indent: str) -> list[str]:
 
 
 def description_lines(schema: Mapping[str, Any], indent: str) -> list[str]:
-    """The description as comment lines; its empty lines stay empty."""
+    """Return the description as comment lines; its empty lines stay empty."""
     description = schema.get("description")
     if not description:
         return []

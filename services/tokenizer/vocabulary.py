@@ -37,7 +37,7 @@ _SHORT_RUNS = re.compile(rf"(?:\S{{1,{RUN_CHARS}}}+(?!\S)|\s{{1,{RUN_CHARS}}}+(?
 
 
 def cut_points(text: str) -> Iterator[int]:
-    """Places where the reference cuts text before encoding, in increasing order (TEMPLATE.md).
+    """Yield the places where the reference cuts text before it encodes it, in order (TEMPLATE.md).
 
     Every PIECE_CHARS characters, and inside such a piece after RUN_CHARS characters of white space, or of anything
     else, in a row. The parts are encoded on their own, so a cut changes the tokens around it.
@@ -87,19 +87,19 @@ class Vocabulary:
         self.revision = digest.hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of untrusted text: the text of a special token becomes ordinary tokens."""
+        """Return the ids of untrusted text: the text of a special token becomes ordinary tokens."""
         return self._encode(text, special=False)
 
     def encode_with_special(self, text: str) -> list[int]:
-        """Ids of trusted text: the text of a special token becomes that token, as in the reference."""
+        """Return the ids of trusted text: the text of a special token becomes that token, as in the reference."""
         return self._encode(text, special=True)
 
     def encode_piece(self, text: str) -> list[int]:
-        """As `encode` for text that the caller has already cut at `cut_points`."""
+        """Return the same as `encode` for text that is already cut at `cut_points`."""
         return self._encoding.encode_ordinary(text)
 
     def token_bytes(self, token_ids: Sequence[int], *, skip_special: bool = False) -> list[bytes]:
-        """The bytes of each token; with `skip_special` none for tokens that readers of plain text should not see."""
+        """Return the bytes of each token; with `skip_special` none for what readers of plain text should not see."""
         table, hidden = self._bytes, self._hidden if skip_special else frozenset()
         try:
             return [b"" if token_id in hidden else table[token_id] for token_id in token_ids]
@@ -108,7 +108,7 @@ class Vocabulary:
             raise invalid("token_ids", f"{outside} is no token: ids end at {self.size - 1}") from None
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """Text of the tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of the tokens; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes(token_ids, skip_special=skip_special)).decode(errors="replace")
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
@@ -122,7 +122,7 @@ class Vocabulary:
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of the checkpoint in `folder`; CheckpointError names the file and the token that is wrong."""
+    """Return the vocabulary of a checkpoint folder. Raises CheckpointError with file and token that are wrong."""
     config = load_config(folder)
     table = load_tokens(folder, config.text.vocab_size)
     pad_id, placeholder = table.marker_ids[Marker.MEDIA_PAD], config.media_placeholder_token_id
