@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from typing import Generic, TypeVar
 
-from services.runtime.wakeup import Wakeup
+from services.runtime.lanes.wakeup import Wakeup
 
 T = TypeVar("T")
 

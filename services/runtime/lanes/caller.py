@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from protos.lanes_pb2 import LaneError
 from services.runtime.errors import DeadlineExceeded, MoonshardError, Unavailable, WireError, error_of_kind
-from services.runtime.wakeup import Wakeup
+from services.runtime.lanes.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
