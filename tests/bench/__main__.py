@@ -1,18 +1,16 @@
 """python -m tests.bench: every benchmark, one after another, in one run. Needs a quiet machine.
 
-`tests.bench.soak` and `tests.bench.fuzz` take too long for that and are run by themselves.
+`tests.bench.abuse.soak` and `tests.bench.abuse.fuzz` take too long for that and are run by themselves.
 """
 
 import sys
 
 from tests.bench import (
-    admission,
     constraints,
     cpu_kernels,
     engines,
     gateway,
     laptop,
-    liveness,
     losses,
     observing,
     scale,
@@ -20,6 +18,7 @@ from tests.bench import (
     store,
     vision,
 )
+from tests.bench.abuse import admission, liveness
 from tests.bench.wire import dispatch, stalls, waiting
 from tests.cluster import layouts
 

@@ -25,7 +25,7 @@ from services.attention.constraint.requests import Constraints
 from services.attention.constraint.workers import Rules
 from services.attention.sampling.on_host import SamplingParams, sample
 from services.checkpoint.vocabulary import TokenTable, load_tokens
-from tests.bench.hostile_grammars import (
+from tests.bench.abuse.hostile_grammars import (
     HOSTILE_PER_S,
     SCHEMA,
     VOCAB_SIZE,

@@ -14,7 +14,7 @@ MAX_WAITING_OF_ONE = 512
 RETRY_S = 2.0
 MOST_TENANTS = 10_000
 # A named tenant may use so much at once, and over time this share of one core.
-BUDGET_S = 6.0
+BUDGET_S = 3.0
 SHARE = 0.1
 
 

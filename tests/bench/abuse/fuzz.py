@@ -1,7 +1,7 @@
 """Whatever is sent: no 5xx, no cut connection, no error in the log.
 
-    python -m tests.bench.fuzz schemathesis [NUMBER [site]]   bodies from our own OpenAPI page, right and nearly right
-    python -m tests.bench.fuzz mutations [NUMBER [site]]      right bodies of all dialects, damaged
+    python -m tests.bench.abuse.fuzz schemathesis [NUMBER [site]]   bodies from our own OpenAPI page, and near to it
+    python -m tests.bench.abuse.fuzz mutations [NUMBER [site]]      right bodies of all dialects, damaged
 
 They go to Nano as `moonshard up` serves it, or to the tests' site: the real gateway and tokenizer before scripted
 engines, in this process, which takes a fraction of the time.
@@ -28,10 +28,10 @@ from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.specs.openapi import checks
 
 from services.tokenizer.vocabulary import load_vocabulary
-from tests.bench.mutations import mutations
+from tests.bench.abuse.mutations import mutations
+from tests.bench.abuse.traffic import Tally
 from tests.bench.served import ErrorLines, served_nano
 from tests.bench.table import print_table
-from tests.bench.traffic import Tally
 from tests.gateway.conftest import NUM_TOKENS
 from tests.gateway.fuzzing import site_in_thread
 from tests.gateway.site import CONTEXT_TOKENS, MODEL

@@ -1,6 +1,6 @@
 """Many more requests at once than can begin: each is served in time, or refused at once and served when it comes back.
 
-    python -m tests.bench.admission [NUMBER]
+    python -m tests.bench.abuse.admission [NUMBER]
 
 The requests go to Nano as `moonshard up` serves it. Clients that are refused come back after the `Retry-After`.
 """

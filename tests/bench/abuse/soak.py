@@ -1,6 +1,6 @@
 """Nano under full load for a long time, clients leaving at any moment: memory stays flat and every answer right.
 
-python -m tests.bench.soak [MINUTES]
+python -m tests.bench.abuse.soak [MINUTES]
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 
+from tests.bench.abuse.traffic import Tally, clients
 from tests.bench.served import ErrorLines, Held, held_by, served_nano
 from tests.bench.table import print_table
-from tests.bench.traffic import Tally, clients
 from tests.cluster.harness import Cluster
 
 NUM_CLIENTS = 16

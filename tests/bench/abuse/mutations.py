@@ -12,7 +12,7 @@ from gateway.dialects.chat.schema import ChatCompletionRequest
 from gateway.dialects.completions.schema import CompletionRequest
 from gateway.dialects.messages.schema import MessagesRequest
 from gateway.dialects.responses.schema import ResponsesRequest
-from tests.bench.traffic import LOOK_UP, questions
+from tests.bench.abuse.traffic import LOOK_UP, questions
 
 Damaged = tuple[str, dict[str, str], bytes]
 

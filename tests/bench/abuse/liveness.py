@@ -1,6 +1,6 @@
 """How soon /live answers while a gateway is abused, measured from a process of its own.
 
-python -m tests.bench.liveness
+python -m tests.bench.abuse.liveness
 """
 
 import asyncio

@@ -1,0 +1,1 @@
+"""The system under abuse: hostile grammars, damaged bodies, too much at once, and for long."""
