@@ -1,4 +1,4 @@
-"""The errors that cross process borders: a tree whose classes say what the caller should do next.
+"""The errors that cross process boundaries; the class determines what the caller should do next.
 
 A server turns a `MoonshardError` into the status code of its class and puts class, field and delay into the trailing
 metadata; `error_from_rpc` restores the same error on the other side.
@@ -11,18 +11,18 @@ from typing import ClassVar
 import grpc
 import grpc.aio
 
-# One binary key, so that a field name may hold any character.
+# One binary key, so that a field name may have any character.
 ERROR_KEY = "moonshard-error-bin"
-# Trailing metadata has a bound in gRPC; beyond it the client would see a transport error instead.
+# gRPC bounds trailing metadata; with more, the client would get a transport error instead.
 MAX_MESSAGE_BYTES = 2000
 MAX_FIELD_CHARS = 200
 
 
 class MoonshardError(Exception):
-    """What a caller, a peer or a disk did wrong. Our own mistakes are assertions.
+    """A fault of a caller, a peer or a disk. Our own mistakes are assertions.
 
-    field          the request field at fault, as the client wrote it
-    retry_after_s  when to try again, if that may help
+    field          the request field at fault, in the client's spelling
+    retry_after_s  time after which a retry may help
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -45,7 +45,7 @@ class RequestTooLarge(InvalidRequest):
 
 
 class NotFound(MoonshardError):
-    """What the request names does not exist here."""
+    """An object named in the request does not exist here."""
 
     code = grpc.StatusCode.NOT_FOUND
 
@@ -57,7 +57,7 @@ class KvMissing(MoonshardError):
 
 
 class MediaMissing(MoonshardError):
-    """The store dropped features of an image or video. The caller should have it encoded again."""
+    """The store dropped features of an image or video. The caller should get it encoded again."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -101,7 +101,7 @@ class CheckpointError(MoonshardError):
 
 
 class WireError(MoonshardError):
-    """A peer sent what the protocol does not allow: another version, or a defect."""
+    """A peer violated the protocol: it has another version or a defect."""
 
 
 class NumericError(MoonshardError):
@@ -109,7 +109,7 @@ class NumericError(MoonshardError):
 
 
 def error_to_metadata(error: MoonshardError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata from which `error_from_rpc` restores the error."""
+    """Return trailing metadata from which `error_from_rpc` restores the error."""
     record = {
         "class": type(error).__name__,
         "field": error.field and error.field[:MAX_FIELD_CHARS],
@@ -119,9 +119,9 @@ def error_to_metadata(error: MoonshardError) -> tuple[tuple[str, bytes], ...]:
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> MoonshardError:
-    """The error that the server raised, of its own class; for a failure of the transport the class of its code.
+    """Return the server's error, of the same class; for a transport failure an error of the code's class.
 
-    A call that the peer or its end cancelled is `Unavailable`: only our own cancellation is a CancelledError.
+    A call cancelled by the peer, or by the peer's end, is `Unavailable`; only our own cancellation is a CancelledError.
     """
     message = error.details() or error.code().name
     for key, value in error.trailing_metadata() or ():

@@ -1,4 +1,4 @@
-"""What surrounds every handler: errors become status codes, each call is measured and leaves a line in the log."""
+"""The interceptor of all handlers: turns errors into status codes, measures each call and logs a line."""
 
 import asyncio
 import inspect
@@ -23,7 +23,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 def is_worth_a_line(record: logging.LogRecord) -> bool:
-    """A filter of gRPC's own log: a reply that cannot be sent is no error, its client has left."""
+    """Filter gRPC's own log: a reply that cannot be sent is not an error, because its client has left."""
     return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
@@ -31,7 +31,7 @@ logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_line)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Handlers only decode, call and encode: they raise, and everything about failing is here."""
+    """Handles failures of all handlers, which only decode, call, encode and raise."""
 
     def __init__(self, log: logging.Logger, tracer: Tracer | None = None) -> None:
         self._log = log
@@ -65,7 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return self._wrap_unary(method, handler)
         assert inspect.isasyncgenfunction(handler), f"{method} is not async"
 
-        # A coroutine, not a generator: when the client leaves, the handler is closed at once, wherever it stands.
+        # A coroutine instead of a generator, so that a handler is closed at once when its client leaves.
         async def call(request: Any, context: Context) -> None:
             async with self._call(method, context), aclosing(handler(request, context)) as responses:
                 async for response in responses:
@@ -94,7 +94,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # What the handler waited for was cancelled, not the call: without an answer the client would hang.
+            # The handler's own wait was cancelled, not the call; without an answer the client would hang.
             code = grpc.StatusCode.UNAVAILABLE
             await context.abort(code, "the work was cancelled")
         except grpc.aio.BaseError:  # gRPC's own: the client is gone, or the server was stopped
