@@ -182,7 +182,7 @@ async def test_answers_of_another_life_are_dropped(stack, model, transport):
 @TRANSPORTS
 async def test_a_sum_of_another_shape_is_a_wire_error(stack, model, transport):
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
-    server.shard.forward = lambda layer, work: torch.zeros(1, 128)
+    server.shard.forward = lambda layer, work: torch.zeros(1, 128, dtype=torch.float64)
     async with connected(model, [[server.address]], transport) as experts:
         with pytest.raises(WireError, match=r"sent \[1, 128\], expected \[2, 128\]"):
             await dispatch(experts, random_work(model, 2))
