@@ -26,6 +26,7 @@ class Engine(AttentionServiceServicer):
     hang_after    tokens of a stream after which nothing comes any more
     fail_after    tokens of a stream after which `failure` is raised
     failure       raised at once without fail_after
+    num_failures  how often it is raised; None: always
     num_cached    tokens of each prompt that count as cached
     cut_at        place in the answer of a token that stands for another one
     left_out      keywords of schemas that are not enforced
@@ -43,6 +44,7 @@ class Engine(AttentionServiceServicer):
         self.hang_after: int | None = None
         self.fail_after: int | None = None
         self.failure: MoonshardError | None = None
+        self.num_failures: int | None = None
         self.num_cached = 0
         self.cut_at: int | None = None
         self.left_out: list[str] = []
@@ -151,7 +153,9 @@ class Engine(AttentionServiceServicer):
             await asyncio.sleep(60)
         if self.hang_after == num_sent:
             await asyncio.sleep(600)
-        if self.failure is not None and (self.fail_after or 0) == num_sent:
+        if self.failure is not None and self.num_failures != 0 and (self.fail_after or 0) == num_sent:
+            if self.num_failures is not None:
+                self.num_failures -= 1
             raise self.failure
 
     def _note(self, context) -> None:

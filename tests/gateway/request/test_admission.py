@@ -233,7 +233,7 @@ async def test_the_deadline_counts_too(start_site):
     answers = await asyncio.gather(*(ask_timed(site) for _ in range(40)))
     refused = [seconds for answer, seconds in answers if answer.status_code == 429]
     assert len(refused) > 15
-    assert sum(answer.status_code == 200 for answer, _ in answers) >= 3
+    assert any(answer.status_code == 200 for answer, _ in answers)
 
 
 async def test_a_restart_is_waited_out(start_site):
