@@ -127,7 +127,8 @@ class Batch:
         data = self.to_bytes()
         _, tokens, decode, columns, segments, logits, rows, blocks = HEADER.unpack_from(data)
         content = to_device(torch.frombuffer(bytearray(data), dtype=torch.uint8)[HEADER.size :], device)
-        wide, narrow = [tokens, tokens, tokens, logits, rows], [decode * columns, decode, segments * 3, blocks]
+        wide = [tokens, tokens, tokens, logits, rows]
+        narrow = [decode * columns, decode, segments * SEGMENT_NUMBERS, blocks]
         return _from_arrays(content, wide, narrow, columns, [segment.numbers for segment in self.segments])
 
 

@@ -65,7 +65,7 @@ def same(one: Batch, other: Batch) -> bool:
         and all(getattr(one, name).dtype == getattr(other, name).dtype for name in tensors)
         and len(one.segments) == len(other.segments)
         and all(
-            a.tokens == b.tokens and a.context_len == b.context_len and torch.equal(a.block_table, b.block_table)
+            a.tokens == b.tokens and a.numbers == b.numbers and torch.equal(a.block_table, b.block_table)
             for a, b in zip(one.segments, other.segments, strict=True)
         )
     )
@@ -161,6 +161,15 @@ def test_bytes_and_back(rows, carrier):
     copy = Batch.from_bytes(carrier(batch.to_bytes()))
     assert same(copy, batch)
     assert all(same(Batch.from_bytes(part.to_bytes()), part) for part in split(batch))
+
+
+@EVERY_PLAN
+def test_a_copy_on_a_device_is_the_same(rows):
+    """A GPU gets its steps by this copy; the CPU as the device runs the same code."""
+    batch = make_batch(rows, BLOCK)
+    copy = batch.copy_to(torch.device("cpu"))
+    assert same(copy, batch)
+    assert copy.token_ids.data_ptr() != batch.token_ids.data_ptr() or not rows
 
 
 @pytest.mark.parametrize(
