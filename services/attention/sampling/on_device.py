@@ -27,6 +27,7 @@ def sample_on_device(
 ) -> list[SampledToken | NumericError]:
     """Choose as `on_host.sample` does; logits [rows, vocab_size] f32 on any device."""
     assert logits.dtype == torch.float32
+    _ban(logits, params)
     edits = edits_of(params, histories, rules)
     adjusted = logits if edits is None else kernels.adjust(logits, Edits(*(to_device(x, logits.device) for x in edits)))
     shapes = shapes_of(params, positions, logits.device)
@@ -53,6 +54,14 @@ def sample_on_device(
             choice = _with_logprobs(choice, logits[row], float(totals[row]), tops[row, :num_top])
         choices.append(choice)
     return choices
+
+
+def _ban(logits: Tensor, params: Sequence[SamplingParams]) -> None:
+    """Overwrite the logits of banned tokens, which no step after this knows."""
+    banned = [(row, token_id) for row, one in enumerate(params) for token_id in one.banned_ids]
+    if banned:
+        rows, token_ids = to_device(torch.tensor(banned).T.contiguous(), logits.device)
+        logits[rows, token_ids] = -torch.inf
 
 
 def shapes_of(params: Sequence[SamplingParams], positions: Sequence[int], device: torch.device | str) -> Shapes:

@@ -17,6 +17,8 @@ PARAMS = [
     SamplingParams(seed=7, repetition_penalty=1.7, presence_penalty=0.5, frequency_penalty=1.5),
     SamplingParams(seed=8, frequency_penalty=-2.0, min_new_tokens=9, stop_token_ids=(1, 2), num_top_logprobs=3),
     SamplingParams(temperature=0.0, repetition_penalty=0.5, logit_bias={7: 1.0}),
+    SamplingParams(temperature=0.0, num_top_logprobs=5, banned_ids=tuple(range(0, VOCAB, 2))),
+    SamplingParams(seed=9, logit_bias={6: 100.0}, banned_ids=(6,)),
 ]
 
 
@@ -31,7 +33,8 @@ def histories(rows):
 
 def compare(logits, params, rules):
     positions = list(range(len(params)))
-    expected = sample(logits, params, positions, histories(len(params)), rules)
+    # Each gets logits of its own: both overwrite those of banned tokens.
+    expected = sample(logits.clone(), params, positions, histories(len(params)), rules)
     found = sample_on_device(logits.to(device()), params, positions, histories(len(params)), rules)
     for row, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert type(one) is type(other), row
