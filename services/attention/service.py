@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -89,8 +90,9 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             lambda lane, server: GenerationLane(lane, server, self._engine, self._tracer, begin, steps, records),
         )
         with self._streams.serving(stream):
-            async for parts in stream.serve(requests):
-                yield pb.GenerateResponse(parts=parts)
+            async with aclosing(stream.serve(requests)) as batches:
+                async for parts in batches:
+                    yield pb.GenerateResponse(parts=parts)
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.GetLoadResponse:
         load = self._engine.load

@@ -1,6 +1,7 @@
 """The TokenizerService of protos/tokenizer.proto."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -70,8 +71,9 @@ class TokenizerServicer(TokenizerServiceServicer):
             ),
         )
         with self._streams.serving(stream):
-            async for parts in stream.serve(requests):
-                yield pb.ParseAnswersResponse(parts=parts)
+            async with aclosing(stream.serve(requests)) as batches:
+                async for parts in batches:
+                    yield pb.ParseAnswersResponse(parts=parts)
 
     async def drain(self) -> None:
         """Begin no more answers; those that are being parsed go on."""

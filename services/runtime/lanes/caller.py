@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 C = TypeVar("C")  # a command of a lane; it has the fields `lane` and `cancel`
 P = TypeVar("P")  # a part of what comes back; it has the fields `lane` and `error`
 
-# A stream that is older takes no more lanes: their calls meet new certificates and replicas evenly.
+# A stream older than this takes no new lanes. So new certificates come into use, and calls spread over replicas that
+# were added.
 MAX_AGE_S = 600.0
 REASON_S = 1.0  # in which the end of a stream that takes nothing any more has to be known
 
@@ -67,7 +68,7 @@ class Lane(Generic[C, P]):
         elif len(self._parts) >= self._max_parts:
             self.fail(WireError(f"{self._stream.address} sent more than {self._max_parts} messages that nobody read"))
         else:
-            self._parts.append(part)
+            self._parts.append(_copy_of(part) if self._parts else part)
             self._wakeup.wake()
 
     def fail(self, error: MoonshardError) -> None:
@@ -122,7 +123,10 @@ class LaneStream(Generic[C, P]):
             task.cancel()
 
     def command(self, number: int) -> C:
-        """Return a command of the next message. Lanes wait for their answers, so it has no more than a few of each."""
+        """Return an empty command in the next message.
+
+        The message stays small: a lane sends its next command only after an answer.
+        """
         self._filled.set()
         command: C = self._next.parts.add(lane=number)
         return command
@@ -174,6 +178,13 @@ class LaneStream(Generic[C, P]):
                 if (lane := self._lanes.get(part.lane)) is not None:
                     lane.put(part)
         raise Unavailable(f"{self.address} ended the stream")
+
+
+def _copy_of(part: P) -> P:
+    """Return a part in memory of its own: the one that came keeps the whole message, with the parts of all lanes."""
+    copy: P = type(part)()
+    copy.CopyFrom(part)  # type: ignore[attr-defined]
+    return copy
 
 
 def error_from_lane(error: LaneError) -> MoonshardError:

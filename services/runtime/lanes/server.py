@@ -1,7 +1,7 @@
 """The server's end of a stream that carries many calls, a lane each (protos/lanes.proto)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -45,7 +45,7 @@ class LaneServer(Generic[C, P]):
         self._filled.set()
 
     def send(self, part: P, *, is_last: bool) -> None:
-        """Send a part. The last one of a lane forgets its handler, which is not closed."""
+        """Send a part. After a lane's last part its handler is dropped, without a call of `close`."""
         self._outbox.append(part)
         if is_last:
             self._handlers.pop(part.lane, None)  # type: ignore[attr-defined]
@@ -55,8 +55,8 @@ class LaneServer(Generic[C, P]):
         """Send the error that ends a lane."""
         self.send(self._part(lane=lane, error=lane_error(error)), is_last=True)  # type: ignore[call-arg]
 
-    async def serve(self, requests: AsyncIterator[Any]) -> AsyncIterator[Sequence[P]]:
-        """Yield the parts of each response, until the caller leaves or a drain is over."""
+    async def serve(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Sequence[P], None]:
+        """Yield the parts of each response, until the caller leaves or a drain is over. To be closed by its user."""
         reading = asyncio.create_task(self._read(requests))
         reading.add_done_callback(lambda _: self._filled.set())
         try:
@@ -66,7 +66,7 @@ class LaneServer(Generic[C, P]):
                 if self._outbox:
                     parts, self._outbox = self._outbox, []
                     yield parts
-                elif reading.done():
+                if reading.done():
                     # The caller has closed its side: it reads to the end of its lanes, if there are any.
                     reading.result()
                     self._is_draining = True

@@ -1,6 +1,7 @@
 """The ends of lanes that tests drive."""
 
 import asyncio
+from contextlib import aclosing
 
 from protos import attention_pb2 as pb
 from protos.attention_pb2_grpc import AttentionServiceServicer
@@ -46,8 +47,9 @@ class Service(AttentionServiceServicer):
     async def Generate(self, requests, context):
         stream = LaneServer(pb.GenerationTokens, self.make)
         with self.streams.serving(stream):
-            async for parts in stream.serve(requests):
-                yield pb.GenerateResponse(parts=parts)
+            async with aclosing(stream.serve(requests)) as batches:
+                async for parts in batches:
+                    yield pb.GenerateResponse(parts=parts)
 
     def make(self, lane, server):
         self.handlers.append(Handler(self, lane, server))

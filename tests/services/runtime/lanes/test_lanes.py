@@ -1,6 +1,7 @@
 """Many calls in one stream: their order, their ends and their errors, each for itself."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
@@ -17,6 +18,7 @@ from services.runtime.errors import (
 )
 from services.runtime.lanes import caller
 from services.runtime.lanes import server as lane_server
+from services.runtime.lanes.server import LaneServer
 from tests.services.runtime.lanes.ends import WAIT_S, begin, tokens
 
 
@@ -172,6 +174,48 @@ async def test_a_drain_lets_lanes_end_and_none_begin(stream, service):
     assert await tokens(lane, 1) == [1]
     with pytest.raises(Unavailable, match="ended the stream"):
         await lane.receive(WAIT_S)
+
+
+class Quiet:
+    """A call that sends nothing by itself."""
+
+    def __init__(self):
+        self.begun = asyncio.Event()
+        self.is_closed = False
+
+    def take(self, command):
+        self.begun.set()
+
+    def close(self):
+        self.is_closed = True
+
+
+async def test_a_caller_that_breaks_is_noticed_while_parts_keep_coming():
+    async def requests():
+        yield pb.GenerateRequest(parts=[pb.GenerationCommand(lane=1, start=pb.GenerationStart())])
+        raise Unavailable("the caller is gone")
+
+    handler = Quiet()
+    stream = LaneServer(pb.GenerationTokens, lambda lane, server: handler)
+    with pytest.raises(Unavailable, match="the caller is gone"):
+        async with asyncio.timeout(WAIT_S), aclosing(stream.serve(requests())) as batches:
+            stream.send(pb.GenerationTokens(lane=1), is_last=False)
+            async for _ in batches:
+                await handler.begun.wait()
+                await asyncio.sleep(0)
+                stream.send(pb.GenerationTokens(lane=1), is_last=False)  # before the stream looks again
+    assert handler.is_closed
+
+
+async def test_what_waits_to_be_read_holds_no_other_lane(stream, service):
+    """A part of a message keeps all of it in memory, so a lane that lags keeps copies."""
+    lane = stream.open(9)
+    message = pb.GenerateResponse(parts=[pb.GenerationTokens(lane=1, token_ids=[token]) for token in range(4)])
+    for part in message.parts:
+        lane.put(part)
+    for part in message.parts:
+        part.token_ids[0] = 99
+    assert [part.token_ids[0] for part in await lane.receive(WAIT_S)][1:] == [1, 2, 3]
 
 
 async def test_the_lanes_of_a_stream_are_bounded(stream, service, monkeypatch):
