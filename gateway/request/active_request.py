@@ -146,6 +146,7 @@ class ActiveRequest:
 
     async def _parse(self, choice: int, generation: Generation, parser: AnswerParser) -> None:
         """Turn tokens into events, until the tokens end or the answer is complete."""
+        ends_itself = False
         async with aclosing(self._portions(generation)) as portions:
             async for token_ids in portions:
                 await self._emit_prompt(choice)
@@ -153,19 +154,20 @@ class ActiveRequest:
                 self._count(choice, self.usage.completion[choice] + len(token_ids), parser)
                 await self._emit(choice, events, parser)
                 if parser.stop is not None or 0 < self._parser.max_tool_calls <= parser.num_complete_calls:
-                    truncated = generation.is_cut
+                    # What came in the same message behind the end does not count.
+                    truncated = generation.is_cut_before(self.usage.completion[choice])
                     break
             else:
                 await self._emit_prompt(choice)
-                truncated = generation.finish_reason == LENGTH or generation.is_cut
+                ends_itself = generation.finish_reason == STOP
+                truncated = generation.finish_reason == LENGTH or generation.is_cut_before(len(generation.token_ids))
                 events = await parser.end(truncated=truncated)
                 self._count(choice, len(generation.token_ids), parser)
                 await self._emit(choice, events, parser)
         await self._emit_last_logprobs(choice, parser)
         self.usage.schema_left_out += [one for one in generation.left_out if one not in self.usage.schema_left_out]
         self._finishes.append(_finish_name(parser, truncated=truncated))
-        ends_itself = generation.finish_reason == STOP and parser.stop is None
-        stop_token = generation.token_ids[-1] if ends_itself else None
+        stop_token = generation.token_ids[-1] if ends_itself and parser.stop is None else None
         await self.events.put(Finish(choice, self._finishes[-1], parser.stop, stop_token))
 
     async def _emit_prompt(self, choice: int) -> None:

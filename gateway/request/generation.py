@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,6 @@ class Generation:
     prompt_logprobs    of the prompt's tokens but the first, if asked for
     num_cached_tokens  of the prompt, as the first replica reported
     finish_reason      set once the last token is there
-    is_cut             a token was replaced because the answer would not have ended within its budget otherwise
     left_out           keywords of its schemas that are not enforced
     prompt_computed    set once the prompt's latent KV is published or the first token is there
     """
@@ -67,10 +66,14 @@ class Generation:
         self.prompt_logprobs: list[pb.TokenLogprobs] = []
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason = pb.FINISH_REASON_UNSPECIFIED
-        self.is_cut = False
+        self._first_cut = 0  # tokens up to and with the first that was replaced; 0: none was
         self.left_out: Sequence[str] = ()
         self.prompt_computed = asyncio.Event()
         self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
+
+    def is_cut_before(self, num_tokens: int) -> bool:
+        """Return whether one of the first so many tokens replaces another, after which the answer had no room to end."""
+        return 0 < self._first_cut <= num_tokens
 
     async def tokens(self) -> AsyncGenerator[list[int], None]:
         """Generate to the end, and yield what may be shown as it comes: all but a final stop token.
@@ -151,7 +154,7 @@ class Generation:
                 self.logprobs.append(response.logprobs)
             self._note(response)
             self._prefilled_s = time.monotonic()
-            self._take([response.token_id], response.finish_reason, response.num_cached_tokens)
+            self._take([response.token_id], response)
             return response.manifest
         if hand_over.overload is not None and self._leads:
             raise hand_over.overload
@@ -211,13 +214,12 @@ class Generation:
             FIRST_DECODE_SECONDS.observe(time.monotonic() - self._prefilled_s)
             self._prefilled_s = None
         if self._start.sampling.HasField("num_top_logprobs"):
-            self.logprobs += part.logprobs
+            self.logprobs += _copies_of(part.logprobs)
         if part.prompt_logprobs and not self.prompt_logprobs:
-            self.prompt_logprobs = list(part.prompt_logprobs)
-        self._take(part.token_ids, part.finish_reason, part.num_cached_tokens)
+            self.prompt_logprobs = _copies_of(part.prompt_logprobs)
+        self._take(part.token_ids, part)
 
     def _note(self, response: pb.PrefillResponse | pb.GenerationTokens) -> None:
-        self.is_cut |= response.cut
         self.left_out = self.left_out or list(response.schema_left_out)
         if not self._begun and response.HasField("times"):
             self._context.first_token.add(response.times)
@@ -261,13 +263,21 @@ class Generation:
             self.finish_reason = pb.LENGTH
         return self.finish_reason != pb.FINISH_REASON_UNSPECIFIED
 
-    def _take(self, token_ids: Sequence[int], finish_reason: FinishReason, num_cached_tokens: int) -> None:
+    def _take(self, token_ids: Sequence[int], response: pb.PrefillResponse | pb.GenerationTokens) -> None:
         if not self.prompt_computed.is_set():
-            self.num_cached_tokens = num_cached_tokens
+            self.num_cached_tokens = response.num_cached_tokens
             self.prompt_computed.set()
         self.token_ids.extend(token_ids)
-        self.finish_reason = finish_reason
+        if response.cut and not self._first_cut:
+            # It is the last token of its message.
+            self._first_cut = len(self.token_ids)
+        self.finish_reason = response.finish_reason
 
     def _shown(self, start: int) -> list[int]:
         """Return the tokens from this one on that may be shown."""
         return self.token_ids[start:-1] if self.finish_reason == pb.STOP else self.token_ids[start:]
+
+
+def _copies_of(logprobs: Iterable[pb.TokenLogprobs]) -> list[pb.TokenLogprobs]:
+    """Return them in memory of their own: one of a message keeps all of it, with the parts of all lanes."""
+    return list(pb.GenerationTokens(logprobs=logprobs).logprobs)

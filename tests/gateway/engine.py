@@ -28,7 +28,7 @@ class Engine(AttentionServiceServicer):
     failure       raised at once without fail_after
     num_failures  how often it is raised; None: always
     num_cached    tokens of each prompt that count as cached
-    cut_at        place in the answer of a token that stands for another one
+    cut_at        place in the answer of a token that stands for another one; it ends its message
     left_out      keywords of schemas that are not enforced
     offer         under which it holds the blocks of each prompt
     """
@@ -119,12 +119,14 @@ class Engine(AttentionServiceServicer):
                 position += 1
                 num_sent += 1
                 finish = self._finish(answer, position, start.sampling)
+                if self.cut_at == position - 1:
+                    break
             self.num_sent += len(token_ids)
             yield pb.GenerationTokens(
                 token_ids=token_ids,
                 finish_reason=finish,
                 num_cached_tokens=self.num_cached if num_sent == len(token_ids) else 0,
-                cut=self.cut_at in range(first, position),
+                cut=self.cut_at == position - 1,
                 schema_left_out=self.left_out if num_sent == len(token_ids) else [],
                 logprobs=[
                     logprobs for at in range(first, position) if (logprobs := logprobs_at(answer, at, start.sampling))

@@ -64,7 +64,11 @@ def _take(drawn: Drawn, chunk: Chunk, choice: SampledToken | NumericError) -> No
 
 
 def _is_right(drawn: Drawn, chunk: Chunk, place: int) -> bool:
-    """Whether the token at this place was drafted, so that the logits after it are known."""
+    """Whether the token at this place was drafted, so that the logits after it are known.
+
+    A token that stands for another one is the last of its step: so callers know which of the step's tokens it was.
+    """
     if drawn.error is not None or drawn.finish_reason is not None or place >= len(chunk.draft):
         return False
-    return drawn.choices[place].token_id == chunk.draft[place]
+    choice = drawn.choices[place]
+    return choice.token_id == chunk.draft[place] and not choice.is_cut

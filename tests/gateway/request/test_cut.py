@@ -35,6 +35,25 @@ async def test_a_complete_call_that_was_cut_has_the_reason_length(site, place, f
     assert await finish_of(site, **fields) == "length"
 
 
+async def test_a_cut_behind_the_end_does_not_count(site):
+    """The tokens behind a stop string come in the same message."""
+    site.say("Hm.</think>Hello STOP and so on, for a while<|im_end|>")
+    for engine in site.engines:
+        engine.num_at_once, engine.cut_at = 1000, len(site.answer_ids) - 2
+    choice = (await site.chat(stop="STOP")).json()["choices"][0]
+    assert (choice["finish_reason"], choice["matched_stop"]) == ("stop", "STOP")
+    assert (await site.chat()).json()["choices"][0]["finish_reason"] == "length"
+
+
+async def test_a_stop_token_behind_the_last_wanted_call_did_not_end_the_answer(site):
+    site.say(CALL)
+    site.decodes[0].num_at_once = 1000
+    choice = (await site.chat(tools=[CLOCK], parallel_tool_calls=False)).json()["choices"][0]
+    assert (choice["finish_reason"], choice["matched_stop"]) == ("tool_calls", None)
+    choice = (await site.chat(tools=[CLOCK])).json()["choices"][0]
+    assert (choice["finish_reason"], choice["matched_stop"]) == ("tool_calls", site.answer_ids[-1])
+
+
 async def test_a_cut_is_remembered_over_the_loss_of_a_replica(start_site):
     site = await start_site(decodes=2)
     site.say(CALL)

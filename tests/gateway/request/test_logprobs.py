@@ -2,6 +2,8 @@
 
 import pytest
 
+from gateway.request.generation import Generation, Start
+from protos import attention_pb2 as pb
 from tests.gateway.dialects.sdk_types import check_completion
 from tests.gateway.streams import stream_chat
 
@@ -86,3 +88,13 @@ async def test_the_sdk(site):
         model="kimi-k2.6", messages=[{"role": "user", "content": "Hi"}], logprobs=True, top_logprobs=20
     )
     assert "".join(token.token for token in chat.choices[0].logprobs.content).startswith("Hello, w")
+
+
+def test_what_is_kept_of_a_message_is_copied():
+    """A message inside another one keeps all of that in memory, and a step's message has the parts of all lanes."""
+    generation = Generation(None, None, None, Start([1, 2], (), pb.Sampling(num_top_logprobs=1), None), leads=False)
+    one = pb.TokenLogprobs(logprob=-1.0)
+    message = pb.GenerateResponse(parts=[pb.GenerationTokens(token_ids=[7], logprobs=[one], prompt_logprobs=[one])])
+    generation._take_part(message.parts[0])
+    message.parts[0].logprobs[0].logprob = message.parts[0].prompt_logprobs[0].logprob = -9.0
+    assert generation.logprobs == generation.prompt_logprobs == [one]

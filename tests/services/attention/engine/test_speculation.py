@@ -103,6 +103,23 @@ async def test_constrained_answers_stay_the_same(start_rig, draft_from, ask, wan
     assert [await request.tokens() for request in requests] == expected
 
 
+async def test_a_token_that_stands_for_another_one_is_the_last_of_its_step(start_rig, draft_from, ask):
+    """So a caller knows which it was, although a message says it of all its tokens together."""
+    plain, drafting = await start_rig(draft_tokens=0, **SETTINGS), await start_rig(**SETTINGS)
+    expected = [await (await ask(plain, CONSTRAINTS["json"], 55, seed=seed)).tokens() for seed in range(3)]
+    draft_from([[*range(10, 30), *answer] for answer in expected], mistakes=0.0)
+    num_cut = 0
+    for seed in range(3):
+        request = await ask(drafting, CONSTRAINTS["json"], 55, seed=seed)
+        finish = None
+        while finish is None:
+            event = await request.next()
+            finish = event.finish_reason
+            num_cut += event.choices[-1].is_cut
+            assert not any(choice.is_cut for choice in event.choices[:-1])
+    assert num_cut > 0
+
+
 async def test_a_stream_that_was_drafted_goes_on_elsewhere(start_rig, draft_from):
     plain, here = await start_rig(draft_tokens=0, **SETTINGS), await start_rig(**SETTINGS)
     expected, _, _ = await answer(plain, text(1))
