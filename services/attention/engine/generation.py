@@ -154,7 +154,8 @@ class Generation:
     def append(self, token_id: int) -> FinishReason | None:
         """Add a sampled token; return why the generation ends with it, if it does."""
         self.token_ids.append(token_id)
-        if token_id in self.sampling.stop_token_ids and self.num_new > self.sampling.min_new_tokens:
+        # One that comes too early ends a constrained answer that is complete; the sampler bans all others.
+        if token_id in self.sampling.stop_token_ids:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_tokens:
             return FinishReason.LENGTH

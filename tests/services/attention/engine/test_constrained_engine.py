@@ -56,6 +56,13 @@ async def test_random_weights_answer_validly(start_rig, ask, table, budget, samp
     check_call(table, await (await ask(rig, CALL, budget, **sampling)).tokens())
 
 
+async def test_a_complete_answer_ends_before_the_least_length(start_rig, ask, table):
+    """Nothing but a stop token may follow; it comes once."""
+    rig = await start_rig()
+    request = await ask(rig, pb.Constraint(json_schema='{"enum": ["red"]}'), 60, min_new_tokens=50)
+    assert text_of(table, await request.tokens()).removesuffix(ENDS[0]).removesuffix(ENDS[1]) == '"red"'
+
+
 async def test_constrained_and_free_rows_do_not_meet(start_rig, ask, reference, table):
     rig = await start_rig()
     alone = [await (await ask(rig, wanted, 80, seed=seed)).tokens() for wanted in (JSON, CALL) for seed in (1, 2)]

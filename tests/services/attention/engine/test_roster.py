@@ -141,9 +141,9 @@ def test_a_generation_ends_at_stop_or_length():
     assert ending.append(999).name == "STOP"
     longest = generation(5, max_tokens=6)
     assert longest.append(3).name == "LENGTH"
-    patient = generation(5, max_tokens=10, min_new_tokens=1)
-    assert patient.append(999) is None
-    assert patient.append(999).name == "STOP"
+    # The sampler bans a stop token before min_new_tokens, except after a complete answer, which it ends.
+    complete = generation(5, max_tokens=10, min_new_tokens=3)
+    assert complete.append(999).name == "STOP"
 
 
 class RosterMachine(RuleBasedStateMachine):
