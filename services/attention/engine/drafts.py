@@ -7,7 +7,7 @@ from dataclasses import dataclass
 ASSUMED = {12: 0.9, 6: 0.7, 3: 0.4}
 # Weight of one token in what is known of a length.
 LEARNING = 0.1
-# Tokens of a context that are indexed, and most of them in one step: a long prompt must not hold up the others.
+# Most tokens of a context that are indexed, and most that one generation indexes between two steps.
 MOST_INDEXED = 65_536
 INDEXED_AT_ONCE = 1_024
 
@@ -60,9 +60,12 @@ class ContextDrafts:
         # The newest tokens are looked up before they are indexed, or they would find themselves.
         last = min(len(self._token_ids) - 1, self._num_indexed + INDEXED_AT_ONCE)
         for end in range(self._num_indexed + 1, last + 1):
+            old = end - MOST_INDEXED
             for length, places in self._places.items():
                 if end >= length:
                     places[self._key(end, length)] = end
+                if old >= length and places.get(key := self._key(old, length)) == old:
+                    del places[key]
         self._num_indexed = max(self._num_indexed, last)
 
     def _key(self, end: int, length: int) -> int:

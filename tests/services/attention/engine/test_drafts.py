@@ -3,6 +3,7 @@
 import random
 import statistics
 
+from services.attention.engine import drafts as drafts_module
 from services.attention.engine.draft_lengths import PROBE_EVERY, DraftLengths
 from services.attention.engine.drafts import ContextDrafts
 
@@ -45,6 +46,30 @@ def test_what_grows_is_found_as_in_one_piece():
     for _ in range(5):
         expected = again.find(4)  # a long context is indexed in several steps
     assert found.token_ids == expected.token_ids
+
+
+def test_the_index_stays_bounded_while_an_answer_grows(monkeypatch):
+    monkeypatch.setattr(drafts_module, "MOST_INDEXED", 100)
+    tokens = list(range(50))
+    drafts = ContextDrafts(tokens)
+    for token in range(50, 1000):
+        tokens.append(token)
+        drafts.find(4)
+    assert [len(places) for places in drafts._places.values()] == [100, 100, 100]
+    tokens += tokens[920:930]
+    assert drafts.find(4).token_ids == [930, 931, 932, 933]
+    tokens += tokens[100:110]
+    assert drafts.find(4) is None, "too long ago"
+
+
+def test_a_repeated_place_is_forgotten_at_its_last_time(monkeypatch):
+    monkeypatch.setattr(drafts_module, "MOST_INDEXED", 100)
+    tokens = []
+    drafts = ContextDrafts(tokens)
+    for token in [*range(80), *range(1000, 1012), 7, 8, 9, 77, *range(2000, 2090), 7, 8, 9]:
+        tokens.append(token)
+        found = drafts.find(1)
+    assert found.token_ids == [77]
 
 
 def test_the_probability_follows_what_came():
