@@ -72,7 +72,10 @@ class Generation:
         self._prefilled_s: float | None = None  # when the prefill replica's token came, until the next one has
 
     def is_cut_before(self, num_tokens: int) -> bool:
-        """Return whether one of the first so many tokens replaces another, after which the answer had no room to end."""
+        """Return whether one of the first `num_tokens` tokens was replaced.
+
+        A token is replaced if the answer would not have ended within its budget otherwise.
+        """
         return 0 < self._first_cut <= num_tokens
 
     async def tokens(self) -> AsyncGenerator[list[int], None]:
