@@ -112,6 +112,8 @@ class Lives:
         generation = done.generation
         del self._tasks[generation]
         if generation.phase is Phase.ABANDONED:
+            if isinstance(done.outcome, Published) and done.outcome.offer:
+                self._publisher.withdraw(done.outcome.offer)
             self.end(generation, "cancelled")
             return
         match done.outcome:

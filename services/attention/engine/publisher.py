@@ -97,7 +97,12 @@ class Publisher:
         blocks = [OfferedBlock(*pair, bt) for pair in zip(generation.block_ids, names, strict=False)]
         if num_filled:
             blocks.append(OfferedBlock(generation.block_ids[len(names)], tail_name.encode(), num_filled))
-        await all_of(shard.offer(offer, blocks) for shard in self._shards)
+        try:
+            await all_of(shard.offer(offer, blocks) for shard in self._shards)
+        except BaseException:
+            # The generation fails, and what some shards offer already would never end.
+            self.withdraw(offer)
+            raise
         return offer
 
     def _landed(self, num_blocks: int) -> None:

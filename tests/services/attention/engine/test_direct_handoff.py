@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 from services.attention.engine.generation import Phase
 from services.attention.layers import offers
 from services.attention.layers.cached_blocks import WINDOW
+from services.runtime.errors import Unavailable
 from services.runtime.redis_server import RedisServer
 
 
@@ -90,6 +92,43 @@ async def test_a_prompt_that_nobody_takes_is_freed_after_a_while(start_rig):
     held_s = time.monotonic()
     await prefill.idle(5.0)
     assert time.monotonic() - held_s < 3
+
+
+async def test_an_offer_ends_if_its_caller_leaves_while_it_is_made(start_rig, monkeypatch):
+    prefill = await start_rig(role="prefill")
+    (shard,) = prefill.engine._shards
+    offer, is_made = shard.offer, threading.Event()
+
+    async def offer_slowly(name, blocks):
+        done = await offer(name, blocks)
+        is_made.set()
+        while request.generation.phase is not Phase.ABANDONED:
+            await asyncio.sleep(0.001)
+        return done
+
+    monkeypatch.setattr(shard, "offer", offer_slowly)
+    request = prefill.submit(prompt(50), 10, hand_over=True)
+    assert await asyncio.to_thread(is_made.wait, 10)
+    assert shard.offers._offers
+    prefill.engine.cancel(request.generation)
+    await prefill.idle()
+    assert not shard.offers._offers
+
+
+async def test_an_offer_that_not_all_shards_make_is_withdrawn(start_rig, monkeypatch):
+    prefill = await start_rig(role="prefill")
+    (shard,) = prefill.engine._shards
+    offer = shard.offer
+
+    async def offer_and_fail(name, blocks):
+        await offer(name, blocks)
+        raise Unavailable("another shard is lost")
+
+    monkeypatch.setattr(shard, "offer", offer_and_fail)
+    with pytest.raises(Unavailable):
+        await prefill.submit(prompt(50), 10, hand_over=True).handed_over()
+    await prefill.idle()
+    assert not shard.offers._offers
 
 
 @pytest.mark.parametrize("harm", ["flipped", "renamed", "short", "gone", "withdrawn", "another-layout"])
