@@ -53,7 +53,7 @@ class ExpandedPrompts:
 
     def _contexts(self, segment: Segment) -> Sequence[ExpandedContext] | None:
         if segment.prompt not in self._prompts:
-            # A lone chunk has none that would follow.
+            # The chunk ends its prompt, so no later chunk would use what is kept.
             if not segment.prompt or segment.context_len >= segment.prompt_len:
                 return None
             self._make_room(segment.prompt_len)

@@ -76,10 +76,12 @@ class LocalLayers(CachedBlocks):
         on_device = batch.to(self._cache.device)
         if self._expanded is None or not batch.segments:
             return await self._launch(step, micro_batch, on_device, hidden)
-        hidden = await self._launch(step, micro_batch, on_device, hidden, self._expanded.begin(batch.segments))
-        self._expanded.end(batch.segments)
-        self._forget_when_idle()
-        return hidden
+        try:
+            return await self._launch(step, micro_batch, on_device, hidden, self._expanded.begin(batch.segments))
+        finally:
+            # After an error too: no later chunk may come to free the memory.
+            self._expanded.end(batch.segments)
+            self._forget_when_idle()
 
     def forget_prompts(self) -> None:
         """Let go of what is kept of running prompts."""

@@ -7,10 +7,14 @@ import torch
 
 import kernels
 from kernels import ExpandedContext
+from services.attention.layers import local
 from services.attention.layers.batch import Batch, Row, Segment, make_batch
 from services.attention.layers.expanded import STALE_STEPS, ExpandedPrompts
 from services.attention.layers.formulas import embed, forward_layers
+from services.attention.layers.local import LocalLayers
+from services.attention.layers.peers import Peers
 from services.local.random_checkpoint.write import write_random_checkpoint
+from services.runtime.errors import Unavailable
 from tests.services.attention.layers.layer_session import BLOCK_TOKENS, NUM_BLOCKS, Model, text
 
 PROMPT = 150
@@ -106,7 +110,7 @@ def test_memory_is_bounded_and_shared():
     assert (len(expanded), expanded.num_tokens) == (2, 100)
     expanded.end([segment(1, 70, 70)])
     assert (len(expanded), expanded.num_tokens) == (1, 30)
-    assert expanded.begin([segment(4, 90, 90)]) == [None], "a lone chunk has none that would follow"
+    assert expanded.begin([segment(4, 90, 90)]) == [None], "no later chunk would use it"
     expanded.clear()
     assert (len(expanded), expanded.num_tokens) == (0, 0)
 
@@ -119,6 +123,46 @@ def test_a_prompt_that_does_not_go_on_gives_way():
         given = expanded.num_tokens
         expanded.end([segment(2 + step, 80, 80)])
     assert kept is not None and given == 80 and expanded.num_tokens == 0
+
+
+class LosingExperts:
+    """Experts that fail their calls once they are lost."""
+
+    is_lost = False
+
+    def __init__(self, experts):
+        self._experts = experts
+
+    def dispatch(self, *call):
+        if self.is_lost:
+            raise Unavailable("lost")
+        return self._experts.dispatch(*call)
+
+
+async def test_a_step_that_fails_keeps_no_memory(model, monkeypatch):
+    """Neither that of a prompt's last chunk, nor that of a prompt whose next chunk never comes."""
+    monkeypatch.setattr(local, "IDLE_S", 0.05)
+    cache = torch.zeros(NUM_BLOCKS, len(model.layers), BLOCK_TOKENS, model.config.latent_dim, dtype=model.dtype)
+    experts, expanded, loop = LosingExperts(model.experts), prompts(model, 1000), asyncio.get_running_loop()
+    layers = LocalLayers(
+        model.config, model.layers, cache, experts, 1e-6, None, Peers(b"f", None), loop, expanded=expanded
+    )  # fmt: skip
+
+    async def run(start, prompt):
+        batch = make_batch([Row(text(1, 10), start, [0, 1], 0, False, prompt, 20)], BLOCK_TOKENS)
+        await layers.forward(0, 0, batch, embed(batch.token_ids, model.ends, model.dtype))
+
+    await run(0, 1)
+    experts.is_lost = True
+    with pytest.raises(Unavailable):
+        await run(10, 1)
+    assert len(expanded) == 0
+    with pytest.raises(Unavailable):
+        await run(0, 2)
+    assert len(expanded) == 1
+    async with asyncio.timeout(10):
+        while len(expanded):
+            await asyncio.sleep(0.01)
 
 
 def test_the_prompt_travels_to_further_shards():
