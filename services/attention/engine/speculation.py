@@ -18,7 +18,7 @@ class Speculation:
     """Adds drafts to the streams of a step. Owned by the engine's thread."""
 
     def __init__(self, most_tokens: int, block_tokens: int) -> None:
-        """`most_tokens`  of one draft; 0: nothing is drafted."""
+        """`most_tokens`  most drafted tokens of one generation in a step; 0: no drafts."""
         self._most_tokens = most_tokens
         self._block_tokens = block_tokens
         self._lengths = DraftLengths()
@@ -31,7 +31,7 @@ class Speculation:
         lengths = self._lengths.choose(len(plan), [(probability, len(tokens)) for tokens, probability in found])
         drafted = []
         for chunk, (tokens, _), length in zip(plan, found, lengths, strict=True):
-            draft = tokens[: min(length, room)]
+            draft = tokens[: max(0, min(length, room))]
             room -= len(draft)
             drafted.append(replace(chunk, draft=draft) if draft else chunk)
         return drafted
@@ -50,6 +50,9 @@ class Speculation:
 
     def _find(self, generation: Generation) -> tuple[Sequence[int], float]:
         """Return what a draft may have, within the answer's budget and the blocks that the generation has anyway."""
+        if generation.hand_over:
+            # Nothing but its first token is wanted here.
+            return (), 0.0
         if generation.drafts is None:
             generation.drafts = ContextDrafts(generation.token_ids)
         num_known = len(generation.token_ids)

@@ -11,7 +11,11 @@ import kernels
 from protos import attention_pb2 as pb
 from services.attention.engine.draft_lengths import DraftLengths
 from services.attention.engine.drafts import ContextDrafts, Draft
-from services.attention.engine.generation import Tokens
+from services.attention.engine.generation import Generation, Tokens
+from services.attention.engine.speculation import Speculation
+from services.attention.engine.turns import Chunk
+from services.attention.sampling.on_host import SamplingParams
+from services.checkpoint.block_names import BlockNames
 
 pytestmark = pytest.mark.skipif(
     not kernels.describe(torch.device("cpu"))["linear"].startswith("native"),
@@ -146,6 +150,36 @@ async def test_repetition_is_drafted_from_the_context_alone(start_rig, monkeypat
     expected, found = await answer(plain, [7] * 20, 150), await answer(drafting, [7] * 20, 150)
     assert found[:2] == expected[:2]
     assert found[2] > 3
+
+
+def stream(**how):
+    """A generation whose next token a step gives."""
+    return Generation(
+        request_id="test",
+        token_ids=text(3, 21),
+        num_prompt=20,
+        sampling=SamplingParams(),
+        max_tokens=100,
+        names=BlockNames(b"root", 16),
+        sink=lambda event: None,
+        block_ids=[0, 1, 2],
+        num_computed=20,
+        **how,
+    )
+
+
+@pytest.mark.parametrize(("room", "lengths"), [(20, [6, 6, 6]), (7, [6, 1, 0]), (0, [0, 0, 0]), (-2, [0, 0, 0])])
+def test_a_step_has_no_more_drafts_than_room(draft_from, room, lengths):
+    """Less than none where more streams run than a step has tokens."""
+    draft_from([])
+    plan = Speculation(8, 16).add([Chunk(stream(), 1) for _ in range(3)], room)
+    assert [len(chunk.draft) for chunk in plan] == lengths
+
+
+def test_nothing_is_drafted_after_the_one_token_of_a_hand_over(draft_from):
+    draft_from([])
+    plan = Speculation(8, 16).add([Chunk(stream(hand_over=True), 1), Chunk(stream(), 1)], 20)
+    assert [len(chunk.draft) for chunk in plan] == [0, 6]
 
 
 async def test_the_setting_turns_it_off(start_rig, draft_from):
