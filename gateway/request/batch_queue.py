@@ -12,7 +12,7 @@ T = TypeVar("T")
 class BatchQueue(Generic[T]):
     """Items in order, then an end or an error. `bound` items at most lie in it; put waits for room.
 
-    A slow consumer is so not woken once per item.
+    The consumer takes all items at once. So a slow consumer is woken once for many items.
     """
 
     def __init__(self, bound: int) -> None:
