@@ -64,7 +64,7 @@ class RequestContext:
             self.refusal["field"] = error.field[:MAX_FIELD_CHARS]
 
     def lane_call(self, at_most_s: float) -> LaneCall:
-        """Return request id, trace and remaining time for a call in a lane. Raises DeadlineExceeded if no time is left."""
+        """Return request id, trace and remaining time for a call in a lane. DeadlineExceeded if no time is left."""
         timeout_s = self.left_s(at_most_s)
         return LaneCall(request_id=self.request_id, traceparent=self.trace_parent, timeout_s=timeout_s)
 
