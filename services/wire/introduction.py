@@ -10,7 +10,7 @@ from services.runtime.errors import WireError
 
 ANSWER: Final = b"MSHI"  # said by the shard once the caller is known
 TOKEN_BYTES: Final = 32
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HELLO: Final = struct.Struct(f"<4sBB2x{TOKEN_BYTES}s")
 HELLO_BYTES: Final = _HELLO.size
 

@@ -1,9 +1,10 @@
 // Frames in a stream of bytes, each sealed with AES-256-GCM by the libcrypto that Python's ssl uses.
 //
-//     length u32 | header 64 bytes | the rest, encrypted | tag 16 bytes
+//     length u32 | the frame, encrypted | tag 16 bytes
 //
-// Length and header are authenticated, the rest is secret too. The nonce counts frames, with a key for each direction of
-// each connection, so a frame that was changed, repeated, left out or moved does not open, and the link ends.
+// The length is readable but authenticated; everything behind it is encrypted. The nonce counts frames, with a key for
+// each direction of each connection, so a frame that was changed, repeated, left out or moved does not open, and the link
+// ends.
 #pragma once
 
 #include <dlfcn.h>
@@ -104,9 +105,7 @@ class SealedLink final : public StreamLink {
     if (result != Result::READY) return result;
     if (size_ < TAG_BYTES) return Result::FORGED;
     size_ -= TAG_BYTES;
-    const size_t plain = std::min(size_, sizeof(Header));
-    uint8_t* const rest = received() + plain;
-    if (!open_.begin(received() - LENGTH_BYTES, LENGTH_BYTES + plain) || !open_.add(rest, rest, size_ - plain) ||
+    if (!open_.begin(received() - LENGTH_BYTES, LENGTH_BYTES) || !open_.add(received(), received(), size_) ||
         !open_.finish(received() + size_))
       return Result::FORGED;
     return result;
@@ -119,8 +118,7 @@ class SealedLink final : public StreamLink {
     Unsent& own = add(owner);
     Buffer& memory = own.sealed;
     const uint32_t length = uint32_t(size + TAG_BYTES);
-    if (!memory.grow(LENGTH_BYTES + length) || !seal(memory, length, pieces, count, std::min(size, sizeof(Header))))
-      broken_ = true;
+    if (!memory.grow(LENGTH_BYTES + length) || !seal(memory, length, pieces, count)) broken_ = true;
     own.pieces = {{memory.length(), LENGTH_BYTES + length}};
   }
 
@@ -136,23 +134,12 @@ class SealedLink final : public StreamLink {
   }
 
  private:
-  bool seal(Buffer& memory, uint32_t length, const iovec* pieces, size_t count, size_t plain) {
+  bool seal(Buffer& memory, uint32_t length, const iovec* pieces, size_t count) {
     std::memcpy(memory.length(), &length, sizeof length);
+    if (!seal_.begin(memory.length(), LENGTH_BYTES)) return false;
     uint8_t* at = memory.frame();
-    uint8_t* const secret = at + plain;
-    size_t i = 0, offset = 0;
-    for (; at < secret; offset = 0, i++) {
-      const size_t some = std::min(size_t(secret - at), pieces[i].iov_len);
-      if (some) std::memcpy(at, pieces[i].iov_base, some);
-      at += some, offset = some;
-      if (some < pieces[i].iov_len) break;
-    }
-    if (!seal_.begin(memory.length(), LENGTH_BYTES + plain)) return false;
-    for (; i < count; offset = 0, i++) {
-      const size_t some = pieces[i].iov_len - offset;
-      if (!seal_.add(at, static_cast<const uint8_t*>(pieces[i].iov_base) + offset, some)) return false;
-      at += some;
-    }
+    for (size_t i = 0; i < count; at += pieces[i].iov_len, i++)
+      if (!seal_.add(at, static_cast<const uint8_t*>(pieces[i].iov_base), pieces[i].iov_len)) return false;
     return seal_.finish(at);
   }
 
