@@ -53,6 +53,7 @@ class RemoteLayers:
         self._next_call = 1
         self._outgoing: asyncio.Queue[bytes] | None = None
         self._connected = asyncio.Event()
+        self._was_connected = False
         self._lost = False
         self._connection: asyncio.Task[None] | None = None
 
@@ -115,7 +116,8 @@ class RemoteLayers:
 
     def _call(self, kind: FrameKind, body: bytes, more_s: float = 0.0) -> Awaitable[memoryview]:
         answer: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
-        if self._outgoing is None:
+        # Until the engine has taken a loss it may count on latent KV that is gone, even if the shard is back already.
+        if self._outgoing is None or self._lost:
             answer.set_exception(Unavailable(f"shard {self._address} is not connected"))
             return answer
         call, self._next_call = self._next_call, self._next_call + 1
@@ -141,17 +143,20 @@ class RemoteLayers:
         return int(number)
 
     async def _keep_connected(self) -> None:
+        refusal = ""
         while True:
             try:
                 await self._converse()
             except (grpc.aio.AioRpcError, MoonshardError, TimeoutError) as error:
-                # While the shard restarts every attempt fails in the same way, so only the first is a warning.
-                log.log(
-                    logging.WARNING if self._connected.is_set() else logging.DEBUG, "shard %s: %s", self._address, error
-                )
-                if isinstance(error, WireError) and not self._connected.is_set():
+                is_refusal = isinstance(error, WireError)
+                if is_refusal and not self._was_connected:
                     raise  # the shard refuses our layout, and no retry helps
-            self._lose()
+                # The loss of a connection that stood and a new refusal are warnings; other failures are for debugging.
+                is_news = self._connected.is_set() or (is_refusal and str(error) != refusal)
+                log.log(logging.WARNING if is_news else logging.DEBUG, "shard %s: %s", self._address, error)
+                refusal = str(error) if is_refusal else refusal
+            finally:
+                self._lose()
             await asyncio.sleep(RECONNECT_S)
 
     async def _converse(self) -> None:
@@ -173,6 +178,7 @@ class RemoteLayers:
         self._outgoing = asyncio.Queue()
         writer = asyncio.create_task(self._write(stream, self._outgoing))
         self._connected.set()
+        self._was_connected = True
         try:
             while (data := await stream.receive()) is not None:
                 self._take(LayerFrame.from_bytes(data))
@@ -186,7 +192,7 @@ class RemoteLayers:
 
     def _check_hello(self, answer: LayerFrame) -> None:
         if answer.kind == FrameKind.FAILED:
-            raise WireError(f"shard {self._address} refused: {bytes(answer.body).decode()}")
+            raise WireError(f"shard {self._address} refused: {bytes(answer.body).decode(errors='replace')}")
         if answer.kind != FrameKind.HELLO:
             raise WireError(f"shard {self._address} answered {answer.kind.name} to HELLO")
 
@@ -195,7 +201,7 @@ class RemoteLayers:
         if waiting is None or waiting.done():
             return
         if answer.kind == FrameKind.FAILED:
-            waiting.set_exception(Unavailable(f"shard {self._address}: {bytes(answer.body).decode()}"))
+            waiting.set_exception(Unavailable(f"shard {self._address}: {bytes(answer.body).decode(errors='replace')}"))
         else:
             waiting.set_result(answer.body)
 
