@@ -109,16 +109,16 @@ class LayerServicer:
         self, requests: AsyncIterator[bytes], _context: "grpc.aio.ServicerContext[bytes, bytes] | None" = None
     ) -> AsyncIterator[bytes]:
         """Serve one engine's stream: HELLO first, then frames, each answered once, in any order."""
-        self._engine += 1
-        engine = self._engine
         data = await anext(requests, None)
         if data is None:
             return
-        first = LayerFrame.from_bytes(data)
-        refusal = self._refusal(first)
+        refusal = self._refusal(data)
         if refusal:
             yield wire.frame(FrameKind.FAILED, 0, refusal.encode())
             return
+        # Only now: a caller that is silent or refused leaves the engine that is served alone.
+        self._engine += 1
+        engine = self._engine
         # Frames of the engine before may still write into blocks that belong to the new one now.
         await asyncio.gather(*self._working, return_exceptions=True)
         await self._worker.run(self._forget_engine)
@@ -192,7 +192,12 @@ class LayerServicer:
             return await self._layers.fetch(blocks)
         raise WireError(f"{request.kind.name} is not a request")
 
-    def _refusal(self, first: LayerFrame) -> str:
+    def _refusal(self, data: bytes) -> str:
+        """Return why an engine with this first frame cannot be served; empty: it can."""
+        try:
+            first = LayerFrame.from_bytes(data)
+        except WireError as error:
+            return error.message
         if first.kind != FrameKind.HELLO or len(first.body) != wire.HELLO.size:
             return "a stream begins with HELLO"
         (_, num_blocks, *theirs), (_, _, *ours) = wire.HELLO.unpack(first.body), wire.HELLO.unpack(self._hello)

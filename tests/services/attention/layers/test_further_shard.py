@@ -239,6 +239,23 @@ async def test_a_stream_begins_with_hello(start_further):
     assert (answer.kind, bytes(answer.body)) == (FrameKind.FAILED, b"a stream begins with HELLO")
 
 
+async def test_callers_that_are_silent_or_refused_leave_the_engine_alone(start_further):
+    further = await start_further()
+    hello = wire.frame(FrameKind.HELLO, 0, further.shard.servicer._hello)
+    async with open_channel(further.address) as channel:
+        engine, silent = (channel.stream_stream(wire_ways.RUN)() for _ in range(2))
+        await engine.write(hello)
+        assert LayerFrame.from_bytes(await engine.read()).kind == FrameKind.HELLO
+        await asyncio.sleep(0.1)  # until the silent one is there
+        (refused,) = await say(further.address, wire.frame(FrameKind.HELLO, 0, b"x"))
+        assert refused.kind == FrameKind.FAILED
+        (other,) = await say(further.address, wire.HEADER.pack(wire.MAGIC, 99, FrameKind.HELLO, 0))
+        assert (other.kind, b"version 99" in bytes(other.body)) == (FrameKind.FAILED, True)
+        await engine.write(wire.frame(FrameKind.PUBLISH_MISSING, 9))
+        assert LayerFrame.from_bytes(await engine.read()).call == 9
+        silent.cancel()
+
+
 @pytest.mark.parametrize(
     "kind, body, reason",
     [
