@@ -104,7 +104,7 @@ class Client {
     links_[index] = {};
   }
 
-  // A handle; `part_tokens` [shards] gets the tokens of each part, 0: none. -1: an expert does not exist.
+  // Return a handle, or -1 if an expert id does not exist. `part_tokens` [shards] gets the number of tokens of each part.
   int dispatch(const Name& name, const uint8_t* hidden, bool is_bf16, uint32_t width, const int32_t* ids,
                const float* weights, uint32_t tokens, uint32_t top_k, uint32_t* part_tokens) {
     for (size_t i = 0; i < size_t(tokens) * top_k; i++)
@@ -174,10 +174,12 @@ class Client {
         polls_.push_back({from.link->fd(), short(POLLIN | (from.link->polls_for_room() ? POLLOUT : 0)), 0});
         polled_.push_back(int(index));
       }
-      if (found) continue;
+      // First the time: a shard that sends without an end must not hold the engine.
       const Clock::time_point now = Clock::now();
       const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - now);
-      if (left.count() <= 0 || polls_.empty()) break;
+      if (left.count() <= 0) break;
+      if (found) continue;
+      if (polls_.empty()) break;
       if (patience_.lasts(now - began)) {
         for (const int index : polled_) look(index);
         continue;
@@ -321,6 +323,8 @@ class Client {
       }
       if (!from.link) return;
     }
+    // An event ended the loop before `next` found nothing, which would have armed the link for what is still owed.
+    if (from.owes > 0) from.link->arm();
   }
 
   void take(int index, const uint8_t* frame, size_t size) {
