@@ -34,6 +34,7 @@ MAX_MESSAGE_BYTES: Final = 2048
 _HEADER: Final = struct.Struct("<4sBBBxQQQIIIII12x")
 HEADER_BYTES: Final = _HEADER.size
 assert HEADER_BYTES == 64
+_MAX_SUMS: Final = (MAX_FRAME_BYTES - 2 * HEADER_BYTES) // 8  # beside the header and what a link adds
 
 _DTYPES: Final = {0: torch.float32, 1: torch.bfloat16, 2: torch.float64, 3: torch.int32}
 _DTYPE_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
@@ -156,6 +157,8 @@ def decode_request(header: Header, frame: Buffer) -> RoutedTokens:
     tokens, top_k, hidden_size = header.num_tokens, header.top_k, header.hidden_size
     if not (tokens and top_k and hidden_size):
         raise WireError(f"a request has {tokens} tokens, top_k {top_k}, hidden size {hidden_size}; none may be 0")
+    if tokens * hidden_size > _MAX_SUMS:
+        raise WireError(f"the sums of {tokens} tokens, hidden size {hidden_size} would be larger than any frame")
     topk_bytes = tokens * top_k * 4
     _check_length(frame, 2 * topk_bytes + tokens * hidden_size * header.dtype.itemsize, header)
     return RoutedTokens(

@@ -30,6 +30,9 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 
+// Numbers in float64 for which a frame has room beside its header and what a link adds.
+constexpr uint64_t MAX_SUMS = (MAX_FRAME_BYTES - 2 * sizeof(Header)) / sizeof(double);
+
 inline Header header_of(const Name& name, Kind kind, uint8_t dtype, uint32_t tokens, uint32_t top_k, uint32_t hidden) {
   Header header{};
   std::memcpy(header.magic, MAGIC, sizeof MAGIC);

@@ -111,6 +111,7 @@ class Session {
   void let_go() {
     if (out_.room() > KEPT_BYTES) out_.release();
     if (sums_.room() > KEPT_BYTES) sums_.release();
+    if (local_.capacity() * sizeof(int32_t) > KEPT_BYTES) local_ = {};
   }
 
  private:
@@ -134,6 +135,8 @@ class Session {
       return text("a request has hidden states of torch.%s, expected float32 or bfloat16", h.dtype == F64 ? "float64" : "int32");
     if (!h.tokens || !h.top_k || !h.hidden)
       return text("a request has %u tokens, top_k %u, hidden size %u; none may be 0", h.tokens, h.top_k, h.hidden);
+    if (uint64_t(h.tokens) * h.hidden > MAX_SUMS)
+      return text("the sums of %u tokens, hidden size %u would be larger than any frame", h.tokens, h.hidden);
     if (const unsigned __int128 expected = sizeof h + request_bytes(h); expected != size)
       return text("a frame of %u tokens, top_k %u, hidden size %u has %zu bytes, expected ", h.tokens, h.top_k, h.hidden,
                   size) + decimal(expected);

@@ -35,6 +35,7 @@ BAD_FRAMES = pytest.mark.parametrize(
         pytest.param(lambda frame: frame[:4] + b"\7" + frame[5:], "version 7", id="version"),
         pytest.param(lambda frame: frame[:-1], "bytes, expected", id="truncated"),
         pytest.param(lambda frame: patched(frame, "<I", 44, 2**31), "bytes, expected", id="impossible-size"),
+        pytest.param(lambda frame: patched(frame, "<I", 40, 2**20), "would be larger than any frame", id="large-sums"),
         pytest.param(lambda frame: patched(frame, "<I", 32, 0), "layer 0 has no routed experts", id="dense-layer"),
         pytest.param(lambda frame: patched(frame, "<I", 32, 99), "expected one of 3 of 1 to 3", id="unknown-layer"),
         pytest.param(lambda frame: patched(frame, "<i", 64, 16), "expert 16 does not exist", id="unknown-expert"),
