@@ -132,6 +132,7 @@ class ReplicaConnection:
                 self._say(error)
                 return error
             self.refusal = None
+            self.suspect = False
             self.state = "is connected"
             stands = {"address": self.address, "shard": self._expected.shard, "transport": self.carrier}
             log.info("expert replica connected", extra=stands)
@@ -193,13 +194,18 @@ class ReplicaConnection:
             raise Unavailable(f"{SOCKET_NAMES[self.transport]}: {_words(error)}") from error
         if self._wire is None or connected.link is None:
             return SocketTransport(connected.sock, self._take, self.disconnect)
-        return self._wire.open(connected.sock, connected.link, self._answered, self._refused, self.disconnect)
+        return self._wire.open(
+            connected.sock, connected.link, self._answered, self._refused, self._dropped, self.disconnect
+        )
 
     def _answered(self, call: Call) -> None:
         self._calls.on_answer(self, call)
 
     def _refused(self, call: Call, complaint: str) -> None:
         self._calls.on_refusal(self, call, complaint)
+
+    def _dropped(self) -> None:
+        self._calls.on_dropped(self)
 
     def _take(self, frame: Buffer) -> None:
         self._calls.on_frame(self, frame)

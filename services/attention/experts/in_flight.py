@@ -216,7 +216,7 @@ class ShardCalls:
                 # The replica could not read the name of the frame, so the call is unknown.
                 replica.disconnect(answer.message)
                 return
-            DROPPED_ANSWERS.inc()
+            self.on_dropped(replica)
             return
         if isinstance(answer, Refusal):
             self.on_refusal(replica, call, f": {answer.message}")
@@ -241,6 +241,11 @@ class ShardCalls:
         replica.suspect = False
         self._forget(call)
         call.dispatched.fail(WireError(f"expert shard {self._shard} at {replica.address}{complaint}"))
+
+    def on_dropped(self, replica: ExpertReplica) -> None:
+        """Count an answer to no call, such as one that came too late: the replica is alive."""
+        replica.suspect = False
+        DROPPED_ANSWERS.inc()
 
     def check(self, now_s: float) -> None:
         """Repeat late calls and fail those past their deadline. Called a few times a second."""

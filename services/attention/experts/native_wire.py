@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from torch import Tensor
 
 from kernels.interface import RoutedTokens
-from services.attention.experts.metrics import DROPPED_ANSWERS
 from services.attention.experts.waiting import AWAKE_S, Cores, may_wait_awake, own_cores, peer_cores
 from services.wire.frames import Buffer, CallName
 from services.wire.links import NativeLink
@@ -27,6 +26,7 @@ TURN_S: Final = 0.005
 
 OnAnswer = Callable[["Call"], None]
 OnRefusal = Callable[["Call", str], None]
+OnDropped = Callable[[], None]
 OnLost = Callable[[str], None]
 
 
@@ -45,10 +45,16 @@ class NativeWire:
         return NativeBatch(self, self.client.dispatch(name, work))
 
     def open(
-        self, sock: socket.socket, link: NativeLink, on_answer: OnAnswer, on_refusal: OnRefusal, on_lost: OnLost
+        self,
+        sock: socket.socket,
+        link: NativeLink,
+        on_answer: OnAnswer,
+        on_refusal: OnRefusal,
+        on_dropped: OnDropped,
+        on_lost: OnLost,
     ) -> "NativeTransport":
         """A transport over a connected socket and its link, which it owns from now on."""
-        transport = NativeTransport(self, sock, link, on_answer, on_refusal, on_lost)
+        transport = NativeTransport(self, sock, link, on_answer, on_refusal, on_dropped, on_lost)
         self._links[transport.link] = transport
         self._cores[transport.link] = peer_cores(sock)
         self._choose_waiting()
@@ -66,8 +72,13 @@ class NativeWire:
 
     def pump(self) -> None:
         """Send and receive what is possible now. Called by the event loop."""
+        end_s = time.monotonic() + TURN_S
         while events := self.client.poll():
             self.handle(events)
+            if time.monotonic() > end_s:
+                # A shard that sends without an end must not keep the loop from turning.
+                asyncio.get_running_loop().call_soon(self.pump)
+                break
         for transport in list(self._links.values()):
             transport.watch_for_room()
 
@@ -83,8 +94,8 @@ class NativeWire:
             transport = self._links.get(event.link)
             call = self.calls.get((event.handle, event.shard))
             match event.kind:
-                case EventKind.DROPPED:
-                    DROPPED_ANSWERS.inc()
+                case EventKind.DROPPED if transport:
+                    transport.on_dropped()
                 case EventKind.ANSWERED if transport and call:
                     transport.on_answer(call)
                 case EventKind.REFUSED | EventKind.MISSHAPEN if transport and call:
@@ -106,10 +117,11 @@ class NativeTransport:
         link: NativeLink,
         on_answer: OnAnswer,
         on_refusal: OnRefusal,
+        on_dropped: OnDropped,
         on_lost: OnLost,
     ) -> None:
         sock.setblocking(False)
-        self.on_answer, self.on_refusal = on_answer, on_refusal
+        self.on_answer, self.on_refusal, self.on_dropped = on_answer, on_refusal, on_dropped
         self._wire = wire
         self._sock = sock
         self._on_lost = on_lost

@@ -180,6 +180,23 @@ async def test_answers_of_another_life_are_dropped(stack, model, transport):
 
 
 @TRANSPORTS
+async def test_a_suspect_is_trusted_again_once_it_answers_or_comes_back(stack, model, transport):
+    folder = short_folder(stack)
+    slow, fast = (stack.enter_context(ServerThread(model, f"unix:{folder}/{i}")) for i in range(2))
+    async with connected(model, [[slow.address, fast.address]], transport, repeat_s=0.2) as experts:
+        replica = experts._shards[0].replicas[0]
+        slow.shard.hold()
+        for step in range(2):  # replicas take turns
+            await dispatch(experts, random_work(model, 2), step)
+        assert replica.suspect
+        slow.shard.release()
+        await until(lambda: not replica.suspect, 5)
+        replica.suspect = True
+        replica.disconnect("a test")
+        await until(lambda: replica.live and not replica.suspect, 5)
+
+
+@TRANSPORTS
 async def test_a_sum_of_another_shape_is_a_wire_error(stack, model, transport):
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
     server.shard.forward = lambda layer, work: torch.zeros(1, 128, dtype=torch.float64)
