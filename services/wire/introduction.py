@@ -4,6 +4,7 @@ import enum
 import os
 import socket
 import struct
+import time
 from typing import Final, NamedTuple
 
 from services.runtime.errors import WireError
@@ -50,14 +51,20 @@ def is_own_user(connection: socket.socket, user: int) -> bool:
     return bool(struct.unpack("3i", found)[1] == user)
 
 
-def receive_hello(connection: socket.socket) -> tuple[Hello, list[int]]:
+def receive_hello(connection: socket.socket, limit_s: float) -> tuple[Hello, list[int]]:
     """Receive an introduction and the descriptors that came with it, which are the caller's to close.
 
-    WireError when it is not one of ours, OSError when the connection ends or is silent for its timeout.
+    WireError when it is not one of ours, OSError when the connection ends or the whole takes longer than `limit_s`.
+    Changes the timeout of the socket.
     """
+    end_s = time.monotonic() + limit_s
     said, descriptors = b"", list[int]()
     try:
         while len(said) < HELLO_BYTES:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the introduction took too long")
+            connection.settimeout(left_s)
             more, found, _, _ = socket.recv_fds(
                 connection, HELLO_BYTES - len(said), 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
             )

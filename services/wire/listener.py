@@ -141,10 +141,9 @@ class WireListener:
 
     def _introduce(self, sock: socket.socket, connection: _Connection) -> LinkKind:
         """Make the link of a caller that says a token within two seconds. WireError: it is turned away."""
-        sock.settimeout(INTRODUCTION_S)
         if self._is_unix and not is_own_user(sock, os.getuid()):
             raise WireError("a process of another user was turned away")
-        hello, descriptors = receive_hello(sock)
+        hello, descriptors = receive_hello(sock, INTRODUCTION_S)
         try:
             key = self._introductions.redeem(hello.token)
             if key is None:

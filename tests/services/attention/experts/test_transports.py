@@ -11,7 +11,7 @@ import pytest
 from services.attention.experts import connection
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError
-from services.wire import connect, links
+from services.wire import connect, links, listener
 from services.wire.frames import CallName, encode_request
 from services.wire.introduction import Hello, LinkKind, pack_hello
 from services.wire.introductions import Introductions
@@ -127,6 +127,16 @@ def test_a_token_introduces_one_connection(stack, model):
         assert first.recv(4) == b"MSHI"
         second.sendall(hello)
         assert second.recv(4) == b""
+
+
+def test_the_time_of_an_introduction_is_of_the_whole(stack, model, monkeypatch):
+    monkeypatch.setattr(listener, "INTRODUCTION_S", 0.5)
+    server = stack.enter_context(ServerThread(model, "127.0.0.1:0"))
+    hello = pack_hello(Hello(LinkKind.STREAM, server.introductions.issue().token))
+    with caller(server) as slow, pytest.raises(OSError):
+        for i in range(len(hello)):
+            slow.sendall(hello[i : i + 1])
+            time.sleep(0.05)
 
 
 @pytest.mark.slow
