@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 CONNECT_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
+STEADY_S: Final = 0.5  # what breaks sooner counts as a failed attempt
 DISPATCH: Final = "/moonshard.v1.ExpertService/Dispatch"
 SOCKET_NAMES: Final = {"shared": "shared memory", "unix": "raw Unix socket", "tcp": "wire over TCP"}
 
@@ -113,8 +115,9 @@ class ReplicaConnection:
         pause_s = FIRST_PAUSE_S
         try:
             while True:
+                began_s = time.monotonic()
                 failure = await self._attempt()
-                if failure is None:
+                if failure is None and time.monotonic() - began_s > STEADY_S:
                     pause_s = FIRST_PAUSE_S
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.attention.experts.connection import STEADY_S
 from services.attention.experts.in_flight import MAX_CALLS
 from services.attention.experts.metrics import DROPPED_ANSWERS, REPEATED_CALLS
 from services.runtime.errors import ExpertsUnavailable, WireError
@@ -194,6 +195,17 @@ async def test_a_suspect_is_trusted_again_once_it_answers_or_comes_back(stack, m
         replica.suspect = True
         replica.disconnect("a test")
         await until(lambda: replica.live and not replica.suspect, 5)
+
+
+async def test_connections_that_break_at_once_are_opened_ever_more_slowly(stack, model):
+    server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
+    async with connected(model, [[server.address]], "unix") as experts:
+        opened = []
+        server.wires[0]._serve_link = lambda *_: opened.append(1)
+        await asyncio.sleep(STEADY_S)
+        experts._shards[0].replicas[0].disconnect("a test")
+        await asyncio.sleep(1)
+        assert 2 <= len(opened) <= 5
 
 
 @TRANSPORTS
