@@ -77,7 +77,8 @@ class NativeShard:
         self._turn = LIBRARY.wire_turn_new()
         self._session = LIBRARY.wire_session_new(ctypes.byref(self._shard), self._turn)
         self._inline = LIBRARY.wire_session_new(ctypes.byref(self._shard), self._turn)
-        weakref.finalize(self, _delete, self._turn, self._session, self._inline)
+        # Not at exit: a thread may still be in native code then.
+        weakref.finalize(self, _delete, self._turn, self._session, self._inline).atexit = False
 
     def answer(self, frame: Buffer) -> bytes:
         """The answer to one frame. Blocks while the shard computes."""
@@ -88,7 +89,7 @@ class NativeShard:
         return found
 
     def answer_now(self, frame: Buffer) -> bytes | None:
-        """The answer to one frame, or None if the shard computes for another one; for the event loop."""
+        """The answer to one frame, or None if the shard is computing another frame, or memory is short."""
         return self._answer(self._inline, frame, wait=False)
 
     def serve(self, link: NativeLink) -> Result:
