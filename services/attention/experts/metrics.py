@@ -21,7 +21,7 @@ ROUND_TRIP_SECONDS = PlainHistogram(
 
 WAIT_SECONDS = PlainHistogram(
     "moonshard_dispatch_wait_seconds",
-    "What was still missing of one layer's sums when attention had nothing else left to do for its micro-batch.",
+    "Time from when attention had nothing else to do for a micro-batch until the layer's last partial sum arrived.",
     buckets=BUCKETS,
 )
 
