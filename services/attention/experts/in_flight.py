@@ -1,7 +1,6 @@
 """Calls in flight to the experts: their replicas, repeats and deadlines. Never a partial sum.
 
-Experts are idempotent, so a frame may go to several replicas of its shard; the first answer counts and later ones are
-dropped by call id.
+Experts are idempotent, so a frame may go to several replicas of its shard. Answers after the first are dropped.
 """
 
 import asyncio
@@ -243,7 +242,7 @@ class ShardCalls:
         call.dispatched.fail(WireError(f"expert shard {self._shard} at {replica.address}{complaint}"))
 
     def on_dropped(self, replica: ExpertReplica) -> None:
-        """Count an answer to no call, such as one that came too late: the replica is alive."""
+        """Count an answer to no call. One that came too late shows that the replica is alive."""
         replica.suspect = False
         DROPPED_ANSWERS.inc()
 

@@ -4,7 +4,7 @@ import pytest
 
 from services.attention import memory
 from services.attention.assembly import Assembly
-from services.attention.layers.frames import FrameKind, LayerFrame
+from services.attention.layers.frames import FrameKind, frame
 from services.attention.settings import AttentionSettings
 from services.checkpoint.kv_room import MIN_BLOCKS, MOST_CONTEXTS
 from services.checkpoint.memory import Room
@@ -64,7 +64,7 @@ async def test_a_further_shard_with_slightly_less_room_still_takes_the_engine(as
     weights = weights_mib(assembly(10_000))
     engine = assembly(weights + 8)
     assert engine._num_blocks > MIN_BLOCKS
-    hello = LayerFrame(FrameKind.HELLO, 0, memoryview(engine._layout.hello(1, engine._num_blocks)))
+    hello = frame(FrameKind.HELLO, 0, engine._layout.hello(1, engine._num_blocks))
     assert assembly(weights + 7.8, shard=1).further_shard().servicer._refusal(hello) == ""
     refusal = assembly(weights + 5, shard=1).further_shard().servicer._refusal(hello)
     assert refusal.startswith(f"the engine has {engine._num_blocks} blocks, this shard has room for ")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.attention.assembly import Assembly
-from services.attention.layers.frames import FrameKind, LayerFrame
+from services.attention.layers.frames import FrameKind, frame
 from services.attention.settings import AttentionSettings
 from services.local.random_checkpoint.write import write_random_checkpoint
 
@@ -69,7 +69,7 @@ async def test_a_further_shard_refuses_an_engine_that_means_another(tmp_path):
         return Assembly(AttentionSettings(listen="h:1", model=model, role="decode", num_blocks=2, **given))
 
     engine = assembly(0)
-    hellos = [LayerFrame(FrameKind.HELLO, 0, memoryview(engine._layout.hello(shard, 2))) for shard in (1, 2)]
+    hellos = [frame(FrameKind.HELLO, 0, engine._layout.hello(shard, 2)) for shard in (1, 2)]
     servicers = [assembly(shard).further_shard().servicer for shard in (1, 2)]
     refusals = [[servicer._refusal(hello) for hello in hellos] for servicer in servicers]
     assert refusals[0][0] == refusals[1][1] == ""

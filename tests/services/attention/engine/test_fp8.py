@@ -4,7 +4,7 @@ import pytest
 
 from kernels.reference import latent_fp8
 from services.attention.assembly import Assembly
-from services.attention.layers.frames import FrameKind, LayerFrame
+from services.attention.layers.frames import FrameKind, frame
 from services.attention.settings import AttentionSettings
 from tests.services.attention.conftest import load_reference
 from tests.services.attention.engine.test_engine import prompt
@@ -88,9 +88,7 @@ async def test_a_further_shard_refuses_an_engine_with_the_other_form(tiny_checkp
 
     servicer = assembly(1, "fp8").further_shard().servicer
     hellos = {kv_dtype: assembly(0, kv_dtype)._layout.hello(1, 2) for kv_dtype in ("auto", "fp8")}
-    refusals = {
-        name: servicer._refusal(LayerFrame(FrameKind.HELLO, 0, memoryview(hello))) for name, hello in hellos.items()
-    }
+    refusals = {name: servicer._refusal(frame(FrameKind.HELLO, 0, hello)) for name, hello in hellos.items()}
     assert refusals == {"auto": "engine and shard differ in checkpoint, layers or layout", "fp8": ""}
 
 
