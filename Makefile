@@ -22,7 +22,7 @@ serve: $(VENV)/.installed ## start a whole cluster on this machine and print its
 chat: $(VENV)/.installed ## talk to the running cluster in the terminal
 	$(BIN)/moonshard chat $(ARGS)
 
-quick: $(VENV)/.tested ## run the tests for every edit, in less than three minutes on two cores
+quick: $(VENV)/.tested ## run the tests for every edit, in about four minutes on two cores
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(addprefix --ignore=tests/,cluster kind reference services/nano) $(ARGS)
 
 test: $(VENV)/.tested ## run all tests (ARGS="-k chat")
