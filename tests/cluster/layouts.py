@@ -19,10 +19,8 @@ import httpx
 from services.local.random_checkpoint.write import write_random_checkpoint
 from tests.bench.table import print_table
 from tests.cluster.harness import Cluster, small_topology
-from tests.cluster.losses import kill_in_turn
-from tests.cluster.test_faults import body
+from tests.cluster.losses import ask_all, question
 
-TIMEOUT_S = 240.0
 NUM_ANSWERS = 1000
 NUM_TOKENS = 40
 NUM_AT_ONCE = 16
@@ -47,31 +45,15 @@ def choices(layout: str, dtype: str) -> dict[str, Any]:
 async def answers(
     cluster: Cluster, numbers: Sequence[int], *, num_tokens: int, num_at_once: int, victims: Sequence[str] = ()
 ) -> list[Any]:
-    """Return the choices of answers by their questions' numbers, even ones greedy and odd ones seeded.
+    """Return the choices of answers by their questions' numbers, with log probabilities; `victims` as in `ask_all`."""
 
-    victims  killed one after another, each when the previous one serves again, until the last answer is complete
-    """
-    left = iter(numbers)
-    found: dict[int, Any] = {}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S, limits=limits) as client:
+    async def ask(client: httpx.AsyncClient, number: int) -> Any:
+        scored = {"logprobs": True, "top_logprobs": 3, "stream": False}
+        response = await client.post("/v1/chat/completions", json={**question(number, num_tokens), **scored})
+        assert response.status_code == 200, response.text
+        return response.json()["choices"]
 
-        async def ask() -> None:
-            for number in left:
-                drawn = {"temperature": float(number % 2), "seed": number, "logprobs": True, "top_logprobs": 3}
-                question = {**body(number % 16, max_tokens=num_tokens), **drawn, "stream": False}
-                response = await client.post("/v1/chat/completions", json=question)
-                assert response.status_code == 200, response.text
-                found[number] = response.json()["choices"]
-
-        killing = asyncio.create_task(kill_in_turn(cluster, victims))
-        try:
-            await asyncio.gather(*(ask() for _ in range(num_at_once)))
-        finally:
-            killing.cancel()
-            await asyncio.gather(killing, return_exceptions=True)
-    await asyncio.to_thread(cluster.wait_ready)
-    return [found[number] for number in numbers]
+    return await ask_all(cluster, numbers, ask, num_at_once, victims)
 
 
 def measure(model: Path, layout: str, dtype: str, num_answers: int) -> tuple[list[Any], int]:

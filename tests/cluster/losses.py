@@ -1,7 +1,7 @@
 """Streams through the gateway while processes are killed: every client gets the same answer as without the loss."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -27,7 +27,27 @@ BF16_TWICE: dict[str, Any] = {
 async def answers(
     cluster: Cluster, numbers: Sequence[int], *, num_tokens: int, num_at_once: int, victims: Sequence[str] = ()
 ) -> list[Any]:
-    """Return the answers to questions by their numbers, even ones greedy and odd ones seeded.
+    """Return the streamed answers to questions by their numbers, even ones greedy and odd ones seeded."""
+
+    async def ask(client: httpx.AsyncClient, number: int) -> Any:
+        return await stream(client, number, request=question(number, num_tokens))
+
+    return await ask_all(cluster, numbers, ask, num_at_once, victims)
+
+
+def question(number: int, num_tokens: int) -> dict[str, Any]:
+    """Return the request of a number: even ones greedy, odd ones seeded."""
+    return {**body(number % 16, max_tokens=num_tokens), "temperature": float(number % 2), "seed": number}
+
+
+async def ask_all(
+    cluster: Cluster,
+    numbers: Sequence[int],
+    ask: Callable[[httpx.AsyncClient, int], Awaitable[Any]],
+    num_at_once: int,
+    victims: Sequence[str],
+) -> list[Any]:
+    """Return what `ask` gives for each number, in their order.
 
     victims  killed one after another, each when the previous one serves again, until the last answer is complete
     """
@@ -36,16 +56,13 @@ async def answers(
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S, limits=limits) as client:
 
-        async def ask() -> None:
+        async def ask_in_turn() -> None:
             for number in left:
-                drawn = {"temperature": float(number % 2), "seed": number}
-                question = {**body(number % 16, max_tokens=num_tokens), **drawn}
-                found[number] = await stream(client, number, request=question)
+                found[number] = await ask(client, number)
 
-        asking = asyncio.gather(*(ask() for _ in range(num_at_once)))
         killing = asyncio.create_task(kill_in_turn(cluster, victims))
         try:
-            await asking
+            await asyncio.gather(*(ask_in_turn() for _ in range(num_at_once)))
         finally:
             killing.cancel()
             await asyncio.gather(killing, return_exceptions=True)

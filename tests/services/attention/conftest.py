@@ -18,6 +18,7 @@ from services.attention.settings import AttentionSettings
 from services.checkpoint.block_names import BlockNames
 from services.checkpoint.vocabulary import load_tokens
 from services.local.random_checkpoint.write import write_random_checkpoint
+from services.runtime.blobs import BlobStore
 from services.runtime.redis_server import RedisServer
 from services.runtime.server import start_server
 from services.tokenizer.vocabulary import load_vocabulary
@@ -160,9 +161,22 @@ async def start_rig(tiny_checkpoint):
 
 
 @pytest.fixture
-async def store(tmp_path):
+def redis(tmp_path):
     with RedisServer(tmp_path) as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture
+def store(redis):
+    """The URL of a store."""
+    return redis.url
+
+
+@pytest.fixture
+async def blobs(redis):
+    opened = BlobStore([redis.url], ttl_s=60)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,25 +12,10 @@ from services.attention.constraint.compiler import Compiler
 from services.attention.constraint.recipe_store import RecipeStore
 from services.attention.constraint.recipes import Ask, make_recipe
 from services.attention.constraint.requests import Constraints
-from services.runtime.blobs import BlobStore
 from services.runtime.errors import InvalidRequest, StoreUnavailable
-from services.runtime.redis_server import RedisServer
 
 WANTED = pb.Constraint(regex="a+b", content_field="regex")
 REFUSED = pb.Constraint(regex="(a", content_field="regex")
-
-
-@pytest.fixture
-def redis(tmp_path):
-    with RedisServer(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def store(redis):
-    store = BlobStore([redis.url], ttl_s=60)
-    yield store
-    await store.close()
 
 
 class Idle(Compiler):
@@ -40,13 +25,13 @@ class Idle(Compiler):
         raise AssertionError("this was compiled already")
 
 
-async def test_a_replica_that_starts_takes_over_recipes_and_refusals(small, store):
-    first = Constraints(small.table, shared=RecipeStore(store))
+async def test_a_replica_that_starts_takes_over_recipes_and_refusals(small, blobs):
+    first = Constraints(small.table, shared=RecipeStore(blobs))
     plan = await first.plan(WANTED, "")
     with pytest.raises(InvalidRequest) as reason:
         await first.plan(REFUSED, "")
     await first.close()
-    second = Constraints(small.table, Idle(), RecipeStore(store))
+    second = Constraints(small.table, Idle(), RecipeStore(blobs))
     assert (await second.plan(WANTED, "")).content.ending == plan.content.ending
     with pytest.raises(InvalidRequest) as again:
         await second.plan(REFUSED, "")
@@ -54,9 +39,9 @@ async def test_a_replica_that_starts_takes_over_recipes_and_refusals(small, stor
     await second.close()
 
 
-async def test_places_are_few_and_hold_the_last_ask_only(store, monkeypatch):
+async def test_places_are_few_and_hold_the_last_ask_only(blobs, monkeypatch):
     monkeypatch.setattr(recipe_store, "NUM_PLACES", 1)
-    shared = RecipeStore(store)
+    shared = RecipeStore(blobs)
     asks = [Ask("regex", "a"), Ask("regex", "b"), Ask("regex", "c" * recipe_store.MAX_BYTES)]
     for ask in asks:
         shared.keep(ask, make_recipe(ask))
@@ -69,16 +54,16 @@ async def test_places_are_few_and_hold_the_last_ask_only(store, monkeypatch):
     "value",
     [b"", b"[]", b"{", b"\xff", b'{"digest": "DIGEST"}', b'{"digest": "DIGEST", "recipe": {"kind": "regex"}}'],
 )
-async def test_what_is_no_verdict_is_nothing(store, value):
+async def test_what_is_no_verdict_is_nothing(blobs, value):
     ask = Ask("regex", "a")
     digest = recipe_store._digest(ask)
-    await store.put({recipe_store._name(digest): value.replace(b"DIGEST", digest.hex().encode())})
-    assert await RecipeStore(store).find([ask]) == {}
+    await blobs.put({recipe_store._name(digest): value.replace(b"DIGEST", digest.hex().encode())})
+    assert await RecipeStore(blobs).find([ask]) == {}
 
 
-async def test_another_version_finds_nothing(store, monkeypatch):
+async def test_another_version_finds_nothing(blobs, monkeypatch):
     ask = Ask("regex", "a")
-    shared = RecipeStore(store)
+    shared = RecipeStore(blobs)
     shared.keep(ask, make_recipe(ask))
     await shared.close()
     assert await shared.find([ask])
@@ -86,8 +71,8 @@ async def test_another_version_finds_nothing(store, monkeypatch):
     assert not await shared.find([ask])
 
 
-async def test_without_a_store_recipes_are_made_here(small, redis, store):
-    constraints = Constraints(small.table, shared=RecipeStore(store))
+async def test_without_a_store_recipes_are_made_here(small, redis, blobs):
+    constraints = Constraints(small.table, shared=RecipeStore(blobs))
     redis.stop()
     started_s = time.monotonic()
     assert (await constraints.plan(WANTED, "")).content

@@ -17,9 +17,7 @@ from services.checkpoint.block_names import BlockNames, MediaMark
 from services.checkpoint.media_names import media_key, model_name
 from services.model.checkpoint import Checkpoint
 from services.model.media_features import features_from_bytes, features_to_bytes
-from services.runtime.blobs import BlobStore
 from services.runtime.errors import InvalidRequest, MediaMissing, StoreUnavailable
-from services.runtime.redis_server import RedisServer
 from tests.services.attention.conftest import Request
 
 WIDTH = 4
@@ -91,23 +89,10 @@ def test_bytes_of_features(dtype):
     assert features_from_bytes(bytearray(), 3, WIDTH) is None
 
 
-@pytest.fixture
-def server(tmp_path):
-    with RedisServer(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(server):
-    opened = BlobStore([server.url], ttl_s=60)
-    yield opened
-    await opened.close()
-
-
-async def test_features_are_fetched_once_each_and_missed_with_their_name(store):
-    source = MediaSource(store, "model", WIDTH, asyncio.get_running_loop())
+async def test_features_are_fetched_once_each_and_missed_with_their_name(blobs):
+    source = MediaSource(blobs, "model", WIDTH, asyncio.get_running_loop())
     features = torch.randn(5, WIDTH)
-    await store.put({media_key("model", b"a" * 32): features_to_bytes(features)})
+    await blobs.put({media_key("model", b"a" * 32): features_to_bytes(features)})
     found = await source.fetch([mark(3, 5), mark(20, 5)])
     assert sorted(found) == [3, 20] and all(torch.equal(each, features) for each in found.values())
     assert await source.fetch([]) == {}
@@ -115,28 +100,28 @@ async def test_features_are_fetched_once_each_and_missed_with_their_name(store):
         await source.fetch([mark(3, 5), mark(20, 5, b"b")])
 
 
-async def test_a_store_that_restarts_is_waited_for(server, store):
-    source = MediaSource(store, "model", WIDTH, asyncio.get_running_loop(), wait_s=20.0)
-    server.stop()
+async def test_a_store_that_restarts_is_waited_for(redis, blobs):
+    source = MediaSource(blobs, "model", WIDTH, asyncio.get_running_loop(), wait_s=20.0)
+    redis.stop()
     reading = asyncio.create_task(source.fetch([mark(3, 5)]))
     await asyncio.sleep(0.3)
     assert not reading.done()
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(redis.start)
     # The store is empty now, which only one that answers can say.
     with pytest.raises(MediaMissing):
         await reading
-    server.stop()
+    redis.stop()
     with pytest.raises(StoreUnavailable):
-        await MediaSource(store, "model", WIDTH, asyncio.get_running_loop(), wait_s=0.1).fetch([mark(3, 5)])
+        await MediaSource(blobs, "model", WIDTH, asyncio.get_running_loop(), wait_s=0.1).fetch([mark(3, 5)])
 
 
-async def test_features_of_another_size_are_removed(store):
-    source = MediaSource(store, "model", WIDTH, asyncio.get_running_loop())
+async def test_features_of_another_size_are_removed(blobs):
+    source = MediaSource(blobs, "model", WIDTH, asyncio.get_running_loop())
     key = media_key("model", b"a" * 32)
-    await store.put({key: features_to_bytes(torch.randn(5, WIDTH))})
+    await blobs.put({key: features_to_bytes(torch.randn(5, WIDTH))})
     with pytest.raises(MediaMissing):
         await source.fetch([mark(3, 4)])
-    assert await store.exists([key]) == [False]
+    assert await blobs.exists([key]) == [False]
 
 
 def submit(rig, token_ids, num_tokens, spans):
@@ -156,13 +141,13 @@ def submit(rig, token_ids, num_tokens, spans):
     return request
 
 
-async def test_an_image_in_one_replica(start_rig, reference, store, server, tiny_checkpoint):
+async def test_an_image_in_one_replica(start_rig, reference, blobs, redis, tiny_checkpoint):
     """Features of 40 tokens over chunks of 32 and blocks of 16, put there by hand."""
     config = json.loads((tiny_checkpoint / "config.json").read_text())
     pad, width = config["media_placeholder_token_id"], config["text_config"]["hidden_size"]
-    rig = await start_rig(store=server.url)
+    rig = await start_rig(store=redis.url)
     features = torch.randn(40, width, generator=torch.Generator().manual_seed(3))
-    await store.put(
+    await blobs.put(
         {media_key(model_name(Checkpoint(tiny_checkpoint).digest()), b"x" * 32): features_to_bytes(features)}
     )
     token_ids = [*range(7), *[pad] * 40, *range(50, 61)]
@@ -186,9 +171,9 @@ async def test_an_image_in_one_replica(start_rig, reference, store, server, tiny
         pytest.param([], "no medium covers", id="none"),
     ],
 )
-async def test_spans_that_make_no_sense_are_refused(start_rig, server, tiny_checkpoint, spans, reason):
+async def test_spans_that_make_no_sense_are_refused(start_rig, redis, tiny_checkpoint, spans, reason):
     pad = json.loads((tiny_checkpoint / "config.json").read_text())["media_placeholder_token_id"]
-    rig = await start_rig(store=server.url)
+    rig = await start_rig(store=redis.url)
     media = [MediaSpan(offset=o, media=MediaRef(digest=b"x" * size, num_tokens=n)) for o, n, size in spans]
     with pytest.raises(InvalidRequest, match=reason) as error:
         submit(rig, [5, 5, pad, pad, 5, pad], 8, media)
