@@ -67,6 +67,7 @@ def test_values_take_four_fifths_of_the_memory_limit(tmp_path, values, component
         assert client.config_get("protected-mode") == {"protected-mode": "yes" if password else "no"}
 
 
+@pytest.mark.slow
 def test_the_password_shows_neither_in_arguments_nor_in_the_environment(tmp_path):
     (container,) = pods(EVERYTHING)["redis-0"]["containers"]
     assert [entry["name"] for entry in container["env"]] == ["MEMORY_LIMIT_BYTES"]

@@ -99,6 +99,7 @@ def test_what_is_no_number_stays_visible():
 
 
 @pytest.mark.parametrize("size", [1.0, 2.0**-20, 2.0**12], ids=["ordinary", "tiny", "huge"])
+@pytest.mark.slow
 def test_experts_may_be_anywhere(kernels, dtype, size):
     """The exact sums of any number of shards add up to the sum of a process that has all experts, bit by bit."""
     num_experts, top_k, hidden = 12, 5, 64

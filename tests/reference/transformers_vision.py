@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.kimi_k25.configuration_kimi_k25 import Kimi_K25VisionConfig
-from transformers.models.kimi_k25.modeling_kimi_k25 import Kimi_K25MultimodalProjection, Kimi_K25VisionModel
 
 RENAMES = [
     (r"encoder\.blocks\.(\d+)\.norm1", r"layers.\1.norm2"),
@@ -47,7 +46,10 @@ class TransformersVision:
     """Both modules in float32. `config` has the fields of services.checkpoint.config.VisionConfig."""
 
     def __init__(self, config: Any, weights: Mapping[str, Tensor]) -> None:
-        vision = Kimi_K25VisionConfig(
+        # Loaded here: the package takes seconds, which the collection of tests must not cost.
+        package = "transformers.models.kimi_k25"
+        modules = import_module(f"{package}.modeling_kimi_k25")
+        vision = import_module(f"{package}.configuration_kimi_k25").Kimi_K25VisionConfig(
             hidden_size=config.hidden_size,
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,
@@ -65,7 +67,8 @@ class TransformersVision:
             projection_hidden_size=config.hidden_size,
             projection_layer_norm_eps=config.projector_ln_eps,
         )
-        self.tower, self.projector = Kimi_K25VisionModel(vision).eval(), Kimi_K25MultimodalProjection(whole).eval()
+        self.tower = modules.Kimi_K25VisionModel(vision).eval()
+        self.projector = modules.Kimi_K25MultimodalProjection(whole).eval()
         names = renamed(weights, config.num_attention_heads)
         for module, prefix in ((self.tower, "vision_tower."), (self.projector, "mm_projector.")):
             module.load_state_dict({n.removeprefix(prefix): w for n, w in names.items() if n.startswith(prefix)})

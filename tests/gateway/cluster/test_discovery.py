@@ -8,6 +8,7 @@ import pytest
 from services.runtime import discovery
 from services.runtime.server import start_server
 from tests.gateway.streams import stream_chat
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -34,12 +35,6 @@ async def start(records, start_site):
 
 def addresses(site) -> set[str]:
     return {replica.address for replica in site.gateway.cluster.decodes.replicas}
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_replicas_come_and_go(records, start):

@@ -50,6 +50,7 @@ async def test_a_generation_that_fails_leaves_the_others_alone(start_site):
 
 
 @pytest.mark.parametrize("lost", ["decode", "tokenizer"])
+@pytest.mark.slow
 async def test_a_replica_that_is_lost_costs_none_of_its_answers(start_site, lost):
     site = await start_site(decodes=2, tokenizers=2, stall_s=2.0)
     for engine in site.decodes:

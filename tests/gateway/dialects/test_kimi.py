@@ -100,6 +100,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("policy", ["open", "kvv", "fixed"])
+@pytest.mark.slow
 async def test_policies(start_site, policy):
     site = await start_site(param_policy=policy)
     for asked, fields, param, message in REFUSED:

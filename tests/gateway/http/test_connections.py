@@ -71,6 +71,7 @@ async def test_a_connection_that_sends_nothing_is_closed(start_site):
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.slow
 async def test_a_slow_body(start_site, path):
     site = await start_site(body_s=0.3, body_bytes_per_s=1000)
     async with raw_connection(site) as raw:
@@ -93,6 +94,7 @@ async def test_a_body_at_the_slowest_rate_is_waited_for(start_site):
         assert (await raw.answer())[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_body_that_nobody_reads_is_not_waited_for(site):
     async with raw_connection(site) as raw:
         await raw.send(head_of("/live", "content-length: 1000", method="GET"))
@@ -115,6 +117,7 @@ async def test_what_is_not_http(site, raw_bytes):
         check_form("", body, None)
 
 
+@pytest.mark.slow
 async def test_a_broken_chunk_ends_the_request(site):
     async with raw_connection(site) as raw:
         await raw.send(head_of(MESSAGES, "content-type: application/json", "transfer-encoding: chunked"), b"zz\r\n")

@@ -188,6 +188,7 @@ async def test_more_at_once_than_can_begin(start_site):
         assert "requests wait to begin" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 async def test_clients_that_come_back_as_asked_are_served(start_site):
     site = await start_site(begin_s=1.5)
     engine = site.prefills[0]
@@ -236,6 +237,7 @@ async def test_the_deadline_counts_too(start_site):
     assert any(answer.status_code == 200 for answer, _ in answers)
 
 
+@pytest.mark.slow
 async def test_a_restart_is_waited_out(start_site):
     site = await start_site(hold_s=0.1, restart_s=20)
     engine = site.decodes[0]
@@ -248,6 +250,7 @@ async def test_a_restart_is_waited_out(start_site):
     assert (await asked).status_code == 200
 
 
+@pytest.mark.slow
 async def test_a_restart_is_measured(start_site):
     site = await start_site(hold_s=0.1, restart_s=0.2)
     assert site.gateway.cluster.decodes.hold_s == pytest.approx(0.1)

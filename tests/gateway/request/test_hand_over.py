@@ -55,6 +55,7 @@ async def test_a_decode_replica_dies(start_site, num_tokens, prefills):
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 9])
+@pytest.mark.slow
 async def test_the_only_decode_replica_restarts(start_site, num_tokens):
     site = await start_site(answer=ANSWER)
     engine = site.decodes[0]
@@ -187,6 +188,7 @@ async def test_all_prefill_replicas_die(start_site):
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 6, 12, 20, 27])
+@pytest.mark.slow
 async def test_a_tokenizer_dies_in_the_middle(start_site, num_tokens):
     site = await start_site(tokenizers=2, answer=ANSWER, **SLOW)
     engine = site.decodes[0]

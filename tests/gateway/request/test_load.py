@@ -77,6 +77,7 @@ async def test_a_full_decode_queue_is_waited_out_once_the_prompt_is_computed(sta
     assert (await asked).finish == {0: "stop"}
 
 
+@pytest.mark.slow
 async def test_but_not_for_ever(start_site):
     site = await start_site(resume_s=0.3)
     site.decodes[0].failure = Overloaded("the queue is full")

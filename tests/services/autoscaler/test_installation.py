@@ -9,7 +9,8 @@ from services.autoscaler.policy import Current
 from tests.helm.rendering import environment, merged, objects, overlay, processes
 from tests.services.autoscaler.api_server import ApiServer
 from tests.services.autoscaler.gateway import Gateway
-from tests.services.autoscaler.test_kubernetes import autoscaler, until
+from tests.services.autoscaler.test_kubernetes import autoscaler
+from tests.waiting import until
 
 SHARDS = {"prefill": 2, "decode": 3, "expert": 4}
 SHARDED = {

@@ -11,6 +11,7 @@ from services.autoscaler.scaler import Scaler
 from services.autoscaler.settings import AutoscalerSettings
 from tests.services.autoscaler.api_server import NAMESPACE, ApiServer
 from tests.services.autoscaler.gateway import Gateway
+from tests.waiting import until
 
 LEASE = "moonshard-autoscaler"
 ROLES = {
@@ -68,12 +69,6 @@ async def autoscaler(api, gateway, instance="autoscaler-0", **given):
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
-
-
-async def until(condition, timeout_s=30):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def asked(api) -> dict[str, int]:
@@ -192,6 +187,7 @@ async def test_the_lease_of_the_chart_is_taken_and_kept(api, gateway):
         assert api.lease(LEASE)["holderIdentity"] == "autoscaler-0"
 
 
+@pytest.mark.slow
 async def test_a_lease_that_is_not_renewed_expires(api, gateway):
     await api.take_lease(LEASE, "one-that-died")
     async with autoscaler(api, gateway):
@@ -200,6 +196,7 @@ async def test_a_lease_that_is_not_renewed_expires(api, gateway):
         assert api.lease(LEASE)["holderIdentity"] == "autoscaler-0"
 
 
+@pytest.mark.slow
 async def test_a_lease_that_was_created_in_the_same_moment(api, gateway):
     api.conflicts = 1
     async with autoscaler(api, gateway):

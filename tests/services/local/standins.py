@@ -1,6 +1,5 @@
 """Small processes that behave as a test needs, a supervisor of such processes, and a Reporter that remembers."""
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -73,9 +72,3 @@ async def supervised(specs, tmp_path, policy=IMPATIENT):
         finally:
             await supervisor.stop()
     assert [child.pid for child in supervisor.children.values()] == [None] * len(specs)
-
-
-async def until(condition, timeout_s=30.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -32,6 +32,7 @@ def state(pid=0, log="", names=("gateway",)):
 
 
 @pytest.mark.parametrize(("code", "ends"), [(OBEYS, True), (REFUSES, False)], ids=["obeys", "refuses"])
+@pytest.mark.slow
 def test_stop(code, ends):
     with supervisor(code) as process:
         assert stop_cluster(state(process.pid), 1.0) is ends

@@ -10,7 +10,8 @@ from services.autoscaler.local import LocalBackend
 from services.autoscaler.policy import Current
 from services.local.scaling import Scaling
 from services.runtime.errors import Unavailable
-from tests.services.local.standins import SERVE, STOP_CLEANLY, python, supervised, until
+from tests.services.local.standins import SERVE, STOP_CLEANLY, python, supervised
+from tests.waiting import until
 
 REPLICAS = (("decode-0", 0), ("decode-1", 1), ("expert-0-0", 0), ("expert-0-1", 0))
 

@@ -14,7 +14,8 @@ from services.local.child import ProcessFailed
 from services.local.child_state import ChildState
 from services.local.processes import StopStage
 from services.local.restart import RestartPolicy
-from tests.services.local.standins import IGNORE_SIGTERM, SERVE, STOP_CLEANLY, python, supervised, until
+from tests.services.local.standins import IGNORE_SIGTERM, SERVE, STOP_CLEANLY, python, supervised
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -118,6 +119,7 @@ for step in range(STEPS):
 """
 
 
+@pytest.mark.slow
 async def test_a_process_that_loads_may_take_longer_than_a_start_without_progress(tmp_path):
     specs = [python("large", LOAD.replace("STEPS", "11") + SERVE, tmp_path)]
     async with supervised(specs, tmp_path) as (supervisor, _):
@@ -128,6 +130,7 @@ async def test_a_process_that_loads_may_take_longer_than_a_start_without_progres
         assert child.loading is None
 
 
+@pytest.mark.slow
 async def test_a_process_that_stops_loading_is_given_up(tmp_path):
     specs = [python("stuck", LOAD.replace("STEPS", "4") + "time.sleep(60)", tmp_path)]
     async with supervised(specs, tmp_path) as (supervisor, _):

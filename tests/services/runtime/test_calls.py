@@ -23,6 +23,7 @@ from services.runtime.errors import (
 from services.runtime.logs import JsonFormatter
 from services.runtime.server import start_server
 from tests.services.runtime.probe import KINDS, SERVICE, Probe, converse
+from tests.waiting import until
 
 WAIT_S = 10.0
 
@@ -239,8 +240,13 @@ async def test_calls_leave_a_line_and_a_figure(peer, caplog):
     await converse(peer[1], "unary_unary", b"a")
     with pytest.raises(KvMissing):
         await converse(peer[1], "unary_unary", b"kv-missing")
-    lines = [record for record in caplog.records if record.name == "server"]
-    assert [(line.levelname, line.request_id, line.code, line.method) for line in lines] == [
+
+    def lines() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name == "server"]
+
+    # The client has its status before the server writes the line.
+    await until(lambda: len(lines()) == 3)
+    assert [(line.levelname, line.request_id, line.code, line.method) for line in lines()] == [
         ("INFO", "r-1", "OK", method),
         ("DEBUG", "", "OK", method),
         ("INFO", "", "FAILED_PRECONDITION", method),

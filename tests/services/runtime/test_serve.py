@@ -112,6 +112,7 @@ async def test_what_fails_beside_the_server_ends_the_process(start_probe, probe,
     assert ("stack" in last) == (probe == "engine-dies")
 
 
+@pytest.mark.slow
 async def test_a_socket_that_a_dead_process_left_is_taken_over(start_probe, socket_folder):
     first = start_probe()
     await first.line("ready")

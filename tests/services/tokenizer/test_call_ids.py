@@ -113,6 +113,7 @@ def test_many_repeated_ids_are_matched_quickly():
     assert ids[1:] == [f"functions.f:{i}" for i in range(turns)]
 
 
+@pytest.mark.slow
 def test_a_long_run_of_taken_numbers_is_passed_once():
     count = 40_000
     taken = [f"functions.f:{number} f" for number in range(count, 2 * count)]

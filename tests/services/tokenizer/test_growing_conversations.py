@@ -57,6 +57,7 @@ def renderer(kimi) -> Renderer:
     thinking=st.booleans(),
     preserve=st.booleans(),
 )
+@pytest.mark.slow
 def test_every_turn_has_the_prompt_of_a_renderer_without_a_memory(kimi, conversation, tools, thinking, preserve):
     # Small enough to forget, so that conversations are met half remembered too.
     renderer = Renderer(kimi, 8 * ENTRY_BYTES)

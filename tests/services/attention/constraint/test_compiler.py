@@ -69,6 +69,7 @@ def test_a_refusal_is_kept_and_is_an_error_of_its_own_for_everyone(compiler):
     assert errors[0] is not errors[1]
 
 
+@pytest.mark.slow
 def test_a_hostile_grammar_ends_with_its_process_and_others_go_on(compiler):
     hostile = [compiler.recipe(slow(number), "mallory") for number in range(5)]
     for number in range(20):

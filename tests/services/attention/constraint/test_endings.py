@@ -156,6 +156,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.slow
 def test_every_beginning_of_a_text_is_completed_by_proposals_or_by_the_search(name):
     schema, text = SCHEMAS[name], TEXTS[name].encode()
     recipe = make_recipe(Ask("json", json.dumps(schema)))

@@ -50,6 +50,7 @@ def check_call(table, token_ids):
 
 @pytest.mark.parametrize("budget", [60, 90, 150])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.0}, {"top_p": 0.5, "top_k": 7}, {"min_new_tokens": 50}])
+@pytest.mark.slow
 async def test_random_weights_answer_validly(start_rig, ask, table, budget, sampling):
     rig = await start_rig()
     check_json(table, await (await ask(rig, JSON, budget, **sampling)).tokens())

@@ -55,7 +55,7 @@ def latents(rig, request):
 
 
 async def run_and_look(rig, request):
-    """The rest of a generation, and its latents just before it ends."""
+    """The rest of a generation, and its latents half-way through it."""
     choices, found = [], None
     while True:
         event = await request.next()
@@ -63,7 +63,7 @@ async def run_and_look(rig, request):
         choices += [(choice.token_id, choice.logprob) for choice in event.choices]
         if event.finish_reason is not None:
             return choices, found
-        if len(request.generation.token_ids) >= NUM_PROMPT + NUM_TOKENS - 12 and found is None:
+        if len(request.generation.token_ids) >= NUM_PROMPT + NUM_TOKENS // 2 and found is None:
             found = await rig.engine.run(_call(lambda: latents(rig, request)))
 
 

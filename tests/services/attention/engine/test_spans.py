@@ -44,6 +44,7 @@ async def spans_of(work):
         (3, True, {"queue", "fetch", "prefill", "publish"}),
     ],
 )
+@pytest.mark.slow
 async def test_the_phases_that_were_reached_are_recorded(reached, hand_over, names):
     ended = generation(5)
     ended.trace_parent, ended.hand_over, ended.num_cached = RECORDED, hand_over, 4
@@ -68,6 +69,7 @@ async def test_the_phases_that_were_reached_are_recorded(reached, hand_over, nam
         ((RECORDED,), 0.0, False),
     ],
 )
+@pytest.mark.slow
 async def test_a_step_belongs_to_the_first_request_that_is_recorded(parents, ratio, is_there):
     plan = [Chunk(generation(5, first=10 * place), 5) for place in range(len(parents))]
     for chunk, parent in zip(plan, parents, strict=True):

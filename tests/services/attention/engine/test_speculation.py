@@ -99,6 +99,7 @@ async def test_any_draft_gives_the_same_bits(start_rig, draft_from, sampling, pr
 
 @pytest.mark.parametrize("wanted", CONSTRAINTS.values(), ids=CONSTRAINTS.keys())
 @pytest.mark.parametrize("budget", [55, 100])
+@pytest.mark.slow
 async def test_constrained_answers_stay_the_same(start_rig, draft_from, ask, wanted, budget):
     plain, drafting = await start_rig(draft_tokens=0, **SETTINGS), await start_rig(**SETTINGS)
     expected = [await (await ask(plain, wanted, budget, seed=seed)).tokens() for seed in range(3)]

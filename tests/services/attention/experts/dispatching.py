@@ -1,8 +1,6 @@
 """What the tests of dispatch share: servers by shard and replica, and a connected client."""
 
-import asyncio
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
 
 import pytest
@@ -12,6 +10,7 @@ from services.attention.experts.experts import DispatchLimits, RemoteExperts
 from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
 from tests.services.expert.serving import ServerThread, short_folder
+from tests.waiting import until
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "shared", "unix", "tcp", "sealed", "python"])
 
@@ -76,14 +75,6 @@ def assert_same(found, expected) -> None:
     """Equal up to the order of fp32 sums."""
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-async def until(condition: Callable[[], object], timeout_s=60) -> None:
-    """Gives the loop away until the condition holds."""
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it never came true"
-        await asyncio.sleep(0.01)
 
 
 async def waiting(awaitable):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from services.attention.experts.metrics import REPEATED_CALLS
-from tests.services.attention.experts.dispatching import assert_same, connected, dispatch, until
+from tests.services.attention.experts.dispatching import assert_same, connected, dispatch
 from tests.services.attention.experts.relay import Relay, flip_now_and_then
 from tests.services.expert.serving import ServerThread, plain_sum, random_work
+from tests.waiting import until
 
 TCP = pytest.mark.parametrize("transport", ["tcp", "sealed"])
 
@@ -18,6 +19,7 @@ def repeats(reason):
 
 
 @pytest.mark.parametrize("transport", ["sealed"])
+@pytest.mark.slow
 async def test_corrupted_sealed_frames_are_repeated_over_new_connections(stack, model, transport):
     servers = [stack.enter_context(ServerThread(model, "127.0.0.1:0", native=True)) for _ in range(2)]
     for seed, server in enumerate(servers):

@@ -10,8 +10,9 @@ from services.checkpoint.placement import expert_placement
 from services.model.checkpoint import Checkpoint
 from services.runtime import discovery
 from services.runtime.errors import ExpertsUnavailable
-from tests.services.attention.experts.dispatching import assert_same, dispatch, until
+from tests.services.attention.experts.dispatching import assert_same, dispatch
 from tests.services.expert.serving import ServerThread, plain_sum, random_work
+from tests.waiting import until
 
 NAME = "dns:m-expert.ns.svc:50051"
 NUM_SHARDS = 2
@@ -110,6 +111,7 @@ async def test_an_address_that_another_shard_has_got(stack, model, records):
         await until(lambda: held(experts) == [{first.address}, {second.address, spare.address}])
 
 
+@pytest.mark.slow
 async def test_a_shard_that_nobody_holds_is_reported(stack, model, records):
     there = stack.enter_context(ServerThread(model, "127.0.0.1:0", 0, NUM_SHARDS))
     wrong = stack.enter_context(ServerThread(model, "127.0.0.1:0", 0, NUM_SHARDS, digest=b"\1" * 32))

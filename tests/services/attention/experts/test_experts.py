@@ -19,10 +19,10 @@ from tests.services.attention.experts.dispatching import (
     connected,
     dispatch,
     serve,
-    until,
     waiting,
 )
 from tests.services.expert.serving import ServerThread, plain_sum, random_work
+from tests.waiting import until
 
 LAYER = 2
 
@@ -92,6 +92,7 @@ async def test_many_micro_batches_in_flight_are_awaited_in_any_order(stack, mode
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_messages_larger_than_any_socket_buffer(stack, model, transport):
     servers = serve(stack, model, 1)
     async with connected(model, addresses(servers), transport) as experts:

@@ -12,8 +12,9 @@ from services.attention.experts.connection import STEADY_S
 from services.attention.experts.in_flight import MAX_CALLS
 from services.attention.experts.metrics import DROPPED_ANSWERS, REPEATED_CALLS
 from services.runtime.errors import ExpertsUnavailable, WireError
-from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, connected, dispatch, until, waiting
+from tests.services.attention.experts.dispatching import TRANSPORTS, assert_same, connected, dispatch, waiting
 from tests.services.expert.serving import ExpertProcess, ServerThread, plain_sum, random_work, short_folder
+from tests.waiting import until
 
 
 async def drained(process):
@@ -111,6 +112,7 @@ async def test_sigterm_under_load_loses_nothing(stack, model, transport):
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_draining_finishes_the_message_in_hand(stack, model, transport):
     folder = short_folder(stack)
     server = ServerThread(model, f"unix:{folder}/0")
@@ -130,6 +132,7 @@ async def test_draining_finishes_the_message_in_hand(stack, model, transport):
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_a_replica_of_another_checkpoint_is_not_used_when_it_comes_back(stack, model, transport):
     folder = short_folder(stack)
     address = f"unix:{folder}/0"
@@ -168,6 +171,7 @@ async def test_a_replica_that_talks_nonsense_is_left(stack, model, transport, ga
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_answers_of_another_life_are_dropped(stack, model, transport):
     """A restarted attention process counts its calls from 1 again: the epoch tells its answers from older ones."""
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
@@ -181,6 +185,7 @@ async def test_answers_of_another_life_are_dropped(stack, model, transport):
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_a_suspect_is_trusted_again_once_it_answers_or_comes_back(stack, model, transport):
     folder = short_folder(stack)
     slow, fast = (stack.enter_context(ServerThread(model, f"unix:{folder}/{i}")) for i in range(2))
@@ -197,6 +202,7 @@ async def test_a_suspect_is_trusted_again_once_it_answers_or_comes_back(stack, m
         await until(lambda: replica.live and not replica.suspect, 5)
 
 
+@pytest.mark.slow
 async def test_connections_that_break_at_once_are_opened_ever_more_slowly(stack, model):
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))
     async with connected(model, [[server.address]], "unix") as experts:

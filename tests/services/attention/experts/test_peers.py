@@ -45,6 +45,7 @@ async def test_opening_waits_for_every_shard_and_then_says_who_is_missing(stack,
 
 
 @TRANSPORTS
+@pytest.mark.slow
 async def test_opening_finds_a_shard_that_comes_later(stack, model, transport):
     folder = short_folder(stack)
     async with AsyncExitStack() as connection:

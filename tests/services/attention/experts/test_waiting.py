@@ -58,6 +58,7 @@ async def test_an_engine_follows_the_rule(stack, model, monkeypatch, cores, budg
 
 
 @pytest.mark.parametrize("transport", ["shared", "unix"])
+@pytest.mark.slow
 async def test_nothing_spins_when_idle_or_while_answers_take_long(stack, model, monkeypatch, transport):
     monkeypatch.setattr("services.attention.experts.native_wire.may_wait_awake", lambda *_: True)
     server = stack.enter_context(ServerThread(model, f"unix:{short_folder(stack)}/0"))

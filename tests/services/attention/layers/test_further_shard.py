@@ -149,6 +149,7 @@ async def kv_keys(url):
         await redis.aclose()
 
 
+@pytest.mark.slow
 async def test_a_lost_shard_fails_its_generations_and_is_found_again(start_pair, reference):
     rig, shard = await start_pair()
     request = rig.submit(prompt(40), 800)
@@ -172,6 +173,7 @@ async def test_a_shard_that_drains_gives_the_streams_back(start_pair):
         await request.tokens()
 
 
+@pytest.mark.slow
 async def test_a_shard_that_hangs_runs_into_the_deadline(start_pair, monkeypatch):
     rig, shard = await start_pair(expert_deadline_s=0.3)
     layers = shard.shard.servicer._layers

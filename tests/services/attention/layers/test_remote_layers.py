@@ -15,7 +15,7 @@ from services.attention.layers.frames import FrameKind, LayerFrame
 from services.attention.layers.remote import RemoteLayers
 from services.runtime.errors import Unavailable
 from services.runtime.server import start_server
-from tests.services.attention.experts.dispatching import until
+from tests.waiting import until
 
 
 class PlayedShard:
