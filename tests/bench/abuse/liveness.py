@@ -87,7 +87,7 @@ async def dribblers(host: str, port: int) -> None:
     writers = [(await asyncio.open_connection(host, port))[1] for _ in range(300)]
     for _ in range(20):
         for writer in writers:
-            with suppress(ConnectionError):
+            if not writer.is_closing():
                 writer.write(b"G")
         await asyncio.sleep(0.1)
     for writer in writers:
