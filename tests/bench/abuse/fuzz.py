@@ -99,7 +99,7 @@ def fuzz_page(url: str, num_bodies: int, tally: Tally) -> None:
         if operation not in with_body:
             examples(operation, GenerationMode.POSITIVE, number)
     tally.counts.clear()
-    # One after another: hypothesis and its description of lambdas do not bear threads.
+    # One after another: hypothesis fails with threads while it describes lambdas.
     for number in count():
         if tally.counts.total() >= num_bodies:
             return
