@@ -1,4 +1,4 @@
-"""How often a model is right at Nano's skills, on held-out samples: `python -m tests.bench.nano FOLDER`.
+"""How often a model answers held-out samples of Nano's skills rightly: `python -m tests.bench.nano FOLDER`.
 
 FOLDER is a checkpoint, of which a cluster is started, or the URL of a gateway. Every skill is examined with and without
 thoughts, through the REST API, at the recommended sampling settings. With `--out`, what was answered is kept as lines

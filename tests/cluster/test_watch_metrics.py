@@ -1,4 +1,4 @@
-"""Every process of a real cluster exports its metrics over mutual TLS; they are bounded and true."""
+"""Every process of a cluster exports its metrics over mutual TLS; labels are bounded and values are right."""
 
 import re
 import secrets

@@ -1,6 +1,6 @@
 """Whatever is sent: no 5xx, no cut connection, no error in the log.
 
-    python -m tests.bench.abuse.fuzz schemathesis [NUMBER [site]]   bodies from our own OpenAPI page, and near to it
+    python -m tests.bench.abuse.fuzz schemathesis [NUMBER [site]]   bodies that fit our OpenAPI page or nearly do
     python -m tests.bench.abuse.fuzz mutations [NUMBER [site]]      right bodies of all dialects, damaged
 
 They go to Nano as `moonshard up` serves it, or to the tests' site: the real gateway and tokenizer before scripted

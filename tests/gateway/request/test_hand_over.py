@@ -41,7 +41,7 @@ async def test_a_decode_replica_dies(start_site, num_tokens, prefills):
     for engine in site.decodes:
         engine.die_after = num_tokens
         engine.token_s = 0.001
-    # Whichever is asked first dies; the other would too, but not before it has sent as many tokens of its own.
+    # The first dies; the other lives, and is asked only after it because it seems full.
     site.decodes[1].die_after = None
     site.decodes[1].load.num_free_blocks = 1
     await site.reports_of_load()
