@@ -13,7 +13,7 @@ import grpc
 from protos import expert_pb2, expert_pb2_grpc
 from services.attention.experts.in_flight import Call, ShardCalls
 from services.attention.experts.metrics import LIVE_REPLICAS, STREAMS
-from services.attention.experts.native_wire import NativeWire
+from services.attention.experts.native_wire import LinkEvents, NativeWire
 from services.attention.experts.transports import GrpcTransport, SocketTransport, Transport
 from services.runtime.channels import open_channel
 from services.runtime.errors import CheckpointError, MoonshardError, Unavailable
@@ -197,9 +197,8 @@ class ReplicaConnection:
             raise Unavailable(f"{SOCKET_NAMES[self.transport]}: {_words(error)}") from error
         if self._wire is None or connected.link is None:
             return SocketTransport(connected.sock, self._take, self.disconnect)
-        return self._wire.open(
-            connected.sock, connected.link, self._answered, self._refused, self._dropped, self.disconnect
-        )
+        told = LinkEvents(self._answered, self._refused, self._dropped, self.disconnect)
+        return self._wire.open(connected.sock, connected.link, told)
 
     def _answered(self, call: Call) -> None:
         self._calls.on_answer(self, call)

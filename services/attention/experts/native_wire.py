@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
@@ -24,10 +25,15 @@ PATIENCE_S: Final = 0.005
 # timers get a turn this often.
 TURN_S: Final = 0.005
 
-OnAnswer = Callable[["Call"], None]
-OnRefusal = Callable[["Call", str], None]
-OnDropped = Callable[[], None]
-OnLost = Callable[[str], None]
+
+@dataclass(frozen=True)
+class LinkEvents:
+    """What the owner of a link is told of it."""
+
+    answered: Callable[["Call"], None]
+    refused: Callable[["Call", str], None]
+    dropped: Callable[[], None]
+    lost: Callable[[str], None]
 
 
 class NativeWire:
@@ -44,17 +50,9 @@ class NativeWire:
         """A batch whose parts can be sent; the call id of a part is that of `name` plus its shard."""
         return NativeBatch(self, self.client.dispatch(name, work))
 
-    def open(
-        self,
-        sock: socket.socket,
-        link: NativeLink,
-        on_answer: OnAnswer,
-        on_refusal: OnRefusal,
-        on_dropped: OnDropped,
-        on_lost: OnLost,
-    ) -> "NativeTransport":
+    def open(self, sock: socket.socket, link: NativeLink, told: LinkEvents) -> "NativeTransport":
         """A transport over a connected socket and its link, which it owns from now on."""
-        transport = NativeTransport(self, sock, link, on_answer, on_refusal, on_dropped, on_lost)
+        transport = NativeTransport(self, sock, link, told)
         self._links[transport.link] = transport
         self._cores[transport.link] = peer_cores(sock)
         self._choose_waiting()
@@ -95,12 +93,12 @@ class NativeWire:
             call = self.calls.get((event.handle, event.shard))
             match event.kind:
                 case EventKind.DROPPED if transport:
-                    transport.on_dropped()
+                    transport.told.dropped()
                 case EventKind.ANSWERED if transport and call:
-                    transport.on_answer(call)
+                    transport.told.answered(call)
                 case EventKind.REFUSED | EventKind.MISSHAPEN if transport and call:
                     words = f": {event.text}" if event.kind is EventKind.REFUSED else f" {event.text}"
-                    transport.on_refusal(call, words)
+                    transport.told.refused(call, words)
                 case EventKind.ENDED if transport:
                     transport.lose("it closed the connection")
                 case EventKind.NONSENSE if transport:
@@ -110,21 +108,11 @@ class NativeWire:
 class NativeTransport:
     """One connected socket whose frames native code sends and receives."""
 
-    def __init__(
-        self,
-        wire: NativeWire,
-        sock: socket.socket,
-        link: NativeLink,
-        on_answer: OnAnswer,
-        on_refusal: OnRefusal,
-        on_dropped: OnDropped,
-        on_lost: OnLost,
-    ) -> None:
+    def __init__(self, wire: NativeWire, sock: socket.socket, link: NativeLink, told: LinkEvents) -> None:
         sock.setblocking(False)
-        self.on_answer, self.on_refusal, self.on_dropped = on_answer, on_refusal, on_dropped
+        self.told = told
         self._wire = wire
         self._sock = sock
-        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._open = True
         self._waits_for_room = False
@@ -163,7 +151,7 @@ class NativeTransport:
         """End the stream and report it."""
         if self._open:
             self.close()
-            self._on_lost(reason)
+            self.told.lost(reason)
 
 
 class NativeBatch:

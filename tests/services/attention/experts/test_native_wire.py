@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from services.attention.experts.native_wire import NativeWire
+from services.attention.experts.native_wire import LinkEvents, NativeWire
 from services.wire.frames import CallName, encode_partial
 from services.wire.library import LIBRARY
 from services.wire.links import NativeLink
@@ -30,7 +30,9 @@ async def test_answers_without_an_end_leave_the_loop_its_turns():
 
     dropped = []
     wire = NativeWire([[0]], epoch=1)
-    transport = wire.open(near, NativeLink.stream(near), *[lambda *_: None] * 2, lambda: dropped.append(1), print)
+    transport = wire.open(
+        near, NativeLink.stream(near), LinkEvents(*[lambda *_: None] * 2, lambda: dropped.append(1), print)
+    )
     thread = threading.Thread(target=flood)
     thread.start()
     try:
